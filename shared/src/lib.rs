@@ -1,0 +1,1 @@
+//! What Dunlin's controller, agent and command agree on.
