@@ -1,1 +1,3 @@
 //! What Dunlin's controller, agent and command agree on.
+
+pub mod postgres;

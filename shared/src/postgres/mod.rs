@@ -1,0 +1,3 @@
+//! PostgreSQL connections: URLs, TLS, pools, and throwaway servers.
+
+pub mod throwaway;
