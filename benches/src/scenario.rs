@@ -1,0 +1,208 @@
+//! What is measured: three tables and a set of small migrations.
+
+use clap::ValueEnum;
+use dunlin_proto::v1::RunPendingMigrationsRequest;
+use dunlin_shared::postgres::throwaway::Server;
+use tokio::time::Instant;
+
+use crate::contender::{Change, Contender, wait_for};
+use crate::fleet::Fleet;
+use crate::measure::{connect, median};
+use crate::report::{self, Series};
+use crate::{Error, Options};
+
+/// The scenarios by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Name {
+    /// A bigint key, an index on another column, an unindexed column updated.
+    Bigint,
+    /// A uuid key.
+    Uuid,
+    /// The updated column is indexed.
+    Indexed,
+    /// 200 trivial migrations.
+    Small,
+}
+
+const COLUMNS: &str = "name text NOT NULL, email text NOT NULL, role text NOT NULL, note text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now()";
+const VALUES: &str = "'User ' || i, 'user' || i || '@example.org', (ARRAY['student', 'teacher', 'admin'])[1 + i % 3],
+    repeat(md5(i::text), 4)";
+
+struct Table {
+    name: Name,
+    title: &'static str,
+    id_column: &'static str,
+    id_value: &'static str,
+    /// Executed after the rows are there.
+    after: &'static str,
+    change: Change,
+}
+
+const TABLES: [Table; 3] = [
+    Table {
+        name: Name::Bigint,
+        title: "bigint key, UPDATE of a new text column that no index has",
+        id_column: "bigint",
+        id_value: "i",
+        after: "",
+        change: Change {
+            table: "accounts",
+            key: "id",
+            key_type: "bigint",
+            update: "UPDATE accounts SET display = upper(name)",
+            unchanged: "SELECT count(*) FROM accounts WHERE display IS DISTINCT FROM upper(name)",
+        },
+    },
+    Table {
+        name: Name::Uuid,
+        title: "random uuid key, UPDATE of a new text column that no index has",
+        id_column: "uuid",
+        id_value: "gen_random_uuid()",
+        after: "",
+        change: Change {
+            table: "accounts",
+            key: "id",
+            key_type: "uuid",
+            update: "UPDATE accounts SET display = upper(name)",
+            unchanged: "SELECT count(*) FROM accounts WHERE display IS DISTINCT FROM upper(name)",
+        },
+    },
+    Table {
+        name: Name::Indexed,
+        title: "bigint key, UPDATE of an indexed column",
+        id_column: "bigint",
+        id_value: "i",
+        after: "CREATE INDEX ON accounts (display)",
+        change: Change {
+            table: "accounts",
+            key: "id",
+            key_type: "bigint",
+            update: "UPDATE accounts SET display = upper(name)",
+            unchanged: "SELECT count(*) FROM accounts WHERE display IS DISTINCT FROM upper(name)",
+        },
+    },
+];
+
+const ALL: [Contender; 5] = [
+    Contender::Statement,
+    Contender::Loop(1),
+    Contender::Loop(2),
+    Contender::Dunlin { agents: 1, slots: 1 },
+    Contender::Dunlin { agents: 2, slots: 1 },
+];
+
+/// Measures what the options ask for, and prints it.
+pub(crate) async fn run(options: &Options) -> Result<(), Error> {
+    let server =
+        Server::start_with(&[("shared_buffers", "1GB"), ("max_wal_size", "16GB"), ("checkpoint_timeout", "30min")])
+            .await?;
+    let version: String = connect(&server.url("postgres")).await?.query_one("SHOW server_version", &[]).await?.get(0);
+    println!(
+        "PostgreSQL {version}, {} rounds, medians; one fresh copy of the database for each contender",
+        options.rounds
+    );
+    let wanted = |name: Name| options.only.is_empty() || options.only.contains(&name);
+    for table in TABLES.iter().filter(|table| wanted(table.name)) {
+        let rows = if table.name == Name::Bigint { options.rows } else { options.rows / 2 };
+        let series = table_figures(&server, table, rows, options.rounds).await?;
+        report::print(&format!("{rows} rows, {}", table.title), rows, &series);
+        if table.name == Name::Bigint {
+            report::print_aims(&series);
+        }
+    }
+    if wanted(Name::Small) {
+        small(&server, options.rounds).await?;
+    }
+    server.stop().await?;
+    Ok(())
+}
+
+async fn table_figures(server: &Server, table: &Table, rows: u32, rounds: u32) -> Result<Vec<Series>, Error> {
+    server.command("CREATE DATABASE template_of_round").await?;
+    {
+        let client = connect(&server.url("template_of_round")).await?;
+        client
+            .batch_execute(&format!(
+                "CREATE TABLE accounts (id {} PRIMARY KEY, {COLUMNS});
+                 INSERT INTO accounts SELECT {}, {VALUES} FROM generate_series(1, {rows}) AS i;
+                 CREATE INDEX ON accounts (email);
+                 ALTER TABLE accounts ADD COLUMN display text;
+                 {}",
+                table.id_column, table.id_value, table.after
+            ))
+            .await?;
+        client.batch_execute("VACUUM (ANALYZE, FREEZE) accounts").await?;
+    }
+    let mut series: Vec<Series> = ALL.into_iter().map(|contender| Series { contender, rounds: Vec::new() }).collect();
+    for round in 1..=rounds {
+        for one in &mut series {
+            fresh(server, "copy_of_round", "template_of_round").await?;
+            server.command("DROP DATABASE IF EXISTS controller_of_round").await?;
+            server.command("CREATE DATABASE controller_of_round").await?;
+            server.command("CHECKPOINT").await?;
+            let figures = one
+                .contender
+                .measure(table.change, &server.url("copy_of_round"), &server.url("controller_of_round"))
+                .await?;
+            eprintln!("round {round}: {}: {:.2} s", one.contender.label(), figures.seconds);
+            one.rounds.push(figures);
+        }
+    }
+    server.command("DROP DATABASE copy_of_round WITH (FORCE)").await?;
+    server.command("DROP DATABASE template_of_round WITH (FORCE)").await?;
+    Ok(series)
+}
+
+async fn fresh(server: &Server, name: &str, template: &str) -> Result<(), Error> {
+    server.command(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
+    server.command(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await?;
+    Ok(())
+}
+
+/// 100 CREATE TABLE and 100 ADD COLUMN, each a migration, by `RunPendingMigrations`.
+async fn small(server: &Server, rounds: u32) -> Result<(), Error> {
+    let mut seconds = Vec::new();
+    for _ in 0..rounds {
+        let (controller, target) = (server.database("controller").await?, server.database("target").await?);
+        let fleet = Fleet::start(&controller, &target, 2, 2).await?;
+        fleet.register(small_set()).await?;
+        let start = Instant::now();
+        let runs = fleet.runs().run_pending_migrations(RunPendingMigrationsRequest::default()).await?.into_inner().runs;
+        wait_for(&fleet, runs.iter().map(|run| run.id).collect()).await?;
+        seconds.push(start.elapsed().as_secs_f64());
+        let applied: i64 =
+            connect(&target).await?.query_one("SELECT count(*) FROM dunlin.migrations_registry", &[]).await?.get(0);
+        if applied != 200 {
+            return Err(Error::Unexpected(format!("{applied} of 200 migrations are applied")));
+        }
+        fleet.stop()?;
+    }
+    let figure = median(seconds);
+    let verdict = if figure <= 2.0 { "reached" } else { "MISSED" };
+    println!("\n200 trivial migrations by run --pending: {figure:.2} s (aim <= 2): {verdict}");
+    Ok(())
+}
+
+fn small_set() -> Vec<(String, String)> {
+    let head = |id: &str, version: u32| {
+        format!("id = \"{id}\"\nname = \"{id}\"\ndescription = \"Small.\"\nversion = {version}\n")
+    };
+    let tables = (1..=100).map(|n| {
+        let id = format!("table-{n}");
+        let text = format!(
+            "{}[[step]]\nname = \"create\"\nsql = \"CREATE TABLE small_{n} (id bigint PRIMARY KEY)\"\n",
+            head(&id, n)
+        );
+        (id, text)
+    });
+    let columns = (1..=100).map(|n| {
+        let id = format!("column-{n}");
+        let text = format!(
+            "{}run_after = [\"table-{n}\"]\n[[step]]\nname = \"add\"\nsql = \"ALTER TABLE small_{n} ADD COLUMN note text\"\n",
+            head(&id, 100 + n)
+        );
+        (id, text)
+    });
+    tables.chain(columns).collect()
+}
