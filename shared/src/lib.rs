@@ -1,3 +1,12 @@
-//! What Dunlin's controller, agent and command agree on.
+//! What Dunlin's controller, agent and command agree on: definitions of migrations and their order, keys and ranges,
+//! ids, and the way to PostgreSQL.
+//!
+//! Free of input and output but for [`postgres`], [`telemetry`] and [`migration::set::read_dir`].
 
+pub mod graph;
+pub mod ids;
+pub mod key;
+pub mod migration;
 pub mod postgres;
+pub mod sql;
+pub mod telemetry;

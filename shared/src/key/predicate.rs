@@ -1,0 +1,64 @@
+//! The predicate that selects the rows of a key range and a stripe.
+
+use super::{KeyBound, KeyColumn, KeyRange, Stripe};
+use crate::sql::{quote_ident, quote_literal};
+
+/// The predicate for the rows of a range and a stripe, in parentheses.
+///
+/// The range is a comparison that an index on the key serves: of a value for one column, of rows for several. The literals
+/// stand in the text, cast to the types of their columns. The stripe is a filter beside it.
+///
+/// `qualifier` names the table or its alias, quoted already where needed; empty leaves the columns unqualified.
+///
+/// # Panics
+/// When a bound has not one value for each column: such a range would select the wrong rows.
+#[must_use]
+pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>, qualifier: &str) -> String {
+    let names: Vec<String> = columns.iter().map(|column| qualified(qualifier, &column.name)).collect();
+    let key = row(&names);
+    let mut terms = Vec::with_capacity(3);
+    if let Some(low) = &range.low {
+        terms.push(format!("{key} > {}", bound(columns, low)));
+    }
+    terms.push(format!("{key} <= {}", bound(columns, &range.high)));
+    if let Some(stripe) = stripe.filter(|stripe| stripe.of > 1) {
+        terms.push(stripe_filter(columns, &names, stripe));
+    }
+    format!("({})", terms.join(" AND "))
+}
+
+fn qualified(qualifier: &str, column: &str) -> String {
+    if qualifier.is_empty() { quote_ident(column) } else { format!("{qualifier}.{}", quote_ident(column)) }
+}
+
+fn row(values: &[String]) -> String {
+    match values {
+        [value] => value.clone(),
+        values => format!("ROW({})", values.join(", ")),
+    }
+}
+
+fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
+    assert_eq!(columns.len(), bound.0.len(), "the key {bound} does not have one value for each of its columns");
+    let values: Vec<String> = columns
+        .iter()
+        .zip(&bound.0)
+        .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
+        .collect();
+    row(&values)
+}
+
+/// Stripes deal out every key once, whatever its sign: the remainder of a division has the sign of the dividend, and
+/// `abs` folds the negative half onto the other. Integers are dealt by their value, so that neighbours land in different
+/// stripes; everything else by its hash.
+fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe) -> String {
+    let Stripe { of, index } = stripe;
+    match (columns, names) {
+        ([column], [name]) if is_integer(&column.type_name) => format!("abs({name} % {of}) = {index}"),
+        _ => format!("abs(hash_record_extended(ROW({}), 0) % {of}) = {index}", names.join(", ")),
+    }
+}
+
+fn is_integer(type_name: &str) -> bool {
+    matches!(type_name, "smallint" | "integer" | "bigint" | "int2" | "int4" | "int8" | "int")
+}

@@ -1,0 +1,191 @@
+//! The parsed form of a definition, as controller and agent work with it and the controller stores it (as JSON).
+//!
+//! Values come from [`Set::parse`](super::set::Set::parse), which has refused everything that breaks a rule; the types
+//! keep the rules that others rely on. The JSON form is stored: fields may be added with a default, never renamed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use super::checksum::{Checksum, checksum};
+use crate::ids::{MigrationId, StepName, TransformName};
+
+/// A declared change of a database.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Definition {
+    /// The name of the migration in every command, message and table.
+    pub id: MigrationId,
+    /// A short title for people.
+    pub name: String,
+    /// What changes and why, for people.
+    pub description: String,
+    /// The schema version that a target has once this migration is applied.
+    pub version: Version,
+    /// The migrations that must be applied on a target before this one starts there.
+    #[serde(default)]
+    pub run_after: Vec<MigrationId>,
+    /// What the migration touches, as documented by its author.
+    #[serde(default)]
+    pub impacts: Vec<String>,
+    /// Checks that must hold before the first step.
+    #[serde(default)]
+    pub before: Vec<Check>,
+    /// The steps, in the order in which they run; at least one.
+    pub steps: Vec<Step>,
+    /// Checks that must hold after the last step.
+    #[serde(default)]
+    pub after: Vec<Check>,
+    /// The steps that undo the migration.
+    #[serde(default)]
+    pub rollback: Vec<Step>,
+}
+
+impl Definition {
+    /// The checksum over everything that the definition says, its SQL included.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        checksum("definition", self)
+    }
+
+    /// True when all steps are transactional SQL: the migration is then one transaction with its checks and its
+    /// registry row.
+    #[must_use]
+    pub fn is_atomic(&self) -> bool {
+        self.steps.iter().all(|step| matches!(step.body, StepBody::Sql { transaction: true, .. }))
+    }
+}
+
+/// A query that must return true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What is checked, in words.
+    pub name: String,
+    /// A query that returns one row with one boolean.
+    pub sql: String,
+}
+
+/// One part of a migration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The name, unique among the steps of the migration.
+    pub name: StepName,
+    /// What the step does.
+    pub body: StepBody,
+}
+
+impl Step {
+    /// The checksum over what the step does. Its name does not count, for steps are told apart by it already.
+    #[must_use]
+    pub fn checksum(&self) -> Checksum {
+        checksum("step", &self.body)
+    }
+}
+
+/// What a step does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum StepBody {
+    /// SQL in one transaction, or one statement outside a transaction.
+    Sql {
+        /// The SQL.
+        sql: String,
+        /// False for one statement outside a transaction.
+        transaction: bool,
+    },
+    /// One statement over a table, in batches in key order.
+    Batch {
+        /// How the table is cut.
+        batch: Batch,
+        /// The statement, with `:batch`.
+        sql: String,
+    },
+    /// Code in an agent over a table, in batches in key order.
+    Transform {
+        /// How the table is cut.
+        batch: Batch,
+        /// The name of the code.
+        transform: TransformName,
+    },
+}
+
+/// How a table is cut into ranges and batches.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Batch {
+    /// The table as SQL writes it: quoted where needed, qualified with its schema or found through the search path.
+    pub table: String,
+    /// The columns of the key, as they are named in the catalog. Empty: the primary key.
+    #[serde(default)]
+    pub key: Vec<String>,
+    /// Rows in one batch, which is one transaction. `None`: the agent decides.
+    #[serde(default)]
+    pub size: Option<u32>,
+    /// Rows in one range, which is the unit that is leased. `None`: the agent decides.
+    #[serde(default)]
+    pub range: Option<u32>,
+    /// Stripes in a window; 1 is plain key order. `None`: chosen by what the agent measures.
+    #[serde(default)]
+    pub stripes: Option<u32>,
+}
+
+/// A schema version: 1 to 2147483647.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "i64", into = "i64")]
+pub struct Version(i32);
+
+impl Version {
+    /// Takes a number from 1 to 2147483647.
+    ///
+    /// # Errors
+    /// Any other number.
+    pub fn new(number: i64) -> Result<Self, VersionError> {
+        match i32::try_from(number) {
+            Ok(version) if version >= 1 => Ok(Self(version)),
+            _ => Err(VersionError(number)),
+        }
+    }
+
+    /// The number.
+    #[must_use]
+    pub fn get(self) -> i32 {
+        self.0
+    }
+}
+
+/// A number that is no version.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} is not a version: 1 to 2147483647")]
+pub struct VersionError(i64);
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.0, f)
+    }
+}
+
+impl TryFrom<i64> for Version {
+    type Error = VersionError;
+
+    fn try_from(number: i64) -> Result<Self, VersionError> {
+        Self::new(number)
+    }
+}
+
+impl TryFrom<i32> for Version {
+    type Error = VersionError;
+
+    fn try_from(number: i32) -> Result<Self, VersionError> {
+        Self::new(number.into())
+    }
+}
+
+impl From<Version> for i64 {
+    fn from(version: Version) -> Self {
+        version.0.into()
+    }
+}
+
+impl From<Version> for i32 {
+    fn from(version: Version) -> Self {
+        version.0
+    }
+}

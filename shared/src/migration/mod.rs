@@ -1,0 +1,13 @@
+//! Migrations: what a definition says, how its text is read, and how it is compared.
+
+mod checksum;
+mod definition;
+mod fields;
+mod parse;
+mod position;
+mod rules;
+pub mod schema;
+pub mod set;
+
+pub use checksum::Checksum;
+pub use definition::{Batch, Check, Definition, Step, StepBody, Version, VersionError};

@@ -1,0 +1,112 @@
+//! Sets of definitions: the files of a directory, read and checked together.
+
+use std::fmt;
+use std::path::Path;
+
+use super::Definition;
+use super::definition::Version;
+use crate::ids::MigrationId;
+
+/// A file of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceFile {
+    /// The path relative to the directory of the set, with `/` between its parts.
+    pub path: String,
+    /// The text.
+    pub content: String,
+}
+
+/// A migration that is registered already.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Its id.
+    pub id: MigrationId,
+    /// Its version.
+    pub version: Version,
+}
+
+/// Something in a file that must be mended before the set can be registered.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Problem {
+    /// The path of the file in the set.
+    pub file: String,
+    /// The line, from 1.
+    pub line: u32,
+    /// The column in characters, from 1.
+    pub column: u32,
+    /// What is wrong.
+    pub message: String,
+    /// The way out, where there is one.
+    pub help: Option<String>,
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
+        match &self.help {
+            Some(help) => write!(f, " ({help})"),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A migration of a set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// What the definition says.
+    pub definition: Definition,
+    /// The text of the file.
+    pub text: String,
+    /// The path of the file in the set.
+    pub path: String,
+}
+
+/// Definitions that fit together.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Set {
+    /// The migrations in version order.
+    pub entries: Vec<Entry>,
+}
+
+impl Set {
+    /// Reads the definitions among the files and checks them together with what is registered already.
+    ///
+    /// # Errors
+    /// Every problem of every file, in the order of files, lines and columns.
+    pub fn parse(files: &[SourceFile], known: &[Known]) -> Result<Self, Vec<Problem>> {
+        super::parse::set(files, known)
+    }
+}
+
+/// Why the files of a directory could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadError {
+    /// A file or directory could not be read.
+    #[error("cannot read {path}: {source}")]
+    Io {
+        /// The file or directory.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file is not text.
+    #[error("{path} is not UTF-8 text")]
+    NotText {
+        /// The file.
+        path: String,
+    },
+    /// There is no definition in the directory.
+    #[error("there is no definition (*.toml) in {path}")]
+    Empty {
+        /// The directory.
+        path: String,
+    },
+}
+
+/// Reads the files of a set from a directory: its `*.toml` files, and the `*.sql` files in it and below it.
+///
+/// # Errors
+/// Something cannot be read, or there is no definition.
+pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
+    super::parse::read_dir(dir)
+}

@@ -1,0 +1,12 @@
+//! SQL as text: quoting, and what can be told about a statement without a database.
+
+mod assigned;
+mod index;
+mod lex;
+pub mod placeholder;
+mod quote;
+pub(crate) mod statement;
+
+pub use assigned::assigned_columns;
+pub use index::{ConcurrentIndex, concurrent_index};
+pub use quote::{quote_ident, quote_literal};

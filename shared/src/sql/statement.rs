@@ -1,0 +1,201 @@
+//! The statements of a text, told apart and recognised by their first words.
+//!
+//! Works on tokens and not on a grammar, so that it never stands in the way of syntax that is newer than this program.
+
+use squawk_lexer::TokenKind;
+
+use super::lex::{Token, tokens};
+
+/// A statement: its tokens without blanks and comments; at least one.
+#[derive(Clone, Debug)]
+pub(crate) struct Statement<'a> {
+    tokens: Vec<Token<'a>>,
+}
+
+/// The statements of a text, in order. Empty ones are left out.
+///
+/// A semicolon ends a statement unless it stands in parentheses (CREATE RULE) or in the body of a function in standard
+/// SQL (BEGIN ATOMIC ... END).
+pub(crate) fn statements(sql: &str) -> Vec<Statement<'_>> {
+    let mut found = Vec::new();
+    let mut current: Vec<Token<'_>> = Vec::new();
+    let mut parentheses = 0_usize;
+    let mut blocks = 0_usize;
+    for token in tokens(sql).into_iter().filter(|token| !token.is_trivia()) {
+        match token.kind {
+            TokenKind::OpenParen => parentheses += 1,
+            TokenKind::CloseParen => parentheses = parentheses.saturating_sub(1),
+            TokenKind::Ident if token.is_word("ATOMIC") && current.last().is_some_and(|last| last.is_word("BEGIN")) => {
+                blocks += 1;
+            }
+            TokenKind::Ident if blocks > 0 && token.is_word("CASE") => blocks += 1,
+            TokenKind::Ident if blocks > 0 && token.is_word("END") => blocks -= 1,
+            TokenKind::Semi if parentheses == 0 && blocks == 0 => {
+                found.push(std::mem::take(&mut current));
+                continue;
+            }
+            _ => {}
+        }
+        current.push(token);
+    }
+    found.push(current);
+    found.into_iter().filter(|tokens| !tokens.is_empty()).map(|tokens| Statement { tokens }).collect()
+}
+
+impl<'a> Statement<'a> {
+    /// Where the statement begins, in bytes from the start of the text.
+    pub(crate) fn offset(&self) -> usize {
+        self.tokens.first().map_or(0, |token| token.offset)
+    }
+
+    pub(crate) fn tokens(&self) -> &[Token<'a>] {
+        &self.tokens
+    }
+
+    fn begins(&self, words: &[&str]) -> bool {
+        words.iter().enumerate().all(|(i, word)| self.tokens.get(i).is_some_and(|token| token.is_word(word)))
+    }
+
+    fn has(&self, word: &str) -> bool {
+        self.tokens.iter().any(|token| token.is_word(word))
+    }
+
+    /// The first words, for messages: "CREATE INDEX".
+    pub(crate) fn title(&self, words: usize) -> String {
+        let words: Vec<String> = self
+            .tokens
+            .iter()
+            .take(words)
+            .take_while(|token| token.kind == TokenKind::Ident)
+            .map(|token| token.text.to_ascii_uppercase())
+            .collect();
+        words.join(" ")
+    }
+
+    /// True for statements that begin or end a transaction or set a savepoint.
+    pub(crate) fn controls_transactions(&self) -> bool {
+        let first = ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "END", "ABORT"];
+        first.iter().any(|word| self.begins(&[word]))
+            || self.begins(&["START", "TRANSACTION"])
+            || self.begins(&["PREPARE", "TRANSACTION"])
+    }
+
+    /// True for a SET whose effect outlasts the transaction.
+    pub(crate) fn sets_for_the_session(&self) -> bool {
+        self.begins(&["SET"])
+            && !["LOCAL", "CONSTRAINTS", "TRANSACTION"].iter().any(|word| self.begins(&["SET", word]))
+    }
+
+    /// True for a COPY that talks to the client.
+    pub(crate) fn copies_with_the_client(&self) -> bool {
+        self.begins(&["COPY"]) && (self.has("STDIN") || self.has("STDOUT"))
+    }
+
+    /// What PostgreSQL refuses to execute inside a transaction, in words; `None` for everything else.
+    pub(crate) fn needs_no_transaction(&self) -> Option<String> {
+        let concurrently = |most: usize| self.tokens.iter().take(most).any(|token| token.is_word("CONCURRENTLY"));
+        if self.begins(&["CREATE", "INDEX"]) && concurrently(3)
+            || self.begins(&["CREATE", "UNIQUE", "INDEX"]) && concurrently(4)
+        {
+            return Some("CREATE INDEX CONCURRENTLY".to_owned());
+        }
+        if self.begins(&["DROP", "INDEX"]) && concurrently(3) {
+            return Some("DROP INDEX CONCURRENTLY".to_owned());
+        }
+        if self.begins(&["REINDEX"]) {
+            let scope = ["SCHEMA", "DATABASE", "SYSTEM"];
+            return if concurrently(16) {
+                Some("REINDEX CONCURRENTLY".to_owned())
+            } else {
+                scope.iter().find(|word| self.tokens.iter().take(16).any(|token| token.is_word(word))).map(|word| format!("REINDEX {word}"))
+            };
+        }
+        if self.begins(&["ALTER", "TABLE"]) && self.has("DETACH") && self.has("CONCURRENTLY") {
+            return Some("DETACH PARTITION CONCURRENTLY".to_owned());
+        }
+        if self.begins(&["CLUSTER"]) && self.tokens.len() == 1 {
+            return Some("CLUSTER of all tables".to_owned());
+        }
+        if self.begins(&["ALTER", "DATABASE"]) && self.has("TABLESPACE") {
+            return Some("ALTER DATABASE ... SET TABLESPACE".to_owned());
+        }
+        let plain: [&[&str]; 7] = [
+            &["VACUUM"],
+            &["CREATE", "DATABASE"],
+            &["DROP", "DATABASE"],
+            &["CREATE", "TABLESPACE"],
+            &["DROP", "TABLESPACE"],
+            &["ALTER", "SYSTEM"],
+            &["DISCARD", "ALL"],
+        ];
+        plain.iter().find(|words| self.begins(words)).map(|words| words.join(" "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn semicolons_end_statements_only_where_they_can() {
+        let count = |sql| statements(sql).len();
+        assert_eq!(count("SELECT 1; SELECT 2"), 2);
+        assert_eq!(count("; -- nothing\n ;/* ; */"), 0);
+        assert_eq!(count("SELECT ';', $$ ; $$, \";\";"), 1);
+        assert_eq!(count("CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); SELECT 3"), 2);
+        assert_eq!(
+            count("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3"),
+            2
+        );
+    }
+
+    #[test]
+    fn statements_that_need_no_transaction_are_known() {
+        let needs = |sql| statements(sql)[0].needs_no_transaction().is_some();
+        for sql in [
+            "create index concurrently i on t (a)",
+            "CREATE UNIQUE INDEX CONCURRENTLY ON t (a)",
+            "DROP INDEX CONCURRENTLY i",
+            "REINDEX TABLE CONCURRENTLY t",
+            "REINDEX (VERBOSE, CONCURRENTLY) TABLE t",
+            "REINDEX DATABASE d",
+            "/* a */ VACUUM (ANALYZE) t",
+            "CREATE DATABASE d",
+            "ALTER SYSTEM SET a = 1",
+            "ALTER TABLE t DETACH PARTITION p CONCURRENTLY",
+            "CLUSTER",
+        ] {
+            assert!(needs(sql), "{sql}");
+        }
+        for sql in [
+            "CREATE INDEX i ON t (a)",
+            "CREATE TABLE concurrently (a int)",
+            "REFRESH MATERIALIZED VIEW CONCURRENTLY v",
+            "REINDEX TABLE t",
+            "CLUSTER t",
+            "ALTER TABLE t DETACH PARTITION p",
+            "ANALYZE t",
+        ] {
+            assert!(!needs(sql), "{sql}");
+        }
+    }
+
+    #[test]
+    fn transaction_control_is_known_from_what_only_contains_the_word() {
+        for sql in ["BEGIN", "commit", "START TRANSACTION", "ROLLBACK TO a", "PREPARE TRANSACTION 'x'", "END"] {
+            assert!(statements(sql)[0].controls_transactions(), "{sql}");
+        }
+        for sql in ["DO $$ BEGIN COMMIT; END $$", "SELECT 'BEGIN'", "PREPARE p AS SELECT 1", "\"begin\""] {
+            assert!(!statements(sql)[0].controls_transactions(), "{sql}");
+        }
+    }
+
+    #[test]
+    fn a_set_for_the_session_is_known_from_one_for_the_transaction() {
+        assert!(statements("SET search_path TO a")[0].sets_for_the_session());
+        assert!(statements("SET SESSION a = 1")[0].sets_for_the_session());
+        for sql in ["SET LOCAL a = 1", "SET CONSTRAINTS ALL DEFERRED", "UPDATE t SET a = 1"] {
+            assert!(!statements(sql)[0].sets_for_the_session(), "{sql}");
+        }
+    }
+}

@@ -1,0 +1,33 @@
+//! Logging to standard error.
+//!
+//! `DUNLIN_LOG` filters what is logged, as `tracing`'s `EnvFilter` reads it (`debug`, `info,dunlin_agent=debug`; default
+//! `info`). `DUNLIN_LOG_FORMAT=json` writes one JSON object a line; anything else is text for people.
+
+use std::io::{IsTerminal, stderr};
+
+use tracing_subscriber::EnvFilter;
+
+/// Crates that log more at `info` than an operator wants to read.
+const QUIET: &str = "info,h2=warn,hyper=warn,refinery_core=warn,tokio_postgres=warn,tonic=warn";
+
+/// Sets logging up for this process. A second call changes nothing.
+pub fn init(service: &str) {
+    let asked = std::env::var("DUNLIN_LOG").unwrap_or_default();
+    let (filter, refused) = match asked.trim() {
+        "" => (EnvFilter::new(QUIET), None),
+        text => match EnvFilter::try_new(text) {
+            Ok(filter) => (filter, None),
+            Err(error) => (EnvFilter::new(QUIET), Some(error)),
+        },
+    };
+    let json = std::env::var("DUNLIN_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"));
+    let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours);
+    let first = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    if first.is_ok() {
+        if let Some(error) = refused {
+            tracing::warn!(%error, "DUNLIN_LOG is not a filter; logging at info");
+        }
+        tracing::debug!(service, version = env!("CARGO_PKG_VERSION"), "logging is set up");
+    }
+}
