@@ -1,7 +1,12 @@
 //! Dunlin's protocol: the messages and services of `dunlin.v1`, generated from the protos beside this crate.
 //!
 //! Everything that controller, agent and command say to each other goes through these types. The crate also holds the
-//! descriptors (for server reflection) and the conversions between messages and what `dunlin-shared` knows.
+//! descriptors (for server reflection), the conversions between messages and what `dunlin-shared` knows, the one way to
+//! connect to a controller, and the one way to make and to read errors with details.
+
+pub mod client;
+pub mod convert;
+pub mod status;
 
 /// The package `dunlin.v1`.
 pub mod v1 {
@@ -17,3 +22,8 @@ pub mod v1 {
 
 /// The encoded `FileDescriptorSet` of all protos, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
+
+/// The longest message in bytes that servers and clients accept and send.
+///
+/// A set of definitions is 16 MiB at most; the rest is room for reports of targets with very long histories.
+pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;

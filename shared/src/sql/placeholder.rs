@@ -178,7 +178,7 @@ mod tests {
 
     #[test]
     fn a_dollar_inside_an_identifier_opens_no_quote() {
-        assert_eq!(render("a$b$ :batch $b$"), "a$b$ <-> $b$".replace("$b$", "$b$"));
+        assert_eq!(render("a$b$ :batch c$b$"), "a$b$ <-> c$b$");
     }
 
     #[test]

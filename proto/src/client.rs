@@ -1,0 +1,167 @@
+//! The one way to connect to a controller.
+//!
+//! All controllers are equal, so several URLs are tried in turn, and the first that answers is taken. A connection whose
+//! other end is gone is noticed by HTTP/2 pings within about 15 seconds, also while nothing is said. A channel connects
+//! again by itself, but only to the URL it was made for: who loses a stream calls [`connect`] again.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+
+use crate::MESSAGE_LIMIT;
+use crate::v1::agent_service_client::AgentServiceClient;
+use crate::v1::fleet_service_client::FleetServiceClient;
+use crate::v1::registry_service_client::RegistryServiceClient;
+use crate::v1::run_service_client::RunServiceClient;
+
+/// Where a controller listens unless told otherwise.
+pub const DEFAULT_URL: &str = "http://127.0.0.1:7440";
+
+/// The longest list of headers or trailers that is accepted: errors carry long lists of problems there.
+const HEADERS_LIMIT: u32 = 1024 * 1024;
+
+/// How to connect.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// How long each URL may take.
+    pub timeout: Duration,
+    /// How often the other end is asked for a sign of life.
+    pub keepalive: Duration,
+    /// How long it may take to give one.
+    pub keepalive_timeout: Duration,
+    /// Which URL is tried first, counted from 0 and round the list: who connects again moves on with it.
+    pub first: usize,
+    /// What the client calls itself, such as "dunlin-agent/0.1.0".
+    pub user_agent: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            timeout: Duration::from_secs(3),
+            keepalive: Duration::from_secs(10),
+            keepalive_timeout: Duration::from_secs(5),
+            first: 0,
+            user_agent: concat!("dunlin/", env!("CARGO_PKG_VERSION")).to_owned(),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// No URL was given.
+    #[error("no controller is named; give its URL, such as {DEFAULT_URL}")]
+    NoUrl,
+    /// A URL cannot be used.
+    #[error("{url:?} is not the URL of a controller: {reason}")]
+    Url {
+        /// The URL.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// No URL answered.
+    #[error("no controller answers: {}", tried(.0))]
+    Unreachable(Vec<Attempt>),
+}
+
+/// A URL that did not answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Attempt {
+    /// The URL.
+    pub url: String,
+    /// What happened.
+    pub reason: String,
+}
+
+fn tried(attempts: &[Attempt]) -> String {
+    let list: Vec<String> = attempts.iter().map(|attempt| format!("{}: {}", attempt.url, attempt.reason)).collect();
+    list.join("; ")
+}
+
+/// Connects to the first controller that answers. The URLs are separated by commas; `https` trusts the system's roots.
+///
+/// # Errors
+/// A URL cannot be used, or none answers.
+pub async fn connect(urls: &str, options: &Options) -> Result<Channel, Error> {
+    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    let mut endpoints = urls.iter().map(|url| endpoint(url, options)).collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() {
+        return Err(Error::NoUrl);
+    }
+    let first = options.first % endpoints.len();
+    endpoints.rotate_left(first);
+    let mut attempts = Vec::new();
+    for (url, endpoint) in endpoints {
+        // The time limit of the endpoint is that of TCP; this one holds for TLS too.
+        let reason = match tokio::time::timeout(options.timeout, endpoint.connect()).await {
+            Ok(Ok(channel)) => return Ok(channel),
+            Ok(Err(error)) => cause(&error),
+            Err(_) => format!("no answer within {} s", options.timeout.as_secs_f32()),
+        };
+        attempts.push(Attempt { url, reason });
+    }
+    Err(Error::Unreachable(attempts))
+}
+
+fn endpoint(url: &str, options: &Options) -> Result<(String, Endpoint), Error> {
+    let refused = |reason: String| Error::Url { url: url.to_owned(), reason };
+    let secure = url.starts_with("https://");
+    if !secure && !url.starts_with("http://") {
+        return Err(refused("it must begin with http:// or https://".to_owned()));
+    }
+    let mut endpoint = Endpoint::from_shared(url.to_owned())
+        .and_then(|endpoint| endpoint.user_agent(options.user_agent.clone()))
+        .map_err(|error| refused(cause(&error)))?
+        .connect_timeout(options.timeout)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(options.keepalive)
+        .keep_alive_timeout(options.keepalive_timeout)
+        .keep_alive_while_idle(true)
+        .http2_max_header_list_size(HEADERS_LIMIT);
+    if secure {
+        endpoint = endpoint
+            .tls_config(ClientTlsConfig::new().with_native_roots())
+            .map_err(|error| refused(cause(&error)))?;
+    }
+    Ok((url.to_owned(), endpoint))
+}
+
+/// The innermost cause: what the system said.
+fn cause(error: &tonic::transport::Error) -> String {
+    let mut text = error.to_string();
+    let mut inner = error.source();
+    while let Some(error) = inner {
+        text = error.to_string();
+        inner = error.source();
+    }
+    text
+}
+
+/// The client of the registry, with the limits of this protocol.
+#[must_use]
+pub fn registry(channel: Channel) -> RegistryServiceClient<Channel> {
+    RegistryServiceClient::new(channel)
+        .max_decoding_message_size(MESSAGE_LIMIT)
+        .max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// The client for runs, with the limits of this protocol.
+#[must_use]
+pub fn runs(channel: Channel) -> RunServiceClient<Channel> {
+    RunServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// The client for agents and targets, with the limits of this protocol.
+#[must_use]
+pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
+    FleetServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+}
+
+/// The client with which agents work, with the limits of this protocol.
+#[must_use]
+pub fn agent(channel: Channel) -> AgentServiceClient<Channel> {
+    AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+}
