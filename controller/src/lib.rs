@@ -1,1 +1,2 @@
-//! To be written.
+//! wip
+pub mod domain;

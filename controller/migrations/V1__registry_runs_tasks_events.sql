@@ -1,0 +1,214 @@
+-- The schema `dunlin_controller` exists already: the history of these migrations stands in it.
+--
+-- Changes of this schema only ever expand it: replicas of the version before go on working beside those of the next.
+-- The CHECK constraints are the invariants of the state machines in src/domain.
+
+-- Every definition that was ever registered. A run executes the one with its checksum, also after a change.
+CREATE TABLE dunlin_controller.definitions (
+    migration_id text NOT NULL CHECK (migration_id <> ''),
+    checksum text NOT NULL CHECK (checksum <> ''),
+    definition jsonb NOT NULL,
+    path text NOT NULL,
+    text text NOT NULL,
+    created_at timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (migration_id, checksum)
+);
+
+CREATE TABLE dunlin_controller.migrations (
+    id text PRIMARY KEY,
+    -- Deferred, so that a set can swap the versions of two migrations.
+    version integer NOT NULL CHECK (version >= 1) UNIQUE DEFERRABLE INITIALLY DEFERRED,
+    name text NOT NULL,
+    run_after text[] NOT NULL,
+    impacts text[] NOT NULL,
+    transforms text[] NOT NULL,
+    steps text[] NOT NULL CHECK (cardinality(steps) >= 1),
+    atomic boolean NOT NULL,
+    checksum text NOT NULL,
+    registered_at timestamptz NOT NULL DEFAULT now(),
+    updated_at timestamptz NOT NULL DEFAULT now(),
+    FOREIGN KEY (id, checksum) REFERENCES dunlin_controller.definitions (migration_id, checksum)
+);
+
+CREATE TABLE dunlin_controller.targets (
+    name text PRIMARY KEY CHECK (name <> ''),
+    server_version text NOT NULL DEFAULT '',
+    reachable boolean NOT NULL DEFAULT false,
+    error text NOT NULL DEFAULT '',
+    -- Of the registry as last reported; NULL when it must be compared row by row.
+    registry_digest text,
+    reported_at timestamptz,
+    -- The number of the last event in the history of the target. Its row is the last that a transaction locks.
+    last_sequence bigint NOT NULL DEFAULT 0 CHECK (last_sequence >= 0),
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+
+CREATE TABLE dunlin_controller.target_registry (
+    target text NOT NULL REFERENCES dunlin_controller.targets,
+    migration_id text NOT NULL,
+    version integer NOT NULL,
+    name text NOT NULL,
+    checksum text NOT NULL,
+    applications integer NOT NULL CHECK (applications >= 1),
+    run_id bigint NOT NULL,
+    agent_id text NOT NULL,
+    rows bigint NOT NULL,
+    result jsonb NOT NULL,
+    applied_at timestamptz,
+    last_applied_at timestamptz,
+    -- When a task reported the row; NULL when the target itself told of it.
+    recorded_at timestamptz,
+    PRIMARY KEY (target, migration_id)
+);
+CREATE INDEX target_registry_by_migration ON dunlin_controller.target_registry (migration_id, target);
+CREATE INDEX target_registry_by_version ON dunlin_controller.target_registry (target, version, migration_id);
+
+CREATE TABLE dunlin_controller.agents (
+    id text PRIMARY KEY CHECK (id <> ''),
+    version text NOT NULL,
+    slots integer NOT NULL CHECK (slots BETWEEN 1 AND 1000),
+    transforms text[] NOT NULL,
+    -- One more with each stream: leases are granted to the newest only.
+    session bigint NOT NULL CHECK (session >= 1),
+    connected_at timestamptz NOT NULL DEFAULT now(),
+    last_seen_at timestamptz NOT NULL DEFAULT now(),
+    -- NULL when the last stream has ended.
+    connected_until timestamptz
+);
+CREATE INDEX agents_connected ON dunlin_controller.agents (connected_until) WHERE connected_until IS NOT NULL;
+
+CREATE TABLE dunlin_controller.agent_targets (
+    agent_id text NOT NULL REFERENCES dunlin_controller.agents ON DELETE CASCADE,
+    target text NOT NULL REFERENCES dunlin_controller.targets,
+    reachable boolean NOT NULL,
+    error text NOT NULL,
+    PRIMARY KEY (agent_id, target)
+);
+CREATE INDEX agent_targets_by_target ON dunlin_controller.agent_targets (target, agent_id);
+
+CREATE TABLE dunlin_controller.runs (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target text NOT NULL REFERENCES dunlin_controller.targets,
+    migration_id text NOT NULL,
+    version integer NOT NULL,
+    checksum text NOT NULL,
+    kind text NOT NULL DEFAULT 'apply' CHECK (kind IN ('apply', 'rollback', 'rehearse')),
+    state text NOT NULL
+        CHECK (state IN ('queued', 'running', 'pausing', 'paused', 'succeeded', 'failed', 'cancelled')),
+    rerun boolean NOT NULL,
+    request_id uuid NOT NULL,
+    -- The run that must succeed first; NULL once it has, or when there is none.
+    after_run_id bigint REFERENCES dunlin_controller.runs,
+    run_after text[] NOT NULL,
+    transforms text[] NOT NULL,
+    -- How often the target's registry must say that the migration was applied; known from the start of the run.
+    applications integer CHECK (applications >= 0),
+    -- The newest epoch of all earlier runs of the migration on the target: leases of this run are above it.
+    base_epoch bigint NOT NULL CHECK (base_epoch >= 0),
+    failure jsonb,
+    result jsonb,
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    started_at timestamptz,
+    ended_at timestamptz,
+    FOREIGN KEY (migration_id, checksum) REFERENCES dunlin_controller.definitions (migration_id, checksum),
+    CHECK ((state IN ('succeeded', 'failed', 'cancelled')) = (ended_at IS NOT NULL)),
+    CHECK ((state = 'failed') = (failure IS NOT NULL)),
+    CHECK ((state = 'succeeded') = (result IS NOT NULL)),
+    CHECK (state IN ('queued', 'cancelled') OR (started_at IS NOT NULL AND applications IS NOT NULL)),
+    CHECK (state <> 'queued' OR started_at IS NULL),
+    CHECK (state IN ('queued', 'cancelled') OR after_run_id IS NULL)
+);
+CREATE UNIQUE INDEX runs_one_unfinished ON dunlin_controller.runs (target, migration_id)
+    WHERE state IN ('queued', 'running', 'pausing', 'paused');
+CREATE INDEX runs_unfinished ON dunlin_controller.runs (target, id)
+    WHERE state IN ('queued', 'running', 'pausing', 'paused');
+CREATE INDEX runs_turn_come ON dunlin_controller.runs (target, id) WHERE state = 'queued' AND after_run_id IS NULL;
+CREATE INDEX runs_behind ON dunlin_controller.runs (after_run_id) WHERE after_run_id IS NOT NULL;
+CREATE INDEX runs_by_target ON dunlin_controller.runs (target, id);
+CREATE INDEX runs_by_migration ON dunlin_controller.runs (migration_id, target, id);
+
+CREATE TABLE dunlin_controller.run_steps (
+    run_id bigint NOT NULL REFERENCES dunlin_controller.runs,
+    ordinal integer NOT NULL CHECK (ordinal >= 1),
+    name text NOT NULL,
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'succeeded', 'failed')),
+    rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
+    rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
+    -- Of these, what earlier runs have walked: no part of this run's speed.
+    rows_walked_before bigint NOT NULL DEFAULT 0 CHECK (rows_walked_before >= 0),
+    rows_total bigint NOT NULL DEFAULT 0 CHECK (rows_total >= 0),
+    ranges_done integer NOT NULL DEFAULT 0 CHECK (ranges_done >= 0),
+    ranges_total integer NOT NULL DEFAULT 0 CHECK (ranges_total >= ranges_done),
+    planned boolean NOT NULL DEFAULT false,
+    key jsonb NOT NULL DEFAULT '[]',
+    ended_at timestamptz,
+    PRIMARY KEY (run_id, ordinal),
+    CHECK ((state IN ('succeeded', 'failed')) = (ended_at IS NOT NULL)),
+    CHECK (state <> 'succeeded' OR ranges_done = ranges_total),
+    CHECK (state <> 'pending' OR ranges_total = 0)
+);
+
+CREATE TABLE dunlin_controller.tasks (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    run_id bigint NOT NULL REFERENCES dunlin_controller.runs,
+    target text NOT NULL,
+    kind text NOT NULL CHECK (kind IN ('statement', 'plan', 'range', 'seal')),
+    -- The ordinal of the step; 0 for an atomic migration and for a seal.
+    step integer NOT NULL CHECK (step >= 0),
+    -- The number of the range; 0 for all but range tasks.
+    range integer NOT NULL DEFAULT 0,
+    range_low text[],
+    range_high text[],
+    rows_total bigint NOT NULL DEFAULT 0 CHECK (rows_total >= 0),
+    transform text,
+    state text NOT NULL CHECK (state IN ('ready', 'leased', 'done', 'failed', 'cancelled')),
+    epoch bigint NOT NULL CHECK (epoch >= 0),
+    agent_id text,
+    expires_at timestamptz,
+    run_at timestamptz NOT NULL DEFAULT now(),
+    -- True when run_at lay in the future as the task became ready.
+    delayed boolean NOT NULL DEFAULT false,
+    priority smallint NOT NULL DEFAULT 0,
+    attempts integer NOT NULL DEFAULT 0 CHECK (attempts >= 0),
+    postponed integer NOT NULL DEFAULT 0 CHECK (postponed >= 0),
+    rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
+    rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
+    granted_at timestamptz,
+    ended_at timestamptz,
+    CHECK ((state = 'leased') = (agent_id IS NOT NULL)),
+    CHECK ((state = 'leased') = (expires_at IS NOT NULL)),
+    CHECK (state <> 'leased' OR epoch >= 1),
+    CHECK ((kind = 'range') = (range >= 1)),
+    CHECK ((kind = 'range') = (range_high IS NOT NULL)),
+    CHECK ((kind IN ('plan', 'range')) <= (step >= 1)),
+    CHECK ((kind = 'seal') <= (step = 0)),
+    CHECK ((state IN ('done', 'failed', 'cancelled')) = (ended_at IS NOT NULL))
+);
+-- No task, and no range, twice in a run.
+CREATE UNIQUE INDEX tasks_natural ON dunlin_controller.tasks (run_id, step, range);
+-- The claim, in an order of its own: an order by the primary key would walk over all that is finished.
+CREATE INDEX tasks_ready ON dunlin_controller.tasks (target, priority, run_at, id) WHERE state = 'ready';
+CREATE INDEX tasks_delayed ON dunlin_controller.tasks (run_at) WHERE state = 'ready' AND delayed;
+CREATE INDEX tasks_expiry ON dunlin_controller.tasks (expires_at) WHERE state = 'leased';
+CREATE INDEX tasks_held ON dunlin_controller.tasks (agent_id) WHERE state = 'leased';
+CREATE INDEX tasks_open ON dunlin_controller.tasks (run_id) WHERE state IN ('ready', 'leased');
+
+CREATE TABLE dunlin_controller.events (
+    id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+    target text REFERENCES dunlin_controller.targets,
+    -- From 1 without gaps for each target.
+    sequence bigint CHECK (sequence >= 1),
+    created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
+    type text NOT NULL,
+    severity text NOT NULL CHECK (severity IN ('info', 'warning', 'error')),
+    migration_id text,
+    run_id bigint,
+    step text NOT NULL,
+    agent_id text,
+    message text NOT NULL,
+    details jsonb NOT NULL,
+    UNIQUE (target, sequence),
+    CHECK ((target IS NULL) = (sequence IS NULL))
+);
+CREATE INDEX events_by_run ON dunlin_controller.events (run_id, id) WHERE run_id IS NOT NULL;
+CREATE INDEX events_by_migration ON dunlin_controller.events (migration_id, id) WHERE migration_id IS NOT NULL;

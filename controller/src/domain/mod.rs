@@ -1,0 +1,24 @@
+//! What the controller decides, as pure functions: no clock, no database, no network.
+//!
+//! Each state machine has one total function `next`; the tables keep the same invariants as `CHECK` constraints. The
+//! store loads what a decision needs under locks, asks the domain, and writes what it answered in the same transaction.
+
+mod advance;
+mod backoff;
+mod cascade;
+mod event;
+pub mod followed;
+mod plan;
+pub mod register;
+pub mod report;
+pub mod run;
+mod setback;
+pub mod step;
+pub mod task;
+pub mod waits;
+
+pub use advance::{Changes, Error, Run, Task, Verdict, advance, begin};
+pub use backoff::backoff;
+pub use cascade::{Cancelled, Queued, cascade};
+pub use event::{Event, Severity, Type as EventType};
+pub use plan::{NewTask, Then, first, then};

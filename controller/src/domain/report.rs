@@ -1,0 +1,129 @@
+//! What agents report of the tasks that they hold.
+
+use std::time::SystemTime;
+
+use dunlin_shared::ids::Epoch;
+use dunlin_shared::key::KeyColumn;
+use serde_json::{Map, Value};
+
+use super::event;
+use super::run::Failure;
+
+/// A report about a lease.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Report {
+    /// Ranges that a plan task has cut, in key order.
+    Ranges {
+        /// The ranges.
+        ranges: Vec<Range>,
+        /// The columns of the key.
+        key: Vec<KeyColumn>,
+    },
+    /// The task is finished and durable.
+    Done {
+        /// Rows changed and walked.
+        counted: Counted,
+        /// True when the target had it finished before this lease.
+        already_done: bool,
+        /// The registry row that was written.
+        applied: Option<Box<Applied>>,
+    },
+    /// The task met an error.
+    Failed {
+        /// The error.
+        failure: Box<Failure>,
+        /// True when the error can pass.
+        retryable: bool,
+    },
+    /// The agent gives the lease back.
+    Released {
+        /// Why.
+        reason: ReleaseReason,
+        /// The reason in words.
+        message: String,
+        /// Rows changed and walked.
+        counted: Counted,
+    },
+    /// The target knows a newer epoch, or has the migration applied another number of times than supposed.
+    Stale {
+        /// The epoch that the target has; 0 when the registry is the reason.
+        stored: Epoch,
+        /// How often the target's registry says that the migration was applied.
+        applications: i32,
+    },
+    /// Something for the history.
+    Note {
+        /// What happened.
+        event_type: event::Type,
+        /// In a sentence.
+        message: String,
+    },
+}
+
+/// What a task has done so far, over all its leases.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counted {
+    /// Rows changed.
+    pub rows: i64,
+    /// Rows walked.
+    pub rows_walked: i64,
+}
+
+/// A range of keys: those above low, up to and with high.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Range {
+    /// Its number in its step, from 1.
+    pub ordinal: i32,
+    /// The key that it lies above; `None` for the first.
+    pub low: Option<Vec<String>>,
+    /// Its last key.
+    pub high: Vec<String>,
+    /// Rows counted while planning.
+    pub rows_total: i64,
+    /// True when the target has it finished already.
+    pub done: bool,
+    /// Rows changed in it already.
+    pub rows: i64,
+}
+
+/// Why a lease is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ReleaseReason {
+    /// The agent stops.
+    Stopping,
+    /// The controller asked for it.
+    Revoked,
+    /// A plan task lets its ranges go first.
+    Yielded,
+    /// The target cannot be reached from this agent.
+    TargetUnreachable,
+    /// Another session still works on the same step outside a transaction.
+    Busy,
+}
+
+/// A row of the registry of a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Applied {
+    /// The migration's id, as the target has it.
+    pub id: String,
+    /// The version.
+    pub version: i32,
+    /// The name.
+    pub name: String,
+    /// The checksum of the definition that was applied.
+    pub checksum: String,
+    /// How often it was applied.
+    pub applications: i32,
+    /// The run that applied it last, or 0.
+    pub run_id: i64,
+    /// The agent that recorded it.
+    pub agent_id: String,
+    /// Rows changed.
+    pub rows: i64,
+    /// The result.
+    pub result: Map<String, Value>,
+    /// When it was applied first.
+    pub applied_at: Option<SystemTime>,
+    /// When it was applied last.
+    pub last_applied_at: Option<SystemTime>,
+}

@@ -1,0 +1,167 @@
+//! What sets a run back: errors that pass, leases given back, stale leases, and the errors that end it.
+//!
+//! What must stay true: a task that is put off without a fault of its own costs none of its tries; whatever is repeated
+//! or ended has an event with its reason.
+
+use dunlin_shared::ids::{AgentId, Epoch};
+
+use super::advance::{Changes, Error, Run, TRIES, Task, about, about_task, describe, step_mut};
+use super::backoff::backoff;
+use super::event::{Severity, Type};
+use super::plan::{self, WHOLE};
+use super::report::ReleaseReason;
+use super::run::{self, Failure};
+use super::step;
+use super::task::{self, Lease};
+
+pub(super) fn retry(
+    run: &Run,
+    task: &mut Task,
+    lease: Lease,
+    failure: &Failure,
+    jitter: f64,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    task.standing = task.standing.clone().next(task::Event::GivenBack(lease.epoch))?;
+    let rest = backoff(u32::try_from(task.attempts).unwrap_or(0), jitter);
+    task.attempts += 1;
+    task.rest = Some(rest);
+    let message = format!(
+        "{} of {} met an error that can pass and is tried again in {} ms (try {} of {TRIES}): {}",
+        describe(run, task),
+        run.migration,
+        rest.as_millis(),
+        task.attempts + 1,
+        failure.message
+    );
+    let mut event = about_task(run, task, Type::TaskRetried, Severity::Warning, message).with("tries", task.attempts);
+    for (name, value) in [("sqlstate", &failure.sqlstate), ("detail", &failure.detail), ("rows", &failure.rows)] {
+        if !value.is_empty() {
+            event = event.with(name, value.as_str());
+        }
+    }
+    changes.events.push(event);
+    Ok(())
+}
+
+pub(super) fn fail(
+    run: &mut Run,
+    task: &Task,
+    mut failure: Failure,
+    agent: &AgentId,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    run.state = run.state.next(run::Event::Fail)?;
+    failure.migration_id = run.migration.as_str().to_owned();
+    if failure.agent_id.is_empty() {
+        failure.agent_id = agent.as_str().to_owned();
+    }
+    if failure.step.is_empty() && failure.check.is_empty() && task.step != WHOLE {
+        failure.step = step_mut(run, task.step)?.name.as_str().to_owned();
+    }
+    if failure.next.is_empty() {
+        failure.next = format!("mend the data or the definition, register it, and run {} again", run.migration);
+    }
+    for step in &mut run.steps {
+        let of_task = step.ordinal == task.step || task.step == WHOLE && step.name.as_str() == failure.step;
+        if of_task && step.state == step::State::Running {
+            step.state = step.state.next(step::Event::Fail)?;
+        }
+    }
+    let mut event = about(
+        run,
+        Type::RunFailed,
+        Severity::Error,
+        format!("run {} of {} failed: {}", run.id, run.migration, failure.message),
+    )
+    .of_step(failure.step.as_str())
+    .with("next", failure.next.as_str());
+    let named = [
+        ("check", &failure.check),
+        ("sqlstate", &failure.sqlstate),
+        ("detail", &failure.detail),
+        ("hint", &failure.hint),
+        ("rows", &failure.rows),
+    ];
+    for (name, value) in named {
+        if !value.is_empty() {
+            event = event.with(name, value.as_str());
+        }
+    }
+    changes.events.push(event);
+    changes.ended.push(run.id);
+    run.failure = Some(failure);
+    Ok(())
+}
+
+pub(super) fn release(
+    run: &Run,
+    task: &mut Task,
+    lease: Lease,
+    reason: ReleaseReason,
+    message: &str,
+    jitter: f64,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    task.standing = task.standing.clone().next(task::Event::GivenBack(lease.epoch))?;
+    let severity = match reason {
+        ReleaseReason::Yielded => {
+            task.priority = plan::YIELDED;
+            task.postponed = 0;
+            return Ok(());
+        }
+        ReleaseReason::Stopping | ReleaseReason::Revoked => {
+            task.postponed = 0;
+            Severity::Info
+        }
+        ReleaseReason::TargetUnreachable | ReleaseReason::Busy => {
+            task.rest = Some(backoff(u32::try_from(task.postponed).unwrap_or(0), jitter));
+            task.postponed = task.postponed.saturating_add(1);
+            Severity::Warning
+        }
+    };
+    let message = format!("{} of {} was given back: {message}", describe(run, task), run.migration);
+    changes.events.push(about_task(run, task, Type::LeaseReleased, severity, message).with("epoch", lease.epoch.0));
+    Ok(())
+}
+
+pub(super) fn stale(
+    run: &Run,
+    task: &mut Task,
+    lease: Lease,
+    stored: Epoch,
+    jitter: f64,
+    changes: &mut Changes,
+) -> Result<(), Error> {
+    task.standing = task.standing.clone().next(task::Event::Stale { epoch: lease.epoch, stored })?;
+    if stored < lease.epoch {
+        // The target refused for another reason than a newer epoch; not at full speed.
+        task.rest = Some(backoff(u32::try_from(task.postponed).unwrap_or(0), jitter));
+        task.postponed = task.postponed.saturating_add(1);
+    }
+    let message = format!(
+        "{} of {}: the target refused epoch {} since it has epoch {stored}; the next lease is above it",
+        describe(run, task),
+        run.migration,
+        lease.epoch,
+    );
+    let event = about_task(run, task, Type::LeaseStale, Severity::Warning, message);
+    changes.events.push(event.with("epoch", lease.epoch.0).with("stored_epoch", stored.0));
+    Ok(())
+}
+
+pub(super) fn contradicted(run: &Run, applications: i32) -> Failure {
+    Failure {
+        message: format!(
+            "the registry of target {} says that {} was applied {applications} times, and this run supposes {}: \
+             something else than this run has applied it, or the target was restored",
+            run.target, run.migration, run.applications
+        ),
+        next: if applications > 0 && !run.rerun {
+            format!("nothing, if {} is meant to be applied there; to repeat it, run it with rerun", run.migration)
+        } else {
+            format!("look at the registry of target {}, then run {} again", run.target, run.migration)
+        },
+        ..Failure::default()
+    }
+}
