@@ -1,0 +1,245 @@
+//! Putting an agent together, and running it.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_shared::ids::{self, AgentId, TargetName, TransformName};
+use dunlin_shared::postgres;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::limits::Limits;
+use crate::session::{self, Book, Session};
+use crate::steps::Tuning;
+use crate::target::Target;
+use crate::transform::{Transform, Transforms};
+use crate::worker;
+
+/// Tasks at one time, unless said otherwise.
+const SLOTS: u16 = 2;
+
+/// The most tasks at one time.
+const MOST_SLOTS: u16 = 1000;
+
+/// How long an agent that stops waits for its last reports to be stored.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Why an agent cannot be put together.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No controller was named.
+    #[error("name a controller, such as http://127.0.0.1:7440")]
+    NoController,
+    /// No target was named.
+    #[error("name a target, as NAME=URL")]
+    NoTarget,
+    /// A name breaks its rule.
+    #[error(transparent)]
+    Name(#[from] ids::Error),
+    /// A target was named twice.
+    #[error("the target {0} is named twice")]
+    TargetTwice(TargetName),
+    /// A transform was registered twice.
+    #[error("the transform {0} is registered twice")]
+    TransformTwice(TransformName),
+    /// A target's URL cannot be used.
+    #[error("target {target}: {source}")]
+    Url {
+        /// The target.
+        target: TargetName,
+        /// What is wrong with its URL.
+        source: postgres::Error,
+    },
+    /// The number of slots is out of bounds.
+    #[error("the number of slots must be from 1 to {MOST_SLOTS}, not {0}")]
+    Slots(u16),
+}
+
+/// What an agent is put together from.
+#[derive(Default)]
+pub struct Builder {
+    controller: String,
+    targets: Vec<(String, String)>,
+    slots: Option<u16>,
+    id: Option<String>,
+    limits: Limits,
+    transforms: Vec<(String, Arc<dyn Transform>)>,
+}
+
+impl std::fmt::Debug for Builder {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the URLs of the targets: they hold passwords.
+        f.debug_struct("Builder").field("controller", &self.controller).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Builder {
+    /// The URLs of the controllers, separated by commas. The agent uses whichever answers.
+    #[must_use]
+    pub fn controller(mut self, urls: impl Into<String>) -> Self {
+        self.controller = urls.into();
+        self
+    }
+
+    /// Adds a target: a name for a database, and the URL under which this agent reaches it.
+    #[must_use]
+    pub fn target(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.targets.push((name.into(), url.into()));
+        self
+    }
+
+    /// How many tasks are worked on at one time: 2 unless said otherwise.
+    #[must_use]
+    pub fn slots(mut self, slots: u16) -> Self {
+        self.slots = Some(slots);
+        self
+    }
+
+    /// The agent's id, unique among all agents: the host's name and a random suffix unless said otherwise.
+    #[must_use]
+    pub fn id(mut self, id: impl Into<String>) -> Self {
+        self.id = Some(id.into());
+        self
+    }
+
+    /// How long statements may wait for locks and run.
+    #[must_use]
+    pub fn limits(mut self, limits: Limits) -> Self {
+        self.limits = limits;
+        self
+    }
+
+    /// Registers a transform under the name that definitions call it by.
+    #[must_use]
+    pub fn transform(mut self, name: impl Into<String>, transform: impl Transform) -> Self {
+        self.transforms.push((name.into(), Arc::new(transform)));
+        self
+    }
+
+    /// Puts the agent together. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// Something is missing, named twice, or cannot be used.
+    pub fn build(self) -> Result<Agent, Error> {
+        if self.controller.trim().is_empty() {
+            return Err(Error::NoController);
+        }
+        if self.targets.is_empty() {
+            return Err(Error::NoTarget);
+        }
+        let slots = self.slots.unwrap_or(SLOTS);
+        if !(1..=MOST_SLOTS).contains(&slots) {
+            return Err(Error::Slots(slots));
+        }
+        let mut targets = HashMap::new();
+        for (name, url) in self.targets {
+            let name = TargetName::parse(name)?;
+            // A connection for each slot, and one to look at the target with.
+            let target = Target::new(name.clone(), &url, usize::from(slots) + 1)
+                .map_err(|source| Error::Url { target: name.clone(), source })?;
+            if targets.insert(name.clone(), Arc::new(target)).is_some() {
+                return Err(Error::TargetTwice(name));
+            }
+        }
+        let mut transforms = Transforms::default();
+        for (name, transform) in self.transforms {
+            let name = TransformName::parse(name)?;
+            if !transforms.insert(name.clone(), transform) {
+                return Err(Error::TransformTwice(name));
+            }
+        }
+        let agent = AgentId::parse(self.id.unwrap_or_else(default_id))?;
+        Ok(Agent {
+            session: Arc::new(Session {
+                agent,
+                controllers: self.controller,
+                slots,
+                targets,
+                transforms,
+                limits: self.limits,
+                tuning: Tuning::default(),
+                book: Arc::new(Book::default()),
+            }),
+        })
+    }
+}
+
+fn default_id() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    format!("{}-{:06x}", host.unwrap_or_else(|| "agent".to_owned()), rand::random::<u32>() & 0x00ff_ffff)
+}
+
+/// An agent that is ready to run.
+#[derive(Debug)]
+pub struct Agent {
+    session: Arc<Session>,
+}
+
+impl Agent {
+    /// Begins to put an agent together.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder::default()
+    }
+
+    /// The agent's id.
+    #[must_use]
+    pub fn id(&self) -> &AgentId {
+        &self.session.agent
+    }
+
+    /// Works until `shutdown` ends. Then open batches are finished, leases are given back, and the last reports are stored.
+    ///
+    /// Controllers and targets need not be there yet, and may go away and come back.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+        let session = self.session;
+        let mut watches = JoinSet::new();
+        for target in session.targets.values() {
+            let (target, book) = (Arc::clone(target), Arc::clone(&session.book));
+            watches.spawn(async move { target.watch(|report| book.report_target(report)).await });
+        }
+        let mut serving = pin!(session::run(&session));
+        tokio::select! {
+            () = &mut serving => return,
+            () = shutdown => {}
+        }
+        tracing::info!("stopping: finishing open batches and giving leases back");
+        session.book.stop();
+        let last_words = async {
+            let _late = timeout(worker::GRACE + LAST_WORDS, session.book.idle()).await;
+            let _late = timeout(LAST_WORDS, session.book.emptied()).await;
+        };
+        tokio::select! {
+            () = &mut serving => {}
+            () = last_words => {}
+        }
+        tracing::info!("stopped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample() -> Builder {
+        Agent::builder().controller("http://127.0.0.1:7440").target("main", "postgres://u:secret@localhost/db")
+    }
+
+    #[tokio::test]
+    async fn what_is_missing_or_named_twice_is_refused() {
+        assert!(sample().build().is_ok());
+        assert!(matches!(Agent::builder().build(), Err(Error::NoController)));
+        assert!(matches!(Agent::builder().controller("http://c").build(), Err(Error::NoTarget)));
+        assert!(matches!(sample().target("main", "postgres://localhost/x").build(), Err(Error::TargetTwice(_))));
+        assert!(matches!(sample().slots(0).build(), Err(Error::Slots(0))));
+        assert!(matches!(sample().target("x", "mysql://localhost").build(), Err(Error::Url { .. })));
+    }
+
+    #[tokio::test]
+    async fn nothing_that_is_printed_holds_a_password() {
+        assert!(!format!("{:?}", sample()).contains("secret"));
+        assert!(!format!("{:?}", sample().build().unwrap()).contains("secret"));
+    }
+}

@@ -1,0 +1,85 @@
+//! Whether stripes are likely to pay: a guess from the catalog, for the first window. What is measured overrules it.
+
+use dunlin_shared::key::KeyColumn;
+use dunlin_shared::sql::quote_ident;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+use super::Table;
+
+/// How a table lies on disk, as far as the order of batches goes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Layout {
+    /// Rows on a page; `None` when the table has never been analysed.
+    pub(crate) rows_per_page: Option<f64>,
+    /// True when an assigned column is in an index that each new value needs an entry in.
+    pub(crate) indexed: bool,
+    /// True when neighbours in key order lie far apart.
+    pub(crate) scattered: bool,
+}
+
+// An index depends on the columns of its expressions and of its condition; its plain columns stand in `indkey`. From
+// PostgreSQL 16 on, BRIN indexes do not stand in the way of HOT updates.
+const LAYOUT: &str = "
+SELECT CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN (c.reltuples / c.relpages)::float8 END,
+       EXISTS (
+           SELECT FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid JOIN pg_am m ON m.oid = x.relam
+           JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = ANY ($2)
+           WHERE i.indrelid = c.oid AND NOT (m.amname = 'brin' AND current_setting('server_version_num')::int >= 160000)
+             AND (a.attnum = ANY (i.indkey::int2[])
+                  OR EXISTS (SELECT FROM pg_depend d
+                             WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
+                               AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum))),
+       coalesce((SELECT abs(s.correlation) < 0.5 FROM pg_stats s
+                 WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = $3), false)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = $1";
+
+/// Reads the layout of a table for an update that assigns the columns `assigned`.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn layout(
+    client: &Client,
+    table: &Table,
+    key: &[KeyColumn],
+    assigned: &[String],
+) -> Result<Layout, tokio_postgres::Error> {
+    let first = key.first().map_or("", |column| column.name.as_str());
+    let row = client
+        .query_typed_one(LAYOUT, &[(&table.oid, Type::OID), (&assigned, Type::TEXT_ARRAY), (&first, Type::TEXT)])
+        .await?;
+    let random = key.iter().any(|column| column.type_name == "uuid");
+    Ok(Layout {
+        rows_per_page: row.try_get(0)?,
+        indexed: row.try_get(1)?,
+        scattered: random || row.try_get::<_, bool>(2)?,
+    })
+}
+
+/// True when the key can be cut into stripes: one integer, or types that can all be hashed.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn stripes_hash(client: &Client, key: &[KeyColumn]) -> Result<bool, tokio_postgres::Error> {
+    if let [column] = key
+        && matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint")
+    {
+        return Ok(true);
+    }
+    // The types of a row are looked up before its values, which are NULL here.
+    let values: Vec<String> = key.iter().map(|column| format!("NULL::{}", column.type_name)).collect();
+    let sql = format!("SELECT hash_record_extended(ROW({}), 0)", values.join(", "));
+    match client.query_typed(&sql, &[]).await {
+        Ok(_) => Ok(true),
+        Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// The names of columns, quoted and separated by commas, of the table called `alias`.
+pub(crate) fn column_list(key: &[KeyColumn], alias: &str) -> String {
+    let columns: Vec<String> = key.iter().map(|column| format!("{alias}.{}", quote_ident(&column.name))).collect();
+    columns.join(", ")
+}

@@ -1,0 +1,159 @@
+//! The key along which a table is walked: the primary key, or the columns that the step names.
+//!
+//! Walking needs an order that PostgreSQL can read from an index in which every row stands exactly once: unique, of all rows,
+//! of NOT NULL columns, in the columns' own order (their collation, ascending, the type's default order). The predicate of a
+//! batch compares with `>` and `<=` of the columns, which is that order and no other.
+
+use dunlin_shared::key::KeyColumn;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::{Error, Table};
+
+/// The key of a table, in the order of its index.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Key {
+    /// The columns with their types.
+    pub(crate) columns: Vec<KeyColumn>,
+}
+
+/// One column of one index.
+#[derive(Debug)]
+struct IndexColumn {
+    index: String,
+    primary: bool,
+    unique: bool,
+    valid: bool,
+    immediate: bool,
+    partial: bool,
+    method: String,
+    /// `None` for an expression.
+    column: Option<String>,
+    type_name: String,
+    not_null: bool,
+    ascending: bool,
+    default_order: bool,
+}
+
+// A domain is walked as the type under it, since that is what the index compares.
+const INDEXES: &str = "
+SELECT x.relname, i.indisprimary, i.indisunique, i.indisvalid, i.indimmediate, i.indpred IS NOT NULL, m.amname,
+       a.attname, coalesce(format_type(b.oid, -1), ''), coalesce(a.attnotnull, false), (i.indoption[s.n] & 1) = 0,
+       o.opcdefault AND (a.attcollation IS NULL OR i.indcollation[s.n] = a.attcollation)
+FROM pg_index i
+JOIN pg_class x ON x.oid = i.indexrelid
+JOIN pg_am m ON m.oid = x.relam
+CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS s(n)
+LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[s.n] AND a.attnum > 0
+LEFT JOIN LATERAL (
+    WITH RECURSIVE base(oid, next) AS (
+        SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+        UNION ALL SELECT t.oid, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.next)
+    SELECT base.oid FROM base WHERE base.next = 0) AS b ON true
+JOIN pg_opclass o ON o.oid = i.indclass[s.n]
+WHERE i.indrelid = $1
+ORDER BY i.indisprimary DESC, x.relname, s.n";
+
+/// Finds the key of a table: its primary key when `wanted` is empty, or a unique index over exactly these columns.
+///
+/// # Errors
+/// There is none that can be walked; the error says why and what helps.
+pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -> Result<Key, Error> {
+    let rows = client.query_typed(INDEXES, &[(&table.oid, Type::OID)]).await?;
+    let mut indexes: Vec<Vec<IndexColumn>> = Vec::new();
+    for row in &rows {
+        let column = IndexColumn {
+            index: row.try_get(0)?,
+            primary: row.try_get(1)?,
+            unique: row.try_get(2)?,
+            valid: row.try_get(3)?,
+            immediate: row.try_get(4)?,
+            partial: row.try_get(5)?,
+            method: row.try_get(6)?,
+            column: row.try_get(7)?,
+            type_name: row.try_get(8)?,
+            not_null: row.try_get(9)?,
+            ascending: row.try_get(10)?,
+            default_order: row.try_get(11)?,
+        };
+        match indexes.last_mut() {
+            Some(last) if last.first().is_some_and(|first| first.index == column.index) => last.push(column),
+            _ => indexes.push(vec![column]),
+        }
+    }
+    choose(&table.quoted(), &indexes, wanted)
+}
+
+fn choose(table: &str, indexes: &[Vec<IndexColumn>], wanted: &[String]) -> Result<Key, Error> {
+    if wanted.is_empty() {
+        let primary = indexes.iter().find(|index| index.iter().any(|column| column.primary));
+        return primary.and_then(|index| key_of(index)).ok_or_else(|| Error::NoPrimaryKey(table.to_owned()));
+    }
+    let unusable = |why: String| Error::Unusable { table: table.to_owned(), columns: wanted.join(", "), why };
+    let same_set = |index: &&Vec<IndexColumn>| {
+        index.len() == wanted.len()
+            && wanted.iter().all(|name| index.iter().any(|column| column.column.as_ref() == Some(name)))
+    };
+    let mut faults = Vec::new();
+    for index in indexes.iter().filter(same_set) {
+        match fault(index) {
+            None => return key_of(index).ok_or_else(|| unusable("the index is over an expression".to_owned())),
+            Some(why) => {
+                let name = index.first().map_or("", |column| column.index.as_str());
+                faults.push(format!("the index `{name}` {why}"));
+            }
+        }
+    }
+    if faults.is_empty() {
+        let columns = wanted.join(", ");
+        return Err(unusable(format!(
+            "no index has exactly these columns; first run CREATE UNIQUE INDEX CONCURRENTLY ON {table} ({columns})"
+        )));
+    }
+    Err(unusable(format!(
+        "{}; make a plain unique index over these columns, or choose other columns",
+        faults.join(", and ")
+    )))
+}
+
+/// Why an index cannot be walked.
+fn fault(index: &[IndexColumn]) -> Option<String> {
+    let first = index.first()?;
+    if first.method != "btree" {
+        return Some(format!("is of the kind {}, not btree", first.method));
+    }
+    for (wrong, why) in [
+        (!first.unique, "is not unique"),
+        (!first.valid, "is not valid: an interrupted CREATE INDEX CONCURRENTLY left it behind"),
+        (!first.immediate && !first.primary, "belongs to a deferrable constraint"),
+        (first.partial, "covers only part of the rows (it has a WHERE)"),
+    ] {
+        if wrong {
+            return Some(why.to_owned());
+        }
+    }
+    for column in index {
+        let Some(name) = &column.column else { return Some("is over an expression".to_owned()) };
+        if !column.not_null {
+            return Some(format!("has the column `{name}`, which may be NULL (ALTER COLUMN {name} SET NOT NULL)"));
+        }
+        if !column.ascending {
+            return Some(format!("has the column `{name}` in descending order"));
+        }
+        if !column.default_order {
+            return Some(format!("has the column `{name}` in another order or collation than the column's own"));
+        }
+    }
+    None
+}
+
+fn key_of(index: &[IndexColumn]) -> Option<Key> {
+    let columns = index
+        .iter()
+        .map(|column| {
+            let name = column.column.clone()?;
+            Some(KeyColumn { name, type_name: column.type_name.clone() })
+        })
+        .collect::<Option<Vec<_>>>()?;
+    Some(Key { columns })
+}

@@ -1,0 +1,160 @@
+//! Walking a table along its key: bounds of ranges and of batches, read from the index alone.
+//!
+//! Keys leave PostgreSQL as text, written in one way only ([`limits::WALK`]), and come back as literals with their type. The
+//! comparison is always PostgreSQL's: this program never orders keys.
+
+use dunlin_shared::key::{KeyBound, KeyColumn};
+use dunlin_shared::sql::{quote_ident, quote_literal};
+use tokio_postgres::SimpleQueryMessage;
+
+use super::Table;
+use super::facts::column_list;
+use crate::limits::{self, Durability, Limits};
+use crate::target::Connection;
+
+/// A table, its key, and how long a walk may take.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Walk<'a> {
+    /// The table.
+    pub(crate) table: &'a Table,
+    /// Its key.
+    pub(crate) key: &'a [KeyColumn],
+    /// What the operator allows.
+    pub(crate) limits: Limits,
+}
+
+impl Walk<'_> {
+    /// The key of the `n`th row above `low` (from 1), up to and with `high`.
+    pub(crate) async fn nth(
+        &self,
+        connection: &mut Connection,
+        low: Option<&KeyBound>,
+        high: Option<&KeyBound>,
+        n: u32,
+    ) -> Result<Option<KeyBound>, tokio_postgres::Error> {
+        let sql = self.nth_sql(low, high, n);
+        Ok(self.read(connection, &sql).await?.into_iter().next().map(KeyBound))
+    }
+
+    pub(crate) fn nth_sql(&self, low: Option<&KeyBound>, high: Option<&KeyBound>, n: u32) -> String {
+        format!(
+            "SELECT {values} FROM {table} AS t WHERE {condition} ORDER BY {order} OFFSET {offset} LIMIT 1",
+            values = self.values("t"),
+            table = self.table.quoted(),
+            condition = self.condition(low, high),
+            order = column_list(self.key, "t"),
+            offset = n.saturating_sub(1),
+        )
+    }
+
+    /// The last key above `low`, and how many rows lie above `low`; `None` when there are none.
+    pub(crate) async fn rest(
+        &self,
+        connection: &mut Connection,
+        low: Option<&KeyBound>,
+    ) -> Result<Option<(KeyBound, i64)>, tokio_postgres::Error> {
+        let descending: Vec<String> =
+            self.key.iter().map(|column| format!("t.{} DESC", quote_ident(&column.name))).collect();
+        let condition = self.condition(low, None);
+        let table = self.table.quoted();
+        let sql = format!(
+            "SELECT {values}, (SELECT count(*) FROM {table} AS t WHERE {condition}) FROM {table} AS t WHERE {condition} \
+             ORDER BY {order} LIMIT 1",
+            values = self.values("t"),
+            order = descending.join(", "),
+        );
+        let Some(mut row) = self.read(connection, &sql).await?.into_iter().next() else { return Ok(None) };
+        let count = row.pop().and_then(|count| count.parse().ok()).unwrap_or(0);
+        Ok(Some((KeyBound(row), count)))
+    }
+
+    /// Every `n`th key above `low`, up to and with `high`: bounds between batches of `n` rows.
+    pub(crate) async fn grid(
+        &self,
+        connection: &mut Connection,
+        low: Option<&KeyBound>,
+        high: &KeyBound,
+        n: u32,
+    ) -> Result<Vec<KeyBound>, tokio_postgres::Error> {
+        let sql = self.grid_sql(low, high, n);
+        Ok(self.read(connection, &sql).await?.into_iter().map(KeyBound).collect())
+    }
+
+    fn grid_sql(&self, low: Option<&KeyBound>, high: &KeyBound, n: u32) -> String {
+        let numbered = |alias: &str| {
+            let names: Vec<String> = (1..=self.key.len()).map(|number| format!("{alias}k{number}")).collect();
+            names.join(", ")
+        };
+        let named: Vec<String> = self
+            .key
+            .iter()
+            .zip(1..)
+            .map(|(column, number)| format!("t.{} AS k{number}", quote_ident(&column.name)))
+            .collect();
+        let texts: Vec<String> = (1..=self.key.len()).map(|number| format!("g.k{number}::text")).collect();
+        let table = self.table.quoted();
+        let order = column_list(self.key, "t");
+        let offset = n.saturating_sub(1);
+        format!(
+            "WITH RECURSIVE g AS ((SELECT {named}, 1 AS n FROM {table} AS t WHERE {first} ORDER BY {order} \
+             OFFSET {offset} LIMIT 1) UNION ALL SELECT {next_names}, g.n + 1 FROM g CROSS JOIN LATERAL \
+             (SELECT {named} FROM {table} AS t WHERE ROW({order}) > ROW({last}) AND {upto} ORDER BY {order} \
+             OFFSET {offset} LIMIT 1) AS s) SELECT {texts} FROM g ORDER BY g.n",
+            named = named.join(", "),
+            first = self.condition(low, Some(high)),
+            next_names = numbered("s."),
+            last = numbered("g."),
+            upto = self.condition(None, Some(high)),
+            texts = texts.join(", "),
+        )
+    }
+
+    fn condition(&self, low: Option<&KeyBound>, high: Option<&KeyBound>) -> String {
+        let row = |bound: &KeyBound| {
+            let values: Vec<String> = bound
+                .0
+                .iter()
+                .zip(self.key)
+                .map(|(value, column)| format!("{}::{}", quote_literal(value), column.type_name))
+                .collect();
+            values.join(", ")
+        };
+        let columns = column_list(self.key, "t");
+        let parts: Vec<String> = [low.map(|bound| (">", bound)), high.map(|bound| ("<=", bound))]
+            .into_iter()
+            .flatten()
+            .map(|(operator, bound)| format!("ROW({columns}) {operator} ROW({})", row(bound)))
+            .collect();
+        if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") }
+    }
+
+    fn values(&self, alias: &str) -> String {
+        let values: Vec<String> =
+            self.key.iter().map(|column| format!("{alias}.{}::text", quote_ident(&column.name))).collect();
+        values.join(", ")
+    }
+
+    /// Executes one query in a transaction of its own, in one message.
+    async fn read(&self, connection: &mut Connection, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+        let begin = limits::begin(self.limits, Durability::Later, limits::IDLE_LIMIT, "");
+        let answer = connection.begin(&format!("{begin};{};{sql};COMMIT", limits::WALK)).await;
+        match answer {
+            Ok(messages) => {
+                connection.closed();
+                Ok(messages
+                    .iter()
+                    .filter_map(|message| match message {
+                        SimpleQueryMessage::Row(row) => {
+                            Some((0..row.len()).map(|index| row.get(index).unwrap_or_default().to_owned()).collect())
+                        }
+                        _ => None,
+                    })
+                    .collect())
+            }
+            Err(error) => {
+                connection.rollback().await;
+                Err(error)
+            }
+        }
+    }
+}

@@ -1,0 +1,181 @@
+//! What went wrong in a target, and what that means for the lease.
+//!
+//! PostgreSQL's errors fall into three classes. *Lost*: the connection is gone, and perhaps a commit with it; the only
+//! answer is to connect again and look at the checkpoint. *Passing*: the server rolled the transaction back for a reason
+//! that goes away by itself. *Final*: the same would happen again. The class comes from the SQLSTATE, never from a text.
+
+use std::borrow::Cow;
+
+use dunlin_proto::v1::RunError;
+use tokio_postgres::error::SqlState;
+
+/// What an error means for the work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// The connection is gone, and the outcome of the statement that was open is not known.
+    Lost,
+    /// Rolled back; the same can succeed a little later.
+    Passing,
+    /// Rolled back; the same would fail again.
+    Final,
+}
+
+/// Tells the class of an error.
+pub(crate) fn classify(error: &tokio_postgres::Error) -> Class {
+    let Some(state) = error.code() else {
+        // Errors that the server did not send: a connection that is cut (`closed` or an I/O error underneath), or an
+        // answer that does not have the expected shape.
+        let io = std::error::Error::source(error).is_some_and(|source| source.is::<std::io::Error>());
+        return if error.is_closed() || io { Class::Lost } else { Class::Final };
+    };
+    classify_state(state)
+}
+
+fn classify_state(state: &SqlState) -> Class {
+    let code = state.code();
+    if code.starts_with("08") {
+        return Class::Lost;
+    }
+    match *state {
+        // The server stops, crashed or starts, or ended an idle session: the connection is gone in each case.
+        SqlState::ADMIN_SHUTDOWN
+        | SqlState::CRASH_SHUTDOWN
+        | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+        | SqlState::IDLE_SESSION_TIMEOUT
+        | SqlState::TOO_MANY_CONNECTIONS => Class::Lost,
+        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::LOCK_NOT_AVAILABLE => {
+            Class::Passing
+        }
+        _ => Class::Final,
+    }
+}
+
+/// Where in a migration something went wrong.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Place {
+    /// The migration.
+    pub(crate) migration: String,
+    /// The step, or empty.
+    pub(crate) step: String,
+    /// The check, or empty.
+    pub(crate) check: String,
+    /// The key range, or empty.
+    pub(crate) rows: String,
+    /// The agent.
+    pub(crate) agent: String,
+}
+
+impl Place {
+    /// An error in this place that is not PostgreSQL's.
+    pub(crate) fn refuse(&self, message: impl Into<String>, next: impl Into<String>) -> Box<RunError> {
+        Box::new(RunError {
+            migration_id: self.migration.clone(),
+            step: self.step.clone(),
+            check: self.check.clone(),
+            message: message.into(),
+            rows: self.rows.clone(),
+            next: next.into(),
+            agent_id: self.agent.clone(),
+            ..RunError::default()
+        })
+    }
+
+    /// An error of PostgreSQL in this place.
+    pub(crate) fn blame(&self, error: &tokio_postgres::Error) -> Box<RunError> {
+        let Some(db) = error.as_db_error() else {
+            return self.refuse(chain(error), self.mend());
+        };
+        Box::new(RunError {
+            message: db.message().to_owned(),
+            sqlstate: db.code().code().to_owned(),
+            detail: db.detail().unwrap_or_default().to_owned(),
+            hint: db.hint().unwrap_or_default().to_owned(),
+            ..*self.refuse("", self.next(db.code()))
+        })
+    }
+
+    /// What helps against the usual error: mend and run again.
+    pub(crate) fn mend(&self) -> String {
+        format!(
+            "Mend the data or the definition; after a change of the definition `dunlin register DIR`; then `dunlin run {}`: \
+             it goes on where the target stands.",
+            self.migration
+        )
+    }
+
+    fn next(&self, state: &SqlState) -> String {
+        let advice: Cow<'static, str> = match *state {
+            SqlState::LOCK_NOT_AVAILABLE => {
+                "Another session held a lock for longer than the agent's --lock-timeout. Find it with pg_blocking_pids and \
+                 pg_stat_activity, or run at a quieter time"
+                    .into()
+            }
+            SqlState::QUERY_CANCELED => {
+                "The statement ran into the agent's --statement-timeout or was cancelled. Use smaller batches \
+                 (`batch.size`) or allow more time"
+                    .into()
+            }
+            SqlState::DISK_FULL => "Make room on the target's disk".into(),
+            SqlState::INSUFFICIENT_PRIVILEGE => "Grant the missing privilege to the agent's role on the target".into(),
+            SqlState::READ_ONLY_SQL_TRANSACTION => {
+                "The target is read-only: give the agent the URL of the primary server".into()
+            }
+            SqlState::IN_FAILED_SQL_TRANSACTION => {
+                "A statement before it failed and the error was not passed on: pass each error on".into()
+            }
+            SqlState::DUPLICATE_TABLE | SqlState::DUPLICATE_OBJECT | SqlState::DUPLICATE_COLUMN => {
+                "It exists already. Remove it, or write the step so that it accepts it (IF NOT EXISTS)".into()
+            }
+            _ => return self.mend(),
+        };
+        format!("{advice}; then `dunlin run {}`.", self.migration)
+    }
+}
+
+/// An error with all its causes, in one line. Errors of the client library do not carry connection strings.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let more = error.to_string();
+        if !text.contains(&more) {
+            text.push_str(": ");
+            text.push_str(&more);
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_class_comes_from_the_sqlstate() {
+        for (code, class) in [
+            ("40001", Class::Passing),
+            ("40P01", Class::Passing),
+            ("55P03", Class::Passing),
+            ("57P01", Class::Lost),
+            ("57P02", Class::Lost),
+            ("57P03", Class::Lost),
+            ("53300", Class::Lost),
+            ("08006", Class::Lost),
+            ("25P03", Class::Lost),
+            ("23505", Class::Final),
+            ("57014", Class::Final),
+            ("53100", Class::Final),
+        ] {
+            assert_eq!(classify_state(&SqlState::from_code(code)), class, "{code}");
+        }
+    }
+
+    #[test]
+    fn an_error_says_what_to_do_next() {
+        let place = Place { migration: "add-index".to_owned(), ..Place::default() };
+        assert!(place.next(&SqlState::UNIQUE_VIOLATION).contains("`dunlin run add-index`"));
+        assert!(place.next(&SqlState::LOCK_NOT_AVAILABLE).contains("--lock-timeout"));
+    }
+}

@@ -1,0 +1,244 @@
+//! Taking a task: the epoch goes into the checkpoint, the cursor comes out.
+
+use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
+use futures::future::join;
+use serde_json::Value;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
+
+use super::{Applied, Error, registry};
+
+/// The place of a checkpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address {
+    /// The migration.
+    pub(crate) migration: MigrationId,
+    /// The step; `None` for a seal or an atomic migration.
+    pub(crate) step: Option<StepName>,
+    /// The range, from 1 upwards; 0 for the step itself.
+    pub(crate) range: i32,
+}
+
+impl Address {
+    pub(super) fn step_text(&self) -> String {
+        self.step.as_ref().map(ToString::to_string).unwrap_or_default()
+    }
+}
+
+/// The kind of a task, as the table says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// One SQL step.
+    Statement,
+    /// Cutting a table into ranges.
+    Plan,
+    /// One range.
+    Range,
+    /// The end of a migration; also the whole of an atomic one.
+    Seal,
+}
+
+impl Kind {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Statement => "statement",
+            Self::Plan => "plan",
+            Self::Range => "range",
+            Self::Seal => "seal",
+        }
+    }
+}
+
+/// Whether a checkpoint is finished.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// There is work left.
+    Open,
+    /// Nothing is left.
+    Done,
+}
+
+impl State {
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::Open => "open",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// What a lease claims.
+#[derive(Debug, Clone)]
+pub(crate) struct Claim {
+    /// The checkpoint.
+    pub(crate) address: Address,
+    /// The kind of task.
+    pub(crate) kind: Kind,
+    /// The lease's epoch.
+    pub(crate) epoch: Epoch,
+    /// The run.
+    pub(crate) run: RunId,
+    /// How often the registry must say that the migration was applied.
+    pub(crate) applications: i32,
+    /// The step's checksum.
+    pub(crate) checksum: String,
+    /// True when this lease may have taken the task before, over a connection that was lost.
+    pub(crate) again: bool,
+}
+
+/// A checkpoint that was taken.
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoint {
+    /// True when the row did not exist before.
+    pub(crate) fresh: bool,
+    /// Whether there is work left.
+    pub(crate) state: State,
+    /// The checksum of the step that the row was written for.
+    pub(crate) checksum: String,
+    /// The table and its key, where the step is batched.
+    pub(crate) key: Option<Value>,
+    /// Where to go on.
+    pub(crate) cursor: Option<Value>,
+    /// The transactions that have advanced it.
+    pub(crate) batches: i64,
+    /// Rows changed.
+    pub(crate) rows: i64,
+    /// Rows walked.
+    pub(crate) rows_walked: i64,
+    /// Rows to walk.
+    pub(crate) rows_total: i64,
+}
+
+/// Why a lease is not current.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Stale {
+    /// The epoch in the target; `None` when it has no such checkpoint.
+    pub(crate) stored: Option<i64>,
+    /// How often the registry says that the migration was applied.
+    pub(crate) applications: i32,
+}
+
+/// The outcome of [`take`].
+#[derive(Debug)]
+pub(crate) enum Taken {
+    /// The task is this lease's.
+    Mine(Checkpoint),
+    /// This run has applied the migration already: the answer to the commit was lost.
+    Applied(Box<Applied>),
+    /// The lease is not current.
+    Stale(Stale),
+}
+
+const INSERT: &str = "
+INSERT INTO dunlin.checkpoints AS c (migration, step, range, kind, epoch, checksum, run_id)
+VALUES ($1, $2, $3, $4, $5, $6, $7)
+ON CONFLICT (migration, step, range) DO UPDATE
+SET epoch = excluded.epoch, run_id = excluded.run_id, updated_at = now()
+WHERE c.epoch < excluded.epoch OR ($8 AND c.epoch = excluded.epoch)
+RETURNING c.xmax = 0, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
+
+// Only the plan inserts ranges, so that a range which is unknown to the target cannot come into being here.
+const UPDATE: &str = "
+UPDATE dunlin.checkpoints AS c SET epoch = $5, checksum = $6, run_id = $7, updated_at = now()
+WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4 AND (c.epoch < $5 OR ($8 AND c.epoch = $5))
+RETURNING false, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
+
+/// Takes a task within the transaction that is open. The caller commits when it is mine, and rolls back otherwise.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error> {
+    let sql = if claim.kind == Kind::Range { UPDATE } else { INSERT };
+    let migration = claim.address.migration.as_str();
+    let step = claim.address.step_text();
+    let kind = claim.kind.as_str();
+    let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+        (&migration, Type::TEXT),
+        (&step, Type::TEXT),
+        (&claim.address.range, Type::INT4),
+        (&kind, Type::TEXT),
+        (&claim.epoch.0, Type::INT8),
+        (&claim.checksum, Type::TEXT),
+        (&claim.run.0, Type::INT8),
+        (&claim.again, Type::BOOL),
+    ];
+    let taking = client.query_typed(sql, &parameters);
+    // Sent together, executed one after the other: the second has a snapshot that is younger than the row lock of the first.
+    let (taken, applied) = join(taking, registry::applied(client, &claim.address.migration)).await;
+    let (taken, applied) = (taken?, applied?);
+    let applications = applied.as_ref().map_or(0, |row| row.applications);
+    if applications != claim.applications {
+        return Ok(match applied {
+            Some(row) if row.applications == claim.applications + 1 && row.run == claim.run => {
+                Taken::Applied(Box::new(row))
+            }
+            _ => Taken::Stale(Stale { stored: None, applications }),
+        });
+    }
+    match taken.first() {
+        Some(row) => Ok(Taken::Mine(read(row)?)),
+        None => {
+            Ok(Taken::Stale(Stale { stored: look(client, &claim.address).await?.map(|seen| seen.epoch), applications }))
+        }
+    }
+}
+
+fn read(row: &Row) -> Result<Checkpoint, Error> {
+    let state: &str = row.try_get(1)?;
+    Ok(Checkpoint {
+        fresh: row.try_get(0)?,
+        state: if state == "done" { State::Done } else { State::Open },
+        checksum: row.try_get(2)?,
+        key: row.try_get(3)?,
+        cursor: row.try_get(4)?,
+        batches: row.try_get(5)?,
+        rows: row.try_get(6)?,
+        rows_walked: row.try_get(7)?,
+        rows_total: row.try_get(8)?,
+    })
+}
+
+/// What a look at a checkpoint shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The epoch.
+    pub(crate) epoch: i64,
+    /// The transactions that have advanced it.
+    pub(crate) batches: i64,
+}
+
+/// Reads a checkpoint without taking it.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Seen>, Error> {
+    let row = client
+        .query_typed_opt(
+            "SELECT epoch, batches FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3",
+            &[
+                (&address.migration.as_str(), Type::TEXT),
+                (&address.step_text(), Type::TEXT),
+                (&address.range, Type::INT4),
+            ],
+        )
+        .await?;
+    row.map(|row| Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)? })).transpose()
+}
+
+/// True when the target has a checkpoint of the migration other than the one of `address`.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn anything_begun(client: &Client, address: &Address) -> Result<bool, Error> {
+    let row = client
+        .query_typed_one(
+            "SELECT EXISTS (SELECT FROM dunlin.checkpoints WHERE migration = $1 AND (step, range) <> ($2, $3))",
+            &[
+                (&address.migration.as_str(), Type::TEXT),
+                (&address.step_text(), Type::TEXT),
+                (&address.range, Type::INT4),
+            ],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}

@@ -1,0 +1,42 @@
+//! The ledger: what the target itself says about its migrations.
+//!
+//! Two tables in the schema `dunlin` of each target: `migrations_registry`, what has been applied, and `checkpoints`, how far
+//! the rest is. This module has the only SQL about them.
+//!
+//! Why it is safe that an agent can stop anywhere, and that two agents can believe to hold the same task:
+//!
+//! 1. **Take.** A lease writes its epoch into the checkpoint if the stored one is smaller. The row lock makes it wait for
+//!    the open transaction of an older holder. Then, in a statement of its own and so with a fresh snapshot, it reads how
+//!    often the migration was applied: a seal deletes the checkpoints, and without this look a stale lease could begin again
+//!    what is finished.
+//! 2. **Advance.** Each transaction that does work moves the checkpoint `WHERE epoch = e AND batches = n`. The epoch refuses
+//!    older holders; the number of batches refuses the ghost of a transaction of one's own whose connection was cut while it
+//!    was under way. A checkpoint that does not match makes the *server* abort, so a commit that is on its way behind it
+//!    cannot happen.
+//! 3. **Look.** What became of a transaction is never concluded from an error; it is read from the checkpoint.
+
+mod advance;
+mod checkpoint;
+mod ranges;
+mod registry;
+mod schema;
+
+pub(crate) use advance::{Advance, Advanced};
+pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};
+pub(crate) use ranges::{NewRange, StoredRange, describe, insert_ranges, ranges_after, unfinished_ranges};
+pub(crate) use registry::{Applied, Sums, erase, record, registry, sums, unfinished_steps};
+pub(crate) use schema::{Error as PrepareError, Facts, prepare};
+
+/// What can go wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// PostgreSQL's error, or a lost connection.
+    #[error(transparent)]
+    Postgres(#[from] tokio_postgres::Error),
+    /// The checkpoint does not match any more: another lease or an own ghost has moved it. Nothing was changed.
+    #[error("the checkpoint has been moved by another transaction")]
+    Moved,
+    /// A row of the ledger does not have the expected shape.
+    #[error("the ledger in the target is damaged: {0}")]
+    Damaged(String),
+}

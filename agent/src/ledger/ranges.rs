@@ -1,0 +1,146 @@
+//! The ranges of a step: written by its plan, read again when a plan goes on.
+
+use dunlin_shared::key::{KeyBound, KeyRange};
+use serde_json::Value;
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::{Address, Error};
+
+/// A range that a plan has cut.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct NewRange {
+    /// Its number, from 1 upwards.
+    pub(crate) ordinal: i32,
+    /// Its keys.
+    pub(crate) keys: KeyRange,
+    /// The rows counted in it.
+    pub(crate) rows_total: i64,
+}
+
+/// A range as the target has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct StoredRange {
+    /// What was planned.
+    pub(crate) planned: NewRange,
+    /// True when nothing is left of it.
+    pub(crate) done: bool,
+    /// Rows changed in it.
+    pub(crate) rows: i64,
+}
+
+/// Writes ranges, in the transaction that advances the plan. They start with epoch 0, below that of any lease.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn insert_ranges(
+    client: &Client,
+    plan: &Address,
+    checksum: &str,
+    run: i64,
+    ranges: &[NewRange],
+) -> Result<(), Error> {
+    let ordinals: Vec<i32> = ranges.iter().map(|range| range.ordinal).collect();
+    let totals: Vec<i64> = ranges.iter().map(|range| range.rows_total).collect();
+    // Arrays of arrays must be rectangular in SQL, and a first range has no low: JSON carries them.
+    let lows: Vec<Option<String>> =
+        ranges.iter().map(|range| range.keys.low.as_ref().map(|bound| json(bound))).collect();
+    let highs: Vec<String> = ranges.iter().map(|range| json(&range.keys.high)).collect();
+    client
+        .execute_typed(
+            "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id, low, high, rows_total)
+             SELECT $1, $2, r.ordinal, 'range', 0, $3, $4,
+                    CASE WHEN r.low IS NOT NULL
+                         THEN ARRAY(SELECT e.v FROM json_array_elements_text(r.low::json) WITH ORDINALITY AS e(v, n) ORDER BY n) END,
+                    ARRAY(SELECT e.v FROM json_array_elements_text(r.high::json) WITH ORDINALITY AS e(v, n) ORDER BY n),
+                    r.total
+             FROM unnest($5, $6, $7, $8) AS r(ordinal, low, high, total)
+             ON CONFLICT DO NOTHING",
+            &[
+                (&plan.migration.as_str(), Type::TEXT),
+                (&plan.step_text(), Type::TEXT),
+                (&checksum, Type::TEXT),
+                (&run, Type::INT8),
+                (&ordinals, Type::INT4_ARRAY),
+                (&lows, Type::TEXT_ARRAY),
+                (&highs, Type::TEXT_ARRAY),
+                (&totals, Type::INT8_ARRAY),
+            ],
+        )
+        .await?;
+    Ok(())
+}
+
+fn json(bound: &KeyBound) -> String {
+    Value::from(bound.0.clone()).to_string()
+}
+
+/// The ranges of a step with a higher number than `after`, in order, at most 1000.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
+    let rows = client
+        .query_typed(
+            "SELECT range, low, high, rows_total, state = 'done', rows FROM dunlin.checkpoints
+             WHERE migration = $1 AND step = $2 AND range > $3 ORDER BY range LIMIT 1000",
+            &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
+        )
+        .await?;
+    rows.iter()
+        .map(|row| {
+            Ok(StoredRange {
+                planned: NewRange {
+                    ordinal: row.try_get(0)?,
+                    keys: KeyRange {
+                        low: row.try_get::<_, Option<Vec<String>>>(1)?.map(KeyBound),
+                        high: KeyBound(row.try_get(2)?),
+                    },
+                    rows_total: row.try_get(3)?,
+                },
+                done: row.try_get(4)?,
+                rows: row.try_get(5)?,
+            })
+        })
+        .collect()
+}
+
+/// How many ranges of a step are not finished.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result<i64, Error> {
+    let row = client
+        .query_typed_one(
+            "SELECT count(*) FROM dunlin.checkpoints
+             WHERE migration = $1 AND step = $2 AND range > 0 AND state = 'open'",
+            &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT)],
+        )
+        .await?;
+    Ok(row.try_get(0)?)
+}
+
+/// Notes in the checkpoint of a step what it does, within the transaction that has taken it: its checksum, and for a plan the
+/// table and its key.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn describe(
+    client: &Client,
+    step: &Address,
+    checksum: &str,
+    key: Option<&Value>,
+) -> Result<(), Error> {
+    client
+        .execute_typed(
+            "UPDATE dunlin.checkpoints SET checksum = $3, key = $4 WHERE migration = $1 AND step = $2 AND range = 0",
+            &[
+                (&step.migration.as_str(), Type::TEXT),
+                (&step.step_text(), Type::TEXT),
+                (&checksum, Type::TEXT),
+                (&key, Type::JSONB),
+            ],
+        )
+        .await?;
+    Ok(())
+}

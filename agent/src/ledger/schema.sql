@@ -1,0 +1,56 @@
+-- The ledger of a target, version 1. Later versions only add to it, so that agents of both versions can work side by side.
+
+CREATE SCHEMA IF NOT EXISTS dunlin;
+
+CREATE TABLE dunlin.migrations_registry (
+    id              text PRIMARY KEY,
+    version         integer NOT NULL CHECK (version >= 1),
+    name            text NOT NULL,
+    description     text NOT NULL,
+    checksum        text NOT NULL,
+    run_after       text[] NOT NULL,
+    impacts         text[] NOT NULL,
+    applications    integer NOT NULL DEFAULT 1 CHECK (applications >= 1),
+    run_id          bigint NOT NULL,
+    agent_id        text NOT NULL,
+    rows            bigint NOT NULL CHECK (rows >= 0),
+    result          jsonb NOT NULL,
+    started_at      timestamptz NOT NULL,
+    applied_at      timestamptz NOT NULL DEFAULT now(),
+    last_applied_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE dunlin.migrations_registry IS 'The migrations that this database has. Written by Dunlin in the transactions that apply them.';
+COMMENT ON COLUMN dunlin.migrations_registry.applications IS '1, and one more for each deliberate repetition';
+
+CREATE TABLE dunlin.checkpoints (
+    migration   text NOT NULL,
+    step        text NOT NULL,
+    range       integer NOT NULL CHECK (range >= 0),
+    kind        text NOT NULL CHECK (kind IN ('statement', 'plan', 'range', 'seal')),
+    epoch       bigint NOT NULL CHECK (epoch >= 0),
+    state       text NOT NULL DEFAULT 'open' CHECK (state IN ('open', 'done')),
+    checksum    text NOT NULL,
+    key         jsonb,
+    low         text[],
+    high        text[],
+    cursor      jsonb,
+    batches     bigint NOT NULL DEFAULT 0 CHECK (batches >= 0),
+    rows        bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
+    rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
+    rows_total  bigint NOT NULL DEFAULT 0 CHECK (rows_total >= 0),
+    counters    jsonb NOT NULL DEFAULT '{}',
+    run_id      bigint NOT NULL,
+    created_at  timestamptz NOT NULL DEFAULT now(),
+    updated_at  timestamptz NOT NULL DEFAULT now(),
+    PRIMARY KEY (migration, step, range),
+    CHECK ((kind = 'range') = (range >= 1)),
+    CHECK ((kind = 'range') = (high IS NOT NULL))
+) WITH (fillfactor = 50);
+COMMENT ON TABLE dunlin.checkpoints IS 'How far unfinished migrations are, and under which epoch. Each row is advanced in the transactions that do the work.';
+
+CREATE TABLE dunlin.meta (
+    name  text PRIMARY KEY,
+    value text NOT NULL
+);
+COMMENT ON TABLE dunlin.meta IS 'The version of this schema, as ledger_version.';
+INSERT INTO dunlin.meta (name, value) VALUES ('ledger_version', '1');

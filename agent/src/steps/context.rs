@@ -1,0 +1,206 @@
+//! What every step needs: the target, the lease, the limits; and how a task is taken.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use dunlin_proto::v1::Step;
+use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TransformName};
+use futures::future::join;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+
+use super::Error;
+use super::range::StripeChoice;
+use crate::failure::Place;
+use crate::ledger::{self, Address, Claim, Kind, Taken};
+use crate::limits::{self, Durability, Limits};
+use crate::session::{Lease, Signal};
+use crate::target::{self, Connection, Target};
+use crate::transform::Transforms;
+
+/// What the agent has learnt about the order of batches, by migration and step. It lives as long as the process, and all
+/// workers on a target share it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Tuning(Arc<Mutex<HashMap<(String, String, String), StripeChoice>>>);
+
+impl Tuning {
+    /// Reads or changes what is known about a step on a target.
+    pub(super) fn with<T>(
+        &self,
+        context: &Context,
+        step: &str,
+        work: impl FnOnce(&mut Option<StripeChoice>) -> T,
+    ) -> T {
+        let name = (context.target.name().to_string(), context.migration.to_string(), step.to_owned());
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut choice = known.remove(&name);
+        let result = work(&mut choice);
+        if let Some(choice) = choice {
+            known.insert(name, choice);
+        }
+        result
+    }
+}
+
+/// One grant, as the steps see it.
+#[derive(Debug)]
+pub(crate) struct Context {
+    /// The agent.
+    pub(crate) agent: AgentId,
+    /// The target.
+    pub(crate) target: Arc<Target>,
+    /// The lease.
+    pub(crate) lease: Lease,
+    /// Its epoch.
+    pub(crate) epoch: Epoch,
+    /// The run.
+    pub(crate) run: RunId,
+    /// The migration.
+    pub(crate) migration: MigrationId,
+    /// How often the registry must say that the migration was applied.
+    pub(crate) applications: i32,
+    /// What the operator allows.
+    pub(crate) limits: Limits,
+    /// The code transforms.
+    pub(crate) transforms: Transforms,
+    /// What was learnt about the order of batches.
+    pub(crate) tuning: Tuning,
+}
+
+impl Context {
+    /// A place for errors.
+    pub(crate) fn place(&self, step: &str) -> Place {
+        Place {
+            migration: self.migration.to_string(),
+            step: step.to_owned(),
+            agent: self.agent.to_string(),
+            ..Place::default()
+        }
+    }
+
+    /// True when the worker was told to stop.
+    pub(super) fn told(&self) -> bool {
+        self.lease.signal() != Signal::Work
+    }
+
+    /// True when somebody else may hold the task.
+    pub(super) fn lost(&self) -> bool {
+        self.lease.signal() == Signal::Lost
+    }
+
+    /// The mark of this lease's transactions.
+    pub(super) fn mark(&self) -> String {
+        let id = self.lease.id();
+        format!("{}.{}", id.task, id.epoch)
+    }
+
+    /// The statements that begin a transaction of this lease.
+    pub(super) fn begin(&self, durability: Durability) -> String {
+        limits::begin(self.limits, durability, limits::IDLE_LIMIT, &self.mark())
+    }
+
+    /// The claim of this lease to a checkpoint.
+    pub(super) fn claim(&self, address: &Address, kind: Kind, checksum: &str, again: bool) -> Claim {
+        Claim {
+            address: address.clone(),
+            kind,
+            epoch: self.epoch,
+            run: self.run,
+            applications: self.applications,
+            checksum: checksum.to_owned(),
+            again,
+        }
+    }
+
+    /// The checkpoint of a step, a range, or (without a step) of the migration.
+    pub(super) fn address(&self, step: Option<&StepName>, range: i32) -> Address {
+        Address { migration: self.migration.clone(), step: step.cloned(), range }
+    }
+
+    /// Lends a connection.
+    pub(super) async fn lend(&self, place: &Place) -> Result<Connection, Error> {
+        self.target.lend().await.map_err(|error| of_target(error, place))
+    }
+
+    /// A connection outside the pool.
+    pub(super) async fn session(&self, place: &Place) -> Result<Client, Error> {
+        self.target.session().await.map_err(|error| of_target(error, place))
+    }
+
+    /// Begins a transaction and takes the task in it. The transaction stays open when the task is mine, and is rolled back
+    /// otherwise.
+    pub(super) async fn take(
+        &self,
+        connection: &mut Connection,
+        claim: &Claim,
+        durability: Durability,
+        place: &Place,
+    ) -> Result<Taken, Error> {
+        let taken = self.try_take(connection, claim, durability).await;
+        match &taken {
+            Ok(Taken::Mine(_)) => {}
+            _ => connection.rollback().await,
+        }
+        let missing = matches!(&taken, Err(ledger::Error::Postgres(error))
+            if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)));
+        if missing {
+            // The database was put back to a state before Dunlin's first visit.
+            self.target.forget();
+            self.target.suspect();
+        }
+        taken.map_err(|error| Error::of_ledger(error, place))
+    }
+
+    async fn try_take(
+        &self,
+        connection: &mut Connection,
+        claim: &Claim,
+        durability: Durability,
+    ) -> Result<Taken, ledger::Error> {
+        let begin = self.begin(durability);
+        connection.opening();
+        let (begun, taken) = join(connection.simple_query(&begin), ledger::take(connection, claim)).await;
+        begun?;
+        taken
+    }
+
+    /// Waits, but not longer than the worker is told to go on. False when it was told to stop.
+    pub(crate) async fn pause(&self, time: Duration) -> bool {
+        tokio::select! {
+            _told = self.lease.told() => false,
+            () = tokio::time::sleep(time) => true,
+        }
+    }
+}
+
+fn of_target(error: target::Error, place: &Place) -> Error {
+    match error {
+        target::Error::Unreachable(message) => Error::Unreachable(message),
+        target::Error::Refused(ledger::PrepareError::Postgres(error)) => Error::of_postgres(&error, place),
+        target::Error::Refused(error) => Error::Final(place.refuse(error.to_string(), place.mend())),
+    }
+}
+
+/// The parts of a step that are ids.
+pub(super) struct Names {
+    pub(super) step: StepName,
+    pub(super) transform: Option<TransformName>,
+}
+
+/// Reads the ids of a step. They were validated when the migration was registered.
+pub(super) fn names(step: &Step, place: &Place) -> Result<Names, Error> {
+    let invalid = |error: dunlin_shared::ids::Error| {
+        Error::Final(place.refuse(
+            format!("the controller sent a step that this agent cannot read: {error}"),
+            "Use a controller and agents of the same version.",
+        ))
+    };
+    Ok(Names {
+        step: StepName::parse(step.name.as_str()).map_err(invalid)?,
+        transform: match step.transform.as_str() {
+            "" => None,
+            name => Some(TransformName::parse(name).map_err(invalid)?),
+        },
+    })
+}

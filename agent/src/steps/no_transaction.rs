@@ -1,0 +1,223 @@
+//! A step outside a transaction, such as CREATE INDEX CONCURRENTLY.
+//!
+//! Its effect and its checkpoint cannot be committed together, so it is the one kind of step that can be carried out more than
+//! once. The checkpoint says *begun* before the statement starts; whoever finds it begun repairs what an interrupted attempt
+//! left, and repeats the statement. Two attempts never run at the same time: a session holds an advisory lock, on a
+//! connection of its own. The lock is tried and polled, never waited for, because a concurrent build waits for all
+//! transactions that are older than itself, and a session that waits for a lock is in one.
+
+use std::time::Duration;
+
+use dunlin_proto::v1::{EventType, StatementTask, Step};
+use dunlin_shared::sql::{ConcurrentIndex, concurrent_index, quote_ident};
+use serde_json::Map;
+use tokio::time::Instant;
+use tokio_postgres::Client;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
+
+use super::context::names;
+use super::{Context, Ended, Error, check, seal, statement};
+use crate::catalog::{self, Table};
+use crate::failure::Place;
+use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
+use crate::limits::{self, Durability};
+
+/// How long the lock is polled before the lease is given back.
+const BUSY_LIMIT: Duration = Duration::from_secs(10);
+const POLL: Duration = Duration::from_millis(200);
+
+/// How often the server looks whether the agent is still there while it builds.
+const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '2s'";
+
+pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, again: bool) -> Result<Ended, Error> {
+    let place = context.place(&step.name);
+    let address = context.address(Some(&names(step, &place)?.step), 0);
+    let of_postgres = |error| Error::of_postgres(&error, &place);
+
+    let mut connection = context.lend(&place).await?;
+    let claim = context.claim(&address, Kind::Statement, &step.checksum, again);
+    let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        Taken::Mine(checkpoint) => checkpoint,
+        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
+        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    };
+    if checkpoint.state == State::Done {
+        connection.rollback().await;
+        return statement::done_before(&checkpoint, &step.checksum, again, &place);
+    }
+    if checkpoint.fresh {
+        let begun = ledger::anything_begun(&connection, &address).await;
+        let checked = match begun {
+            Ok(true) => Ok(()),
+            Ok(false) => check::all(&connection, &task.before, &place).await,
+            Err(error) => Err(Error::of_ledger(error, &place)),
+        };
+        if let Err(error) = checked {
+            connection.rollback().await;
+            return Err(error);
+        }
+    } else {
+        let kept = ledger::describe(&connection, &address, &step.checksum, None).await;
+        if let Err(error) = kept {
+            connection.rollback().await;
+            return Err(Error::of_ledger(error, &place));
+        }
+    }
+    connection.commit().await.map_err(of_postgres)?;
+    drop(connection);
+
+    let session = context.session(&place).await?;
+    // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
+    let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
+    let attempt = Attempt { context, step, address, place: &place, checkpoint, session };
+    if !attempt.lock().await? {
+        return Ok(Ended::Told);
+    }
+    attempt.execute().await
+}
+
+struct Attempt<'a> {
+    context: &'a Context,
+    step: &'a Step,
+    address: Address,
+    place: &'a Place,
+    checkpoint: Checkpoint,
+    session: Client,
+}
+
+impl Attempt<'_> {
+    fn failed(&self, error: &tokio_postgres::Error) -> Error {
+        Error::of_postgres(error, self.place)
+    }
+
+    /// Polls the advisory lock of the step. False when the worker was told to stop meanwhile.
+    async fn lock(&self) -> Result<bool, Error> {
+        let name = format!("dunlin {} {}", self.place.migration, self.place.step);
+        let deadline = Instant::now() + BUSY_LIMIT;
+        loop {
+            let row = self
+                .session
+                .query_typed_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[(&name, Type::TEXT)])
+                .await;
+            if row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))? {
+                return Ok(true);
+            }
+            if Instant::now() >= deadline {
+                return Err(Error::Busy(format!(
+                    "another session still works on the step {}: pg_locks shows it with the locktype advisory",
+                    self.place.step
+                )));
+            }
+            if !self.context.pause(POLL).await {
+                return Ok(false);
+            }
+        }
+    }
+
+    async fn execute(&self) -> Result<Ended, Error> {
+        // While the lock was held elsewhere the task can have gone on without this lease.
+        let seen = ledger::look(&self.session, &self.address).await;
+        let seen = seen.map_err(|error| Error::of_ledger(error, self.place))?;
+        if seen.is_none_or(|seen| seen.epoch != self.context.epoch.0 || seen.batches != self.checkpoint.batches) {
+            return Err(Error::Moved);
+        }
+        let built = match concurrent_index(&self.step.sql) {
+            Some(index) if !self.checkpoint.fresh => self.repair(&index).await?,
+            _ => false,
+        };
+        let rows = if built { 0 } else { self.carry_out().await? };
+        self.finish(rows).await
+    }
+
+    async fn carry_out(&self) -> Result<i64, Error> {
+        // The settings of the session, since there is no transaction; the session ends with the step.
+        let limits = self.context.limits;
+        let settings = format!(
+            "SET lock_timeout = {};SET statement_timeout = {}",
+            limits.lock_timeout.as_millis(),
+            limits.statement_timeout.as_millis()
+        );
+        self.session.batch_execute(&settings).await.map_err(|error| self.failed(&error))?;
+        let answer = self.session.simple_query(&self.step.sql).await;
+        let messages = answer.map_err(|error| {
+            let exists = matches!(
+                error.code(),
+                Some(&SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT | &SqlState::UNDEFINED_OBJECT)
+            );
+            match self.failed(&error) {
+                Error::Final(mut failed) if exists && !self.checkpoint.fresh => {
+                    failed.next = format!(
+                        "An earlier attempt at this step may have carried it out already. Write it so that it can be \
+                         repeated (IF EXISTS, IF NOT EXISTS), then `dunlin register DIR` and `dunlin run {}`.",
+                        self.place.migration
+                    );
+                    Error::Final(failed)
+                }
+                error => error,
+            }
+        })?;
+        self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
+        Ok(statement::rows_changed(&messages))
+    }
+
+    /// Looks for the index that an earlier attempt began. True when it is there and valid; an invalid one is removed.
+    async fn repair(&self, wanted: &ConcurrentIndex) -> Result<bool, Error> {
+        let Some(index) = &wanted.index else { return Ok(false) };
+        let of_catalog = |error| super::range::of_catalog(error, self.place);
+        let table: Table = catalog::find(&self.session, &wanted.table).await.map_err(of_catalog)?;
+        let row = self
+            .session
+            .query_typed_opt(
+                "SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+                 WHERE i.indrelid = $1 AND x.relname = $2",
+                &[(&table.oid, Type::OID), (index, Type::TEXT)],
+            )
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let Some(row) = row else { return Ok(false) };
+        if row.try_get(0).map_err(|error| self.failed(&error))? {
+            self.note(format!(
+                "the index {index} was built by an earlier attempt whose end was not recorded: it counts as done"
+            ));
+            return Ok(true);
+        }
+        let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(index));
+        let limit = self.context.limits.lock_timeout.as_millis();
+        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {name}");
+        self.session
+            .batch_execute(&format!("SET lock_timeout = {limit}"))
+            .await
+            .map_err(|error| self.failed(&error))?;
+        self.session.batch_execute(&drop).await.map_err(|error| self.failed(&error))?;
+        self.note(format!("the index {index}, left invalid by an interrupted attempt, was removed; it is built again"));
+        Ok(false)
+    }
+
+    fn note(&self, message: String) {
+        self.context.lease.note(EventType::StepRepaired, message);
+    }
+
+    async fn finish(&self, rows: i64) -> Result<Ended, Error> {
+        let mark = self.context.mark();
+        let counters = Map::new();
+        let advance = Advance {
+            address: &self.address,
+            epoch: self.context.epoch,
+            mark: &mark,
+            batches: self.checkpoint.batches,
+            cursor: None,
+            rows,
+            rows_walked: 0,
+            rows_total: 0,
+            counters: &counters,
+            state: State::Done,
+            measured: None,
+        };
+        let begin = limits::begin(self.context.limits, Durability::AtCommit, limits::IDLE_LIMIT, &mark);
+        self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
+        let advanced = advance.execute(&self.session, ";COMMIT").await;
+        advanced.map_err(|error| Error::of_ledger(error, self.place))?;
+        Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied: None })
+    }
+}

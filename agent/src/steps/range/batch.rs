@@ -1,0 +1,201 @@
+//! One batch: the change and the advance of the checkpoint, in one transaction.
+
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use dunlin_shared::key::{self, KeyBound};
+use dunlin_shared::sql::placeholder::BatchSql;
+use dunlin_shared::sql::quote_ident;
+use futures::FutureExt;
+use serde_json::{Map, Value};
+use tokio_postgres::IsolationLevel;
+
+use super::order::Cursor;
+use super::{Sums, Worker, in_words};
+use crate::failure::Place;
+use crate::ledger::{self, Advance, Advanced, State};
+use crate::limits::{self, Durability};
+use crate::steps::{Error, statement};
+use crate::target::Connection;
+use crate::transform::{self, Batch, Outcome, Transform};
+
+/// What changes the rows.
+pub(super) enum Body {
+    /// SQL with `:batch`.
+    Sql(BatchSql),
+    /// Code in this agent.
+    Code(Arc<dyn Transform>),
+}
+
+/// A batch that is due.
+pub(super) struct Job<'a> {
+    /// The position before it.
+    pub(super) cursor: &'a Cursor,
+    /// Its last key.
+    pub(super) bound: &'a KeyBound,
+    /// The position after it.
+    pub(super) after: &'a Cursor,
+    /// The rows that it walks.
+    pub(super) walked: i64,
+    /// True for the last batch of the range.
+    pub(super) last: bool,
+}
+
+impl Job<'_> {
+    /// The last transaction of a task waits for the disk.
+    fn durability(&self) -> Durability {
+        if self.last { Durability::AtCommit } else { Durability::Later }
+    }
+}
+
+impl Worker<'_> {
+    /// Transforms the rows of a batch and moves the checkpoint.
+    pub(super) async fn batch(&mut self, connection: &mut Connection, job: &Job<'_>) -> Result<(), Error> {
+        let (range, _) = job.cursor.batch(job.bound);
+        let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
+        let done = match &self.body {
+            Body::Sql(sql) => self.sql_batch(connection, &self.render(sql, job), job, &place).await,
+            Body::Code(code) => self.code_batch(connection, &**code, job, &place).await,
+        };
+        match done {
+            Ok((rows, advanced)) => {
+                self.hot.add(advanced.updated, advanced.hot_updated, job.cursor.stripe > 0);
+                self.count(rows, advanced, job);
+                Ok(())
+            }
+            Err(error) => {
+                connection.rollback().await;
+                Err(self.explain(connection, error, &place).await)
+            }
+        }
+    }
+
+    fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
+        let (range, stripe) = job.cursor.batch(job.bound);
+        sql.render(|alias| {
+            let qualifier = alias.map_or_else(|| quote_ident(&self.table.name), str::to_owned);
+            key::predicate(&self.key, &range, stripe, &qualifier)
+        })
+    }
+
+    async fn sql_batch(
+        &self,
+        connection: &mut Connection,
+        sql: &str,
+        job: &Job<'_>,
+        place: &Place,
+    ) -> Result<(i64, Advanced), Error> {
+        let begin = self.context.begin(job.durability());
+        let answer = connection.begin(&format!("{begin};{sql}")).await;
+        let messages = answer.map_err(|error| Error::of_postgres(&error, place))?;
+        let rows = statement::rows_changed(&messages);
+        let counters = Map::new();
+        // One message: the server commits if and only if the checkpoint has moved.
+        let advanced = self.advance(job, rows, &counters, &self.context.mark()).execute(connection, ";COMMIT").await;
+        let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
+        connection.closed();
+        Ok((rows, advanced))
+    }
+
+    async fn code_batch(
+        &self,
+        connection: &mut Connection,
+        code: &dyn Transform,
+        job: &Job<'_>,
+        place: &Place,
+    ) -> Result<(i64, Advanced), Error> {
+        let of_postgres = |error| Error::of_postgres(&error, place);
+        let (range, stripe) = job.cursor.batch(job.bound);
+        let batch = Batch {
+            schema: self.table.schema.clone(),
+            table: self.table.name.clone(),
+            key: self.key.clone(),
+            range,
+            stripe,
+        };
+        let mark = self.context.mark();
+        let settings = limits::settings(self.context.limits, job.durability(), limits::IDLE_LIMIT_OF_CODE, &mark);
+        connection.opening();
+        let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+        let transaction = begin.start().await.map_err(of_postgres)?;
+        transaction.batch_execute(&settings).await.map_err(of_postgres)?;
+        let outcome = AssertUnwindSafe(code.apply(&batch, &transaction)).catch_unwind().await;
+        let outcome = match outcome {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(transform::Error::Postgres(error))) => return Err(of_postgres(error)),
+            Ok(Err(transform::Error::Other(error))) => {
+                let message = crate::failure::chain(&*error);
+                return Err(Error::Final(place.refuse(message, place.mend())));
+            }
+            Err(panic) => {
+                let message = format!("the code of the transform panicked: {}", panic_text(&*panic));
+                return Err(Error::Final(place.refuse(message, place.mend())));
+            }
+        };
+        let rows = usable(&outcome, place)?;
+        let advance = self.advance(job, rows, &outcome.counters, &mark);
+        let advanced = advance.execute(transaction.client(), "").await;
+        let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
+        transaction.commit().await.map_err(of_postgres)?;
+        connection.closed();
+        Ok((rows, advanced))
+    }
+
+    fn advance<'a>(&'a self, job: &Job<'_>, rows: i64, counters: &'a Map<String, Value>, mark: &'a str) -> Advance<'a> {
+        Advance {
+            address: &self.address,
+            epoch: self.context.epoch,
+            mark,
+            batches: self.checkpoint.batches,
+            cursor: serde_json::to_value(job.after).ok(),
+            rows,
+            rows_walked: job.walked,
+            rows_total: 0,
+            counters,
+            state: if job.last { State::Done } else { State::Open },
+            measured: (job.cursor.window.stripes > 1).then_some(self.table.oid),
+        }
+    }
+
+    /// Counts a batch that was committed, and notes what is on disk.
+    fn count(&mut self, rows: i64, advanced: Advanced, job: &Job<'_>) {
+        let before = self.sums;
+        self.checkpoint.batches += 1;
+        self.sums = Sums { rows: before.rows + rows, rows_walked: before.rows_walked + job.walked };
+        let durable = if job.last { Some(self.sums) } else { self.durable.saw(advanced, before) };
+        if let Some(sums) = durable {
+            self.context.lease.progress(sums.rows, sums.rows_walked);
+        }
+    }
+
+    /// A checkpoint that did not match, and still stands where this lease left it, was not moved by anyone: SQL or code of the
+    /// step has ended the transaction.
+    async fn explain(&self, connection: &mut Connection, error: Error, place: &Place) -> Error {
+        let Error::Moved = error else { return error };
+        match ledger::look(connection, &self.address).await {
+            Ok(Some(seen)) if seen.epoch == self.context.epoch.0 && seen.batches == self.checkpoint.batches => {
+                statement::ended_transaction(place)
+            }
+            _ => Error::Moved,
+        }
+    }
+}
+
+fn usable(outcome: &Outcome, place: &Place) -> Result<i64, Error> {
+    if let Some(name) = outcome.unusable_counter() {
+        return Err(Error::Final(place.refuse(
+            format!(
+                "the transform counts under the name \"{name}\", which is empty, reserved, or has too large a value"
+            ),
+            "Give the counter another name than success, message and rows; then run the migration again.",
+        )));
+    }
+    i64::try_from(outcome.rows)
+        .map_err(|_| Error::Final(place.refuse("the transform reports more rows than there can be", place.mend())))
+}
+
+fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}

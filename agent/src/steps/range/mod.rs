@@ -1,0 +1,318 @@
+//! Working through one range, batch by batch.
+//!
+//! Each batch is one transaction in two messages: `BEGIN`, settings and the change; then the advance of the checkpoint with the
+//! `COMMIT` behind it. The second message commits only if the checkpoint was still this lease's. All batches but the last
+//! commit without waiting for the disk; the last one waits, and only then is the range reported done.
+
+mod batch;
+mod durable;
+mod order;
+mod stripes;
+
+pub(crate) use stripes::StripeChoice;
+
+use dunlin_proto::v1::{EventType, RangeTask, Step};
+use dunlin_shared::ids::StepName;
+use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
+use dunlin_shared::sql::placeholder::BatchSql;
+use dunlin_shared::sql::{assigned_columns, quote_ident};
+
+use self::batch::{Body, Job};
+use self::durable::{Durable, Sums};
+use self::order::{Cursor, Shares, Window};
+use self::stripes::HotShare;
+use super::context::names;
+use super::{Context, Ended, Error, seal};
+use crate::catalog::{self, Table, Walk};
+use crate::failure::Place;
+use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
+use crate::limits::Durability;
+use crate::target::Connection;
+
+/// Rows in a batch where the definition does not say.
+const BATCH_ROWS: u32 = 1000;
+
+/// Rows in a window: it should stay in the server's memory from the first of its stripes to the last.
+const WINDOW_ROWS: u32 = 100_000;
+
+pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Result<Ended, Error> {
+    let (Some(step), Some(planned)) = (&task.step, &task.range) else {
+        return Err(malformed(&context.place(""), "a range without its step or its keys"));
+    };
+    let mut place = context.place(&step.name);
+    let names = names(step, &place)?;
+    let key: Vec<KeyColumn> = task.key.iter().map(KeyColumn::from).collect();
+    let range = KeyRange::try_from(planned).map_err(|error| malformed(&place, &error.to_string()))?;
+    if key.is_empty() || [range.low.as_ref(), Some(&range.high)].into_iter().flatten().any(|b| b.0.len() != key.len()) {
+        return Err(malformed(&place, "a range whose keys do not have the columns of the key"));
+    }
+    place.rows = in_words(&key, &range);
+
+    let address = context.address(Some(&names.step), planned.ordinal);
+    let mut connection = context.lend(&place).await?;
+    let claim = context.claim(&address, Kind::Range, &step.checksum, again);
+    let checkpoint = match context.take(&mut connection, &claim, Durability::Later, &place).await? {
+        Taken::Mine(checkpoint) => checkpoint,
+        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
+        Taken::Stale(stale) if stale.stored.is_none() && stale.applications == context.applications => {
+            return Err(Error::Final(place.refuse(
+                format!("the target does not know range {}: it was put back to an earlier state", planned.ordinal),
+                format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
+            )));
+        }
+        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    };
+    connection.commit().await.map_err(|error| Error::of_postgres(&error, &place))?;
+    if checkpoint.state == State::Done {
+        return Ok(Ended::Done {
+            rows: checkpoint.rows,
+            rows_walked: checkpoint.rows_walked,
+            already_done: !again,
+            applied: None,
+        });
+    }
+
+    let settings = step.batch.clone().unwrap_or_default();
+    let of_catalog = |error| of_catalog(error, &place);
+    let table = catalog::find(&connection, &settings.table).await.map_err(of_catalog)?;
+    let body = match &names.transform {
+        None => Body::Sql(BatchSql::parse(&step.sql).map_err(|error| {
+            Error::Final(place.refuse(format!("the SQL of the step cannot be read: {error}"), place.mend()))
+        })?),
+        Some(name) => Body::Code(context.transforms.get(name).ok_or_else(|| {
+            Error::Final(place.refuse(
+                format!("this agent has no transform `{name}`"),
+                "Start an agent that has it, and run the migration again.",
+            ))
+        })?),
+    };
+    let mut worker = Worker {
+        context,
+        step,
+        step_name: &names.step,
+        address,
+        cursor: checkpoint.cursor.as_ref().and_then(|cursor| serde_json::from_value(cursor.clone()).ok()),
+        sums: Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked },
+        checkpoint,
+        place: &place,
+        table,
+        key,
+        range,
+        body,
+        batch_rows: u32::try_from(settings.size).ok().filter(|size| *size > 0).unwrap_or(BATCH_ROWS),
+        durable: Durable::default(),
+        hot: HotShare::default(),
+    };
+    worker.run(&mut connection, settings.stripes).await
+}
+
+/// One lease of one range.
+struct Worker<'a> {
+    context: &'a Context,
+    step: &'a Step,
+    step_name: &'a StepName,
+    address: Address,
+    place: &'a Place,
+    checkpoint: Checkpoint,
+    table: Table,
+    key: Vec<KeyColumn>,
+    range: KeyRange,
+    body: Body,
+    batch_rows: u32,
+    cursor: Option<Cursor>,
+    sums: Sums,
+    durable: Durable,
+    hot: HotShare,
+}
+
+impl Worker<'_> {
+    async fn run(&mut self, connection: &mut Connection, stripes: i32) -> Result<Ended, Error> {
+        loop {
+            let cursor = match self.cursor.take() {
+                Some(cursor) if !cursor.window_done() => cursor,
+                Some(cursor) if cursor.window.high == self.range.high => {
+                    return Err(malformed(self.place, "a range that is finished"));
+                }
+                finished => {
+                    let low = finished.map_or_else(|| self.range.low.clone(), |cursor| Some(cursor.window.high));
+                    self.open(connection, low, stripes).await?
+                }
+            };
+            if let Some(ended) = self.window(connection, cursor).await? {
+                return Ok(ended);
+            }
+        }
+    }
+
+    /// Opens the window above `low`.
+    async fn open(
+        &mut self,
+        connection: &mut Connection,
+        low: Option<KeyBound>,
+        stripes: i32,
+    ) -> Result<Cursor, Error> {
+        let rows_left = self.rows_left();
+        let window_rows = i64::from(WINDOW_ROWS);
+        // A rest of less than half a window is not worth a window of its own.
+        let high = if rows_left <= window_rows + window_rows / 2 {
+            None
+        } else {
+            let bound = self.walk().nth(connection, low.as_ref(), Some(&self.range.high), WINDOW_ROWS).await;
+            bound.map_err(|error| Error::of_postgres(&error, self.place))?
+        };
+        let rows = if high.is_some() { window_rows } else { rows_left };
+        let high = high.unwrap_or_else(|| self.range.high.clone());
+        let stripes = self.stripes(connection, stripes, rows).await?;
+        self.hot.reset();
+        Ok(Cursor::start(Window { low, high, stripes }))
+    }
+
+    async fn stripes(&mut self, connection: &mut Connection, wanted: i32, rows: i64) -> Result<u32, Error> {
+        let of_postgres = |error| Error::of_postgres(&error, self.place);
+        if let Ok(fixed) = u32::try_from(wanted)
+            && fixed > 0
+        {
+            let can = fixed == 1 || catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)?;
+            return Ok(if can { fixed } else { 1 });
+        }
+        let Body::Sql(_) = self.body else { return Ok(1) };
+        let known = self.context.tuning.with(self.context, &self.step.name, |choice| *choice);
+        if known.is_none() {
+            let guess = self.guess(connection).await?;
+            self.context.tuning.with(self.context, &self.step.name, |choice| *choice.get_or_insert(guess));
+        }
+        let stripes = self
+            .context
+            .tuning
+            .with(self.context, &self.step.name, |choice| choice.as_mut().map_or(1, StripeChoice::next_window));
+        // Each stripe should have a batch at least, so that other transactions lie between two visits to a page.
+        let most = u32::try_from(rows / i64::from(self.batch_rows)).unwrap_or(u32::MAX);
+        Ok(stripes.min(most).max(1))
+    }
+
+    async fn guess(&self, connection: &mut Connection) -> Result<StripeChoice, Error> {
+        let of_postgres = |error| Error::of_postgres(&error, self.place);
+        let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
+        if assigned.is_empty() || self.table.partitioned {
+            return Ok(StripeChoice::KeyOrder);
+        }
+        if !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
+            return Ok(StripeChoice::KeyOrder);
+        }
+        let layout = catalog::layout(connection, &self.table, &self.key, &assigned).await.map_err(of_postgres)?;
+        Ok(StripeChoice::guess(layout))
+    }
+
+    /// Works through a window from the cursor on. `None` when it is finished and the range is not.
+    async fn window(&mut self, connection: &mut Connection, mut cursor: Cursor) -> Result<Option<Ended>, Error> {
+        let last_window = cursor.window.high == self.range.high;
+        let rows = if last_window { self.rows_left() } else { self.rows_left().min(i64::from(WINDOW_ROWS)) };
+        // In the middle of a stripe its rest is walked first, since keys cannot be compared here.
+        let begun = cursor.at != cursor.window.low;
+        let mut bounds = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
+        let mut whole = if begun { None } else { Some(bounds.clone()) };
+        let batches_of = |whole: &Option<Vec<KeyBound>>, rest: usize| whole.as_ref().map_or(rest, Vec::len);
+        let stripes_left = cursor.window.stripes - cursor.stripe;
+        let steps = bounds.len() + batches_of(&whole, bounds.len()) * (usize_of(stripes_left) - 1);
+        let mut shares = Shares { rows, steps: i64::try_from(steps).unwrap_or(i64::MAX) };
+        loop {
+            for bound in &bounds {
+                let after = cursor.after(bound);
+                let last = last_window && after.window_done();
+                let walked = if last { self.rows_left() } else { shares.take().min(self.rows_left()) };
+                let job = Job { cursor: &cursor, bound, after: &after, walked, last };
+                self.batch(connection, &job).await?;
+                cursor = after;
+                if last {
+                    return Ok(Some(Ended::Done {
+                        rows: self.sums.rows,
+                        rows_walked: self.sums.rows_walked,
+                        already_done: false,
+                        applied: None,
+                    }));
+                }
+                if self.context.told() {
+                    return Ok(Some(Ended::Told));
+                }
+            }
+            if cursor.window_done() {
+                break;
+            }
+            if whole.is_none() {
+                whole = Some(self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?);
+            }
+            if let Some(whole) = &whole {
+                bounds.clone_from(whole);
+            }
+        }
+        if cursor.window.stripes > 1 {
+            let hot = self.hot;
+            let learnt = self
+                .context
+                .tuning
+                .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&hot)));
+            if let Some(sentence) = learnt {
+                self.context.lease.note(EventType::AgentNote, format!("step {}: {sentence}", self.step_name));
+            }
+        }
+        self.cursor = Some(cursor);
+        Ok(None)
+    }
+
+    /// The ends of the batches above `at`; the last is the end of the window.
+    async fn bounds(
+        &self,
+        connection: &mut Connection,
+        at: Option<&KeyBound>,
+        window: &Window,
+        rows: i64,
+    ) -> Result<Vec<KeyBound>, Error> {
+        let of_postgres = |error| Error::of_postgres(&error, self.place);
+        let keys = self.batch_rows.saturating_mul(window.stripes);
+        if rows <= i64::from(keys) {
+            return Ok(vec![window.high.clone()]);
+        }
+        if let Some(low) = at
+            && let Some(bounds) = order::dense_bounds(&self.key, low, &window.high, rows, keys)
+        {
+            return Ok(bounds);
+        }
+        let mut bounds = self.walk().grid(connection, at, &window.high, keys).await.map_err(of_postgres)?;
+        if bounds.last() != Some(&window.high) {
+            bounds.push(window.high.clone());
+        }
+        Ok(bounds)
+    }
+
+    fn walk(&self) -> Walk<'_> {
+        Walk { table: &self.table, key: &self.key, limits: self.context.limits }
+    }
+
+    fn rows_left(&self) -> i64 {
+        (self.checkpoint.rows_total - self.sums.rows_walked).max(0)
+    }
+}
+
+fn usize_of(number: u32) -> usize {
+    usize::try_from(number).unwrap_or(usize::MAX)
+}
+
+/// A key range in words, such as `(id) > (1000) and <= (2000)`.
+fn in_words(key: &[KeyColumn], range: &KeyRange) -> String {
+    let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
+    let low = range.low.as_ref().map_or_else(String::new, |low| format!("> {low} and "));
+    format!("({}) {low}<= {}", names.join(", "), range.high)
+}
+
+fn malformed(place: &Place, what: &str) -> Error {
+    Error::Final(
+        place.refuse(format!("the controller sent {what}"), "Use a controller and agents of the same version."),
+    )
+}
+
+pub(super) fn of_catalog(error: catalog::Error, place: &Place) -> Error {
+    match error {
+        catalog::Error::Postgres(error) => Error::of_postgres(&error, place),
+        error => Error::Final(place.refuse(error.to_string(), place.mend())),
+    }
+}

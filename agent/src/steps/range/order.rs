@@ -1,0 +1,193 @@
+//! The order of the batches in a range: windows, stripes, batches. Pure.
+//!
+//! The cursor is a position in this order. Whatever bounds two holders of a lease choose, the batches between two positions
+//! are disjoint and together cover everything between them: a batch is `(at, bound]` of one stripe, the next begins where it
+//! ended, and a stripe ends with the window. That is all that exactly-once needs from the order.
+
+use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange, Stripe};
+use serde::{Deserialize, Serialize};
+
+/// The keys that are worked through stripe by stripe.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Window {
+    /// The key that it lies above; `None` without a lower end.
+    pub(crate) low: Option<KeyBound>,
+    /// Its last key.
+    pub(crate) high: KeyBound,
+    /// How many stripes it has; 1 is plain key order.
+    pub(crate) stripes: u32,
+}
+
+/// Where a range stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Cursor {
+    /// The window.
+    pub(crate) window: Window,
+    /// The stripe in it, from 0; the number of stripes when the window is finished.
+    pub(crate) stripe: u32,
+    /// The key that the next batch lies above.
+    pub(crate) at: Option<KeyBound>,
+}
+
+impl Cursor {
+    /// The beginning of a window.
+    pub(crate) fn start(window: Window) -> Self {
+        Self { at: window.low.clone(), window, stripe: 0 }
+    }
+
+    /// True when nothing of the window is left.
+    pub(crate) fn window_done(&self) -> bool {
+        self.stripe >= self.window.stripes
+    }
+
+    /// The batch up to `bound`.
+    pub(crate) fn batch(&self, bound: &KeyBound) -> (KeyRange, Option<Stripe>) {
+        let stripe = Stripe { of: self.window.stripes, index: self.stripe };
+        (KeyRange { low: self.at.clone(), high: bound.clone() }, (stripe.of > 1).then_some(stripe))
+    }
+
+    /// The position after the batch up to `bound`.
+    pub(crate) fn after(&self, bound: &KeyBound) -> Self {
+        if *bound == self.window.high {
+            Self { window: self.window.clone(), stripe: self.stripe + 1, at: self.window.low.clone() }
+        } else {
+            Self { window: self.window.clone(), stripe: self.stripe, at: Some(bound.clone()) }
+        }
+    }
+}
+
+/// Bounds for batches of about `rows_in_batch` rows between `low` and `high`, computed instead of walked: for one integer key
+/// whose values are so dense that no batch can have more than twice as many rows. Ends with `high`.
+pub(crate) fn dense_bounds(
+    key: &[KeyColumn],
+    low: &KeyBound,
+    high: &KeyBound,
+    rows: i64,
+    rows_in_batch: u32,
+) -> Option<Vec<KeyBound>> {
+    let [column] = key else { return None };
+    if !matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint") {
+        return None;
+    }
+    let number = |bound: &KeyBound| bound.0.first()?.parse::<i128>().ok();
+    let (low, end, rows) = (number(low)?, number(high)?, i128::from(rows));
+    let span = end - low;
+    if rows <= 0 || span <= 0 || span > 2 * rows {
+        return None;
+    }
+    let batches = (rows + i128::from(rows_in_batch) - 1) / i128::from(rows_in_batch).max(1);
+    let mut bounds: Vec<KeyBound> = Vec::new();
+    for number in 1..=batches {
+        let bound = low + span * number / batches;
+        let bound = KeyBound(vec![bound.to_string()]);
+        if bounds.last() != Some(&bound) && bound.0 != [low.to_string()] {
+            bounds.push(bound);
+        }
+    }
+    Some(bounds)
+}
+
+/// Shares rows out over steps so that the sum is exact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shares {
+    /// Rows left.
+    pub(crate) rows: i64,
+    /// Steps left.
+    pub(crate) steps: i64,
+}
+
+impl Shares {
+    /// The share of the next step.
+    pub(crate) fn take(&mut self) -> i64 {
+        let share = if self.steps <= 1 { self.rows } else { self.rows / self.steps };
+        self.rows -= share;
+        self.steps = (self.steps - 1).max(0);
+        share.max(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn bigint() -> Vec<KeyColumn> {
+        vec![KeyColumn { name: "id".to_owned(), type_name: "bigint".to_owned() }]
+    }
+
+    fn bound(number: i64) -> KeyBound {
+        KeyBound(vec![number.to_string()])
+    }
+
+    fn number(bound: &KeyBound) -> i64 {
+        bound.0[0].parse().unwrap()
+    }
+
+    fn contains(range: &KeyRange, stripe: Option<Stripe>, key: i64) -> bool {
+        range.low.as_ref().is_none_or(|low| key > number(low))
+            && key <= number(&range.high)
+            && stripe.is_none_or(|stripe| (key % i64::from(stripe.of)).abs() == i64::from(stripe.index))
+    }
+
+    proptest! {
+        /// Each batch chooses its own bound, as holders of successive leases do.
+        #[test]
+        fn every_key_of_a_window_is_in_exactly_one_batch(
+            low in prop::option::of(-1000_i64..0),
+            high in 1_i64..1000,
+            stripes in 1_u32..9,
+            steps in prop::collection::vec(1_i64..400, 1..50),
+        ) {
+            let window = Window { low: low.map(bound), high: bound(high), stripes };
+            let mut cursor = Cursor::start(window);
+            let mut seen = vec![0; 2200];
+            let mut steps = steps.into_iter().cycle();
+            while !cursor.window_done() {
+                let from = cursor.at.as_ref().map_or(-1100, number);
+                let next = bound((from + steps.next().unwrap()).min(high));
+                let (range, stripe) = cursor.batch(&next);
+                for key in -1100..=1099 {
+                    if contains(&range, stripe, key) {
+                        seen[usize::try_from(key + 1100).unwrap()] += 1;
+                    }
+                }
+                // What the next holder reads is what this one wrote.
+                let stored = serde_json::to_value(cursor.after(&next)).unwrap();
+                cursor = serde_json::from_value(stored).unwrap();
+            }
+            for (index, count) in (-1100_i64..).zip(seen) {
+                let inside = low.is_none_or(|low| index > low) && index <= high;
+                prop_assert_eq!(count, i32::from(inside), "key {}", index);
+            }
+        }
+
+        #[test]
+        fn computed_bounds_ascend_and_end_with_the_last_key(
+            low in -1_000_000_i64..1_000_000, span in 1_i64..100_000, rows in 1_i64..100_000, size in 1_u32..10_000,
+        ) {
+            let high = low + span;
+            if let Some(bounds) = dense_bounds(&bigint(), &bound(low), &bound(high), rows, size) {
+                let numbers: Vec<i64> = bounds.iter().map(number).collect();
+                prop_assert!(numbers.is_sorted());
+                prop_assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]));
+                prop_assert!(numbers[0] > low);
+                prop_assert_eq!(*numbers.last().unwrap(), high);
+            }
+        }
+
+        #[test]
+        fn shares_add_up(rows in 0_i64..1_000_000, steps in 1_i64..1000) {
+            let mut shares = Shares { rows, steps };
+            let sum: i64 = (0..steps).map(|_| shares.take()).sum();
+            prop_assert_eq!(sum, rows);
+        }
+    }
+
+    #[test]
+    fn the_ends_of_the_integers_do_not_overflow() {
+        assert_eq!(dense_bounds(&bigint(), &bound(i64::MIN), &bound(i64::MAX), 10, 1), None);
+        let last = dense_bounds(&bigint(), &bound(i64::MAX - 10), &bound(i64::MAX), 10, 4).unwrap();
+        assert_eq!(last.last(), Some(&bound(i64::MAX)));
+    }
+}

@@ -1,0 +1,120 @@
+//! The end of a migration: the checks after it, the registry row, and the end of its checkpoints, in one transaction.
+
+use dunlin_proto::v1::SealTask;
+use serde_json::{Value, json};
+
+use super::{Context, Ended, Error, check};
+use crate::failure::Place;
+use crate::ledger::{self, Address, Applied, Kind, Stale, Sums, Taken};
+use crate::limits::Durability;
+use crate::target::Connection;
+
+pub(super) async fn run(context: &Context, task: &SealTask, again: bool) -> Result<Ended, Error> {
+    let place = context.place("");
+    let address = context.address(None, 0);
+    let checksum = task.migration.as_ref().map_or("", |migration| migration.checksum.as_str());
+    let mut connection = context.lend(&place).await?;
+    let claim = context.claim(&address, Kind::Seal, checksum, again);
+    match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        Taken::Mine(_) => {}
+        Taken::Applied(applied) => return Ok(applied_before(context, *applied, again)),
+        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    }
+    let ended = execute(context, &mut connection, task, &address, &place).await;
+    if ended.is_err() {
+        connection.rollback().await;
+    }
+    ended
+}
+
+async fn execute(
+    context: &Context,
+    connection: &mut Connection,
+    task: &SealTask,
+    address: &Address,
+    place: &Place,
+) -> Result<Ended, Error> {
+    let of_ledger = |error| Error::of_ledger(error, place);
+    let steps: Vec<String> =
+        task.migration.iter().flat_map(|migration| &migration.steps).map(|step| step.name.clone()).collect();
+    let unfinished = ledger::unfinished_steps(connection, &context.migration, &steps).await.map_err(of_ledger)?;
+    if !unfinished.is_empty() {
+        return Err(Error::Final(place.refuse(
+            format!(
+                "the target does not say that these steps are finished: {}; it may have been put back to an earlier state",
+                unfinished.join(", ")
+            ),
+            format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
+        )));
+    }
+    let sums = ledger::sums(connection, &context.migration).await.map_err(of_ledger)?;
+    let applied = write(context, connection, task, address, &sums, place).await?;
+    if context.lost() {
+        connection.rollback().await;
+        return Ok(Ended::Told);
+    }
+    connection.commit().await.map_err(|error| Error::of_postgres(&error, place))?;
+    Ok(Ended::Done { rows: sums.rows, rows_walked: 0, already_done: false, applied: Some(applied) })
+}
+
+/// Everything that a migration ends with, up to the commit.
+pub(super) async fn write(
+    context: &Context,
+    connection: &Connection,
+    task: &SealTask,
+    address: &Address,
+    sums: &Sums,
+    place: &Place,
+) -> Result<Box<dunlin_proto::v1::AppliedMigration>, Error> {
+    let place = Place { step: String::new(), ..place.clone() };
+    check::all(connection, &task.after, &place).await?;
+    let Some(migration) = &task.migration else {
+        return Err(Error::Final(place.refuse(
+            "the controller sent the end of a migration without the migration",
+            "Use a controller and agents of the same version.",
+        )));
+    };
+    let result = result(migration, sums);
+    let (recorded, erased) = futures::future::join(
+        ledger::record(connection, migration, context.run, context.agent.as_str(), sums.rows, &result),
+        ledger::erase(connection, address, context.epoch.0, &context.mark()),
+    )
+    .await;
+    let recorded = recorded.map_err(|error| Error::of_ledger(error, &place))?;
+    match erased {
+        Ok(()) => Ok(Box::new(report(recorded, context.target.name().as_str()))),
+        Err(ledger::Error::Moved) => Err(super::statement::ended_transaction(&place)),
+        Err(error) => Err(Error::of_ledger(error, &place)),
+    }
+}
+
+fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums) -> Value {
+    let mut result = json!({
+        "success": true,
+        "message": format!("{} is applied; {} rows were changed", migration.id, sums.rows),
+        "rows": sums.rows,
+    });
+    if let Value::Object(result) = &mut result {
+        result.extend(sums.counters.clone());
+    }
+    result
+}
+
+fn report(applied: Applied, target: &str) -> dunlin_proto::v1::AppliedMigration {
+    dunlin_proto::v1::AppliedMigration { target: target.to_owned(), ..applied.message }
+}
+
+/// The answer when the registry says that this run has applied the migration already: the answer to the commit was lost.
+pub(super) fn applied_before(context: &Context, applied: Applied, again: bool) -> Ended {
+    Ended::Done {
+        rows: applied.message.rows,
+        rows_walked: 0,
+        already_done: !again,
+        applied: Some(Box::new(report(applied, context.target.name().as_str()))),
+    }
+}
+
+/// A task of a migration that its own run has finished in the meantime.
+pub(super) fn overtaken(applied: &Applied) -> Error {
+    Error::Stale(Stale { stored: None, applications: applied.applications })
+}

@@ -1,0 +1,176 @@
+//! A step of SQL in one transaction, or a whole atomic migration.
+//!
+//! The epoch, the checks, the SQL and the checkpoint (or the registry row) are one transaction: a lease that is not current
+//! fails at taking, and one that is interrupted leaves nothing. Whether a commit whose answer was lost happened is read from
+//! the checkpoint or the registry when the step is run again.
+
+use dunlin_proto::v1::{StatementTask, Step, StepKind};
+use serde_json::Map;
+use tokio_postgres::SimpleQueryMessage;
+
+use super::context::names;
+use super::{Context, Ended, Error, check, no_transaction, seal};
+use crate::failure::Place;
+use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
+use crate::limits::Durability;
+use crate::target::Connection;
+
+pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) -> Result<Ended, Error> {
+    let (address, place, checksum) = match (&task.seal, task.steps.as_slice()) {
+        (Some(seal), _) => {
+            let checksum = seal.migration.as_ref().map_or("", |migration| migration.checksum.as_str());
+            (context.address(None, 0), context.place(""), checksum)
+        }
+        (None, [step]) => {
+            let place = context.place(&step.name);
+            if step.kind() == StepKind::SqlNoTransaction {
+                return no_transaction::run(context, task, step, again).await;
+            }
+            (context.address(Some(&names(step, &place)?.step), 0), place, step.checksum.as_str())
+        }
+        (None, steps) => {
+            return Err(Error::Final(context.place("").refuse(
+                format!("the controller sent a task of {} steps that is not an atomic migration", steps.len()),
+                "Use a controller and agents of the same version.",
+            )));
+        }
+    };
+    let mut connection = context.lend(&place).await?;
+    let claim = context.claim(&address, Kind::Statement, checksum, again);
+    let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        Taken::Mine(checkpoint) => checkpoint,
+        Taken::Applied(applied) if task.seal.is_some() => return Ok(seal::applied_before(context, *applied, again)),
+        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
+        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    };
+    if checkpoint.state == State::Done {
+        connection.rollback().await;
+        return done_before(&checkpoint, checksum, again, &place);
+    }
+    let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
+    let ended = work.execute(&mut connection).await;
+    if ended.is_err() {
+        connection.rollback().await;
+    }
+    ended
+}
+
+/// The answer for a step that the target has finished already.
+pub(super) fn done_before(checkpoint: &Checkpoint, checksum: &str, again: bool, place: &Place) -> Result<Ended, Error> {
+    if checkpoint.checksum != checksum {
+        return Err(changed(place));
+    }
+    Ok(Ended::Done { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked, already_done: !again, applied: None })
+}
+
+/// A finished step has another text now.
+pub(super) fn changed(place: &Place) -> Error {
+    Error::Final(place.refuse(
+        format!("the step {} was carried out already with another text", place.step),
+        format!(
+            "Restore its text and put the difference into a new step, then `dunlin register DIR` and `dunlin run {}`.",
+            place.migration
+        ),
+    ))
+}
+
+struct Work<'a> {
+    context: &'a Context,
+    task: &'a StatementTask,
+    address: &'a Address,
+    place: &'a Place,
+    checkpoint: &'a Checkpoint,
+}
+
+impl Work<'_> {
+    async fn execute(&self, connection: &mut Connection) -> Result<Ended, Error> {
+        let of_ledger = |error| Error::of_ledger(error, self.place);
+        if !self.task.before.is_empty()
+            && self.checkpoint.fresh
+            && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)?
+        {
+            check::all(connection, &self.task.before, self.place).await?;
+        }
+        let mut rows = 0;
+        for step in &self.task.steps {
+            rows += self.step(connection, step).await?;
+        }
+        let applied = match &self.task.seal {
+            Some(task) => {
+                let sums = ledger::Sums { rows, ..ledger::Sums::default() };
+                Some(seal::write(self.context, connection, task, self.address, &sums, self.place).await?)
+            }
+            None => {
+                self.advance(connection, rows).await?;
+                None
+            }
+        };
+        if self.context.lost() {
+            connection.rollback().await;
+            return Ok(Ended::Told);
+        }
+        connection.commit().await.map_err(|error| Error::of_postgres(&error, self.place))?;
+        connection.discard().await;
+        Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
+    }
+
+    async fn step(&self, connection: &mut Connection, step: &Step) -> Result<i64, Error> {
+        let place = self.context.place(&step.name);
+        let answer = connection.simple_query(&step.sql).await;
+        answer.map(|messages| rows_changed(&messages)).map_err(|error| Error::of_postgres(&error, &place))
+    }
+
+    async fn advance(&self, connection: &mut Connection, rows: i64) -> Result<(), Error> {
+        let mark = self.context.mark();
+        let counters = Map::new();
+        let advance = Advance {
+            address: self.address,
+            epoch: self.context.epoch,
+            mark: &mark,
+            batches: self.checkpoint.batches,
+            cursor: None,
+            rows,
+            rows_walked: 0,
+            rows_total: 0,
+            counters: &counters,
+            state: State::Done,
+            measured: None,
+        };
+        match advance.execute(connection, "").await {
+            Ok(_) => Ok(()),
+            // The row is locked by this very transaction, unless SQL of the step has ended it.
+            Err(ledger::Error::Moved) => Err(ended_transaction(self.place)),
+            Err(error) => Err(Error::of_ledger(error, self.place)),
+        }
+    }
+}
+
+/// SQL of a step has ended the transaction that it ran in.
+pub(super) fn ended_transaction(place: &Place) -> Error {
+    Error::Final(place.refuse(
+        "the SQL ended the transaction that it ran in; what it committed by itself is not undone",
+        format!(
+            "Take COMMIT and ROLLBACK out of it, look at what it has changed, then `dunlin register DIR` and `dunlin run {}`.",
+            place.migration
+        ),
+    ))
+}
+
+/// The rows that statements changed: what each says at its end, but not the rows that queries returned.
+pub(super) fn rows_changed(messages: &[SimpleQueryMessage]) -> i64 {
+    let mut returns = false;
+    let mut rows: u64 = 0;
+    for message in messages {
+        match message {
+            SimpleQueryMessage::RowDescription(_) => returns = true,
+            SimpleQueryMessage::CommandComplete(count) => {
+                if !returns {
+                    rows = rows.saturating_add(*count);
+                }
+                returns = false;
+            }
+            _ => {}
+        }
+    }
+    i64::try_from(rows).unwrap_or(i64::MAX)
+}

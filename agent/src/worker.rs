@@ -1,0 +1,158 @@
+//! One slot, one lease: runs the step, decides what its errors mean, and ends the lease with one report.
+//!
+//! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on. An error that passes by
+//! itself is tried a few times here, with pauses, before the controller is told. Anything else is final. Through all of that
+//! the worker never concludes what happened to a transaction: running the step again looks.
+
+use std::panic::AssertUnwindSafe;
+use std::time::Duration;
+
+use dunlin_proto::v1::work_request::Message;
+use dunlin_proto::v1::{
+    EventType, Grant, ReleaseReason, RunError, TaskDone, TaskFailed, TaskReleased, TaskStale, grant,
+};
+use futures::FutureExt;
+use tokio::time::Instant;
+
+use crate::ledger::Stale;
+use crate::session::Signal;
+use crate::steps::{self, Context, Ended, Error};
+use crate::target;
+
+/// How long a worker goes on trying to reach its target.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How often an error that passes is met before the controller is told.
+const TRIES: u32 = 3;
+
+/// How long a step that cannot stop between batches may take once the worker was told to stop.
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
+
+/// What is said about a lease at its end.
+#[derive(Debug)]
+enum Verdict {
+    Ended(Ended),
+    Failed(Box<RunError>, bool),
+    Released(ReleaseReason, String),
+    Stale(Stale),
+    Lost,
+}
+
+/// Works on a lease to its end.
+pub(crate) async fn work(context: Context, task: grant::Task) {
+    let id = context.lease.id();
+    let verdict = AssertUnwindSafe(decide(&context, &task)).catch_unwind().await.unwrap_or_else(|_| {
+        let place = context.place(steps::step_of(&task));
+        let error = place.refuse(
+            "the agent met an error of its own and gave the task up",
+            "Report it with the agent's log; then run the migration again.",
+        );
+        Verdict::Failed(error, false)
+    });
+    tracing::debug!(task = id.task, epoch = id.epoch, ?verdict, "lease ended");
+    let report = report(&context, verdict);
+    context.lease.end(report);
+}
+
+async fn decide(context: &Context, task: &grant::Task) -> Verdict {
+    let mut again = false;
+    let mut pauses = target::pauses();
+    let mut tries = 0;
+    let mut unreachable_since: Option<Instant> = None;
+    let mut progress = context.lease.durable();
+    loop {
+        let outcome = tokio::select! {
+            outcome = steps::run(context, task, again) => outcome,
+            () = out_of_time(context, task) => Ok(Ended::Told),
+        };
+        again = true;
+        if context.lease.durable() != progress {
+            // What went well in between starts the count anew.
+            progress = context.lease.durable();
+            (tries, unreachable_since, pauses) = (0, None, target::pauses());
+        }
+        match outcome {
+            Ok(Ended::Told) => return told(context),
+            Ok(ended) => return Verdict::Ended(ended),
+            Err(Error::Final(error)) => return Verdict::Failed(error, false),
+            Err(Error::Busy(message)) => return Verdict::Released(ReleaseReason::Busy, message),
+            Err(Error::Stale(stale)) => {
+                if stale.applications != context.applications {
+                    context.target.suspect();
+                }
+                return Verdict::Stale(stale);
+            }
+            Err(Error::Moved) => tracing::info!(?task, "the checkpoint has moved; looking at it again"),
+            Err(Error::Passing(error)) => {
+                tries += 1;
+                if tries >= TRIES {
+                    return Verdict::Failed(error, true);
+                }
+                let state = if error.sqlstate.is_empty() { String::new() } else { format!(" ({})", error.sqlstate) };
+                context.lease.note(EventType::TaskRetried, format!("{}{state}; the agent tries again", error.message));
+            }
+            Err(Error::Unreachable(message)) => {
+                context.target.suspect();
+                let since = *unreachable_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= PATIENCE {
+                    return Verdict::Released(ReleaseReason::TargetUnreachable, message);
+                }
+                tracing::warn!(target = %context.target.name(), error = message, "the target does not answer");
+            }
+        }
+        if !context.pause(pauses.next().unwrap_or(PATIENCE)).await {
+            return told(context);
+        }
+    }
+}
+
+fn told(context: &Context) -> Verdict {
+    match context.lease.signal() {
+        Signal::Stop { reason, message } => Verdict::Released(reason, message),
+        Signal::Work | Signal::Lost => Verdict::Lost,
+    }
+}
+
+/// Ends when the step must be dropped where it stands: PostgreSQL then rolls its transaction back.
+async fn out_of_time(context: &Context, task: &grant::Task) {
+    match context.lease.told().await {
+        // A batch is short, and its range stops behind it.
+        Signal::Lost if matches!(task, grant::Task::Range(_)) => tokio::time::sleep(GRACE).await,
+        Signal::Lost => {}
+        Signal::Stop { .. } | Signal::Work => tokio::time::sleep(GRACE).await,
+    }
+}
+
+fn report(context: &Context, verdict: Verdict) -> Option<Message> {
+    let lease = Some(context.lease.id().into());
+    let (rows, rows_walked) = context.lease.durable();
+    let released = |reason: ReleaseReason, message: String| {
+        Message::Released(TaskReleased { lease, reason: reason.into(), message, rows, rows_walked })
+    };
+    match verdict {
+        Verdict::Ended(Ended::Done { rows, rows_walked, already_done, applied }) => {
+            Some(Message::Done(TaskDone { lease, rows, rows_walked, already_done, applied: applied.map(|row| *row) }))
+        }
+        Verdict::Ended(Ended::Yielded) => {
+            Some(released(ReleaseReason::Yielded, "the first ranges go first".to_owned()))
+        }
+        Verdict::Released(reason, message) => Some(released(reason, message)),
+        Verdict::Failed(error, retryable) => {
+            Some(Message::Failed(TaskFailed { lease, error: Some(*error), retryable }))
+        }
+        Verdict::Stale(stale) => Some(Message::Stale(TaskStale {
+            lease,
+            stored_epoch: stale.stored.unwrap_or(0),
+            applications: stale.applications,
+        })),
+        Verdict::Ended(Ended::Told) | Verdict::Lost => None,
+    }
+}
+
+/// Reads a grant.
+pub(crate) fn readable(grant: &Grant) -> Result<(dunlin_shared::ids::MigrationId, &grant::Task), String> {
+    let migration = dunlin_shared::ids::MigrationId::parse(grant.migration_id.as_str());
+    let migration = migration.map_err(|error| error.to_string())?;
+    let task = grant.task.as_ref().ok_or("a grant without a task")?;
+    Ok((migration, task))
+}
