@@ -27,9 +27,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
         .compile_fds(descriptors)?;
-    pbjson_build::Builder::new()
-        .register_descriptors(&bytes)?
-        .emit_fields()
-        .build(&[".dunlin.v1"])?;
+    pbjson_build::Builder::new().register_descriptors(&bytes)?.emit_fields().build(&[".dunlin.v1"])?;
     Ok(())
 }

@@ -122,9 +122,8 @@ fn endpoint(url: &str, options: &Options) -> Result<(String, Endpoint), Error> {
         .keep_alive_while_idle(true)
         .http2_max_header_list_size(HEADERS_LIMIT);
     if secure {
-        endpoint = endpoint
-            .tls_config(ClientTlsConfig::new().with_native_roots())
-            .map_err(|error| refused(cause(&error)))?;
+        endpoint =
+            endpoint.tls_config(ClientTlsConfig::new().with_native_roots()).map_err(|error| refused(cause(&error)))?;
     }
     Ok((url.to_owned(), endpoint))
 }

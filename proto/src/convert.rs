@@ -106,11 +106,7 @@ impl From<&Step> for v1::Step {
             Self { name: step.name.to_string(), checksum: step.checksum().to_string(), ..Self::default() };
         match &step.body {
             StepBody::Sql { sql, transaction } => {
-                message.set_kind(if *transaction {
-                    v1::StepKind::Sql
-                } else {
-                    v1::StepKind::SqlNoTransaction
-                });
+                message.set_kind(if *transaction { v1::StepKind::Sql } else { v1::StepKind::SqlNoTransaction });
                 message.sql.clone_from(sql);
             }
             StepBody::Batch { batch, sql } => {
@@ -340,8 +336,7 @@ mod tests {
             batch = { table = "t", range = 5000 }
             transform = "undo"
         "#;
-        let set =
-            Set::parse(&[SourceFile { path: "a.toml".to_owned(), content: content.to_owned() }], &[]).unwrap();
+        let set = Set::parse(&[SourceFile { path: "a.toml".to_owned(), content: content.to_owned() }], &[]).unwrap();
         let definition = &set.entries[0].definition;
         let message = v1::Migration::from(definition);
         assert!(!message.atomic);
@@ -371,7 +366,8 @@ mod tests {
 
     #[test]
     fn json_objects_survive() {
-        let value = serde_json::json!({"success": true, "rows": 12, "share": 0.5, "none": null, "list": [1, "a", {"b": -3}]});
+        let value =
+            serde_json::json!({"success": true, "rows": 12, "share": 0.5, "none": null, "list": [1, "a", {"b": -3}]});
         assert_eq!(from_struct(&to_struct(&value).unwrap()), value);
         assert!(to_struct(&serde_json::json!([])).is_err());
     }

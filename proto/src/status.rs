@@ -49,11 +49,7 @@ pub fn invalid<F: Into<String>, D: Into<String>>(
 }
 
 /// FAILED_PRECONDITION with the obstacles.
-pub fn precondition(
-    reason: &str,
-    message: impl Into<String>,
-    obstacles: impl IntoIterator<Item = Obstacle>,
-) -> Status {
+pub fn precondition(reason: &str, message: impl Into<String>, obstacles: impl IntoIterator<Item = Obstacle>) -> Status {
     let mut details = ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new());
     let all = obstacles.into_iter().map(|one| PreconditionViolation::new(one.kind, one.subject, one.description));
     let (mut listed, more) = limit(all, |one| one.subject.len() + one.description.len());
@@ -139,7 +135,10 @@ impl Details {
             reason,
             metadata,
             fields: fields.into_iter().map(|one| Field { field: one.field, description: one.description }).collect(),
-            obstacles: obstacles.into_iter().map(|one| Obstacle::new(one.r#type, one.subject, one.description)).collect(),
+            obstacles: obstacles
+                .into_iter()
+                .map(|one| Obstacle::new(one.r#type, one.subject, one.description))
+                .collect(),
         }
     }
 }

@@ -164,8 +164,8 @@ mod tests {
 
     /// Migrations with distinct versions whose dependencies lie anywhere in the set.
     fn any_migrations(acyclic: bool) -> impl Strategy<Value = Vec<Migration>> {
-        prop::collection::vec((any::<u16>(), prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..20).prop_map(
-            move |rows| {
+        prop::collection::vec((any::<u16>(), prop::collection::vec(any::<prop::sample::Index>(), 0..4)), 1..20)
+            .prop_map(move |rows| {
                 let name = |i: usize| format!("m{i}");
                 let count = rows.len();
                 rows.iter()
@@ -183,8 +183,7 @@ mod tests {
                         migration(&name(i), i64::from(*version) + 1, &run_after)
                     })
                     .collect()
-            },
-        )
+            })
     }
 
     proptest! {

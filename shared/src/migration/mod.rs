@@ -2,12 +2,14 @@
 
 mod checksum;
 mod definition;
+mod document;
 mod fields;
-mod parse;
+mod files;
 mod position;
 mod rules;
 pub mod schema;
 pub mod set;
+mod together;
 
 pub use checksum::Checksum;
 pub use definition::{Batch, Check, Definition, Step, StepBody, Version, VersionError};

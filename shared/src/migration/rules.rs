@@ -1,0 +1,170 @@
+//! What the SQL of steps and checks must and must not hold.
+//!
+//! The rules work on tokens and first words; they never refuse SQL for not knowing it. What a rule refuses would fail or do
+//! harm on every target: end the transaction that the checkpoint is part of, outlast it, or run outside of one unasked.
+
+use super::definition::Batch;
+use super::position::Source;
+use super::set::Problem;
+use crate::sql::lex;
+use crate::sql::placeholder::BatchSql;
+use crate::sql::statement::{Statement, statements};
+use crate::sql::{assigned_columns, concurrent_index};
+
+/// SQL and where it stands.
+#[derive(Clone, Debug)]
+pub(super) struct Sql<'s> {
+    pub(super) text: String,
+    pub(super) source: Source<'s>,
+    /// Where the text begins in the source.
+    pub(super) start: usize,
+    /// True when the text stands in the source as it is, so that what is inside can be pointed at.
+    pub(super) exact: bool,
+}
+
+impl Sql<'_> {
+    fn problem(&self, offset: usize, message: impl Into<String>, help: Option<&str>) -> Problem {
+        let at = if self.exact { self.start + offset } else { self.start };
+        self.source.problem(at, message, help.map(str::to_owned))
+    }
+
+    /// The text as definitions keep it: blanks around it and the kind of line ends do not count.
+    pub(super) fn canonical(&self) -> String {
+        self.text.trim().replace("\r\n", "\n")
+    }
+}
+
+/// Where SQL is used.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Use<'b> {
+    /// A check.
+    Check,
+    /// A step in a transaction.
+    Transaction,
+    /// A step outside a transaction.
+    NoTransaction,
+    /// A batch step. The batch is absent when it is wrong itself.
+    Batch(Option<&'b Batch>),
+}
+
+/// Everything that is wrong with the SQL.
+pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
+    let parsed = match BatchSql::parse(&sql.text) {
+        Ok(parsed) => parsed,
+        Err(error) => return vec![sql.problem(error.offset, error.reason.to_string(), None)],
+    };
+    let statements = statements(&sql.text);
+    let mut found = placeholders(sql, r#use, &parsed);
+    if statements.is_empty() {
+        found.push(sql.problem(0, "there is no statement in this SQL", None));
+    }
+    if let (Some(second), Some(message)) = (statements.get(1), one_statement(r#use)) {
+        found.push(sql.problem(second.offset(), message, Some("move the others to steps of their own")));
+    }
+    for statement in &statements {
+        found.extend(general(sql, statement));
+        found.extend(special(sql, statement, r#use));
+    }
+    if let Use::Batch(Some(batch)) = r#use {
+        found.extend(key_assignments(sql, batch));
+    }
+    found
+}
+
+fn placeholders(sql: &Sql<'_>, r#use: Use<'_>, parsed: &BatchSql) -> Vec<Problem> {
+    match r#use {
+        Use::Batch(_) if parsed.placeholders() == 0 => vec![sql.problem(
+            0,
+            "a batch step needs `:batch` in its SQL",
+            Some("add it to the condition on the table, such as WHERE ... AND :batch"),
+        )],
+        Use::Batch(_) => Vec::new(),
+        Use::Check => {
+            parsed.offsets().map(|offset| sql.problem(offset, "`:batch` has no meaning in a check", None)).collect()
+        }
+        Use::Transaction | Use::NoTransaction => parsed
+            .offsets()
+            .map(|offset| {
+                let help = "give the step batch = { table = \"...\" }, or leave `:batch` out";
+                sql.problem(offset, "`:batch` has a meaning only in a step with `batch`", Some(help))
+            })
+            .collect(),
+    }
+}
+
+fn one_statement(r#use: Use<'_>) -> Option<&'static str> {
+    match r#use {
+        Use::Check => Some("a check is one query"),
+        Use::NoTransaction => Some("a step outside a transaction is one statement"),
+        Use::Batch(_) => Some("a batch step is one statement"),
+        Use::Transaction => None,
+    }
+}
+
+fn general(sql: &Sql<'_>, statement: &Statement<'_>) -> Option<Problem> {
+    if statement.controls_transactions() {
+        let message = format!("{} is not allowed: transactions are the agent's", statement.title(1));
+        let help = "leave it out; every step runs in a transaction of its own unless it says `transaction = false`";
+        return Some(sql.problem(statement.offset(), message, Some(help)));
+    }
+    if statement.copies_with_the_client() {
+        let message = "COPY to or from the client is not possible: there is no client";
+        return Some(sql.problem(statement.offset(), message, Some("use INSERT ... VALUES or a file on the server")));
+    }
+    None
+}
+
+fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<Problem> {
+    let at = statement.offset();
+    match r#use {
+        Use::Check => (!statement.is_query())
+            .then(|| sql.problem(at, "a check is a query that returns one boolean", Some("begin it with SELECT"))),
+        Use::Transaction | Use::Batch(_) => {
+            if let Some(what) = statement.needs_no_transaction() {
+                let help = match r#use {
+                    Use::Batch(_) => "move it to a step of its own without `batch` and with `transaction = false`",
+                    _ => "put it alone into a step with `transaction = false`",
+                };
+                return Some(sql.problem(at, format!("{what} cannot run in a transaction"), Some(help)));
+            }
+            statement.sets_for_the_session().then(|| {
+                let message = "this SET would outlast the step and change what others do on the same connection";
+                sql.problem(at, message, Some("write SET LOCAL"))
+            })
+        }
+        Use::NoTransaction => match concurrent_index(&sql.text) {
+            Some(index) if index.index.is_none() => {
+                let message = "an index that is built concurrently needs a name";
+                let help = "name it: an interrupted build leaves an invalid index behind, which is found by its name";
+                Some(sql.problem(at, message, Some(help)))
+            }
+            _ => None,
+        },
+    }
+}
+
+/// Rows must not move between ranges while they are worked on. Keys that are not named here are the agent's to look up.
+fn key_assignments(sql: &Sql<'_>, batch: &Batch) -> Vec<Problem> {
+    if batch.key.is_empty() {
+        return Vec::new();
+    }
+    let assigned = assigned_columns(&sql.text, &batch.table);
+    batch
+        .key
+        .iter()
+        .filter(|column| assigned.contains(column))
+        .map(|column| {
+            let message =
+                format!("the statement assigns the key column `{column}`: its rows would move between ranges");
+            sql.problem(0, message, Some("walk the table by a key that the statement leaves alone"))
+        })
+        .collect()
+}
+
+/// What is wrong with the name of a table, if anything.
+pub(super) fn table_name(table: &str) -> Option<&'static str> {
+    match lex::name_parts(table) {
+        Some(parts) if parts.len() <= 2 => None,
+        _ => Some("`table` must name a table as SQL does, such as users or shop.\"Order\""),
+    }
+}

@@ -1,10 +1,14 @@
 //! Sets of definitions: the files of a directory, read and checked together.
+//!
+//! A set is good as a whole or not at all, and whoever wrote it is told everything that is wrong in one go.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 
-use super::Definition;
-use super::definition::Version;
+use super::definition::{Definition, Version};
+use super::position::Source;
+use super::{document, together};
 use crate::ids::MigrationId;
 
 /// A file of a set.
@@ -74,7 +78,31 @@ impl Set {
     /// # Errors
     /// Every problem of every file, in the order of files, lines and columns.
     pub fn parse(files: &[SourceFile], known: &[Known]) -> Result<Self, Vec<Problem>> {
-        super::parse::set(files, known)
+        let texts: HashMap<&str, &str> = files.iter().map(|file| (file.path.as_str(), file.content.as_str())).collect();
+        let mut problems = Vec::new();
+        let mut drafts = Vec::new();
+        for file in files.iter().filter(|file| file.path.ends_with(".toml")) {
+            let (draft, found) = document::read(Source::new(&file.path, &file.content), &texts);
+            drafts.push((draft, &file.content));
+            problems.extend(found);
+        }
+        let (drafts, contents): (Vec<_>, Vec<_>) = drafts.into_iter().unzip();
+        problems.extend(together::problems(&drafts, known));
+        if !problems.is_empty() {
+            problems.sort();
+            problems.dedup();
+            return Err(problems);
+        }
+        let mut entries: Vec<Entry> = drafts
+            .into_iter()
+            .zip(contents)
+            .filter_map(|(draft, content)| {
+                let path = draft.source.path.to_owned();
+                Some(Entry { definition: draft.definition?, text: content.clone(), path })
+            })
+            .collect();
+        entries.sort_by_key(|entry| entry.definition.version);
+        Ok(Self { entries })
     }
 }
 
@@ -103,10 +131,14 @@ pub enum ReadError {
     },
 }
 
-/// Reads the files of a set from a directory: its `*.toml` files, and the `*.sql` files in it and below it.
+/// Reads the files of a set from a directory: its `*.toml` files, and the files in it and below it that their steps name
+/// with `file`. A file that is named but not there is left out; [`Set::parse`] tells where it is named.
 ///
 /// # Errors
 /// Something cannot be read, or there is no definition.
 pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
-    super::parse::read_dir(dir)
+    super::files::read_dir(dir)
 }
+
+#[cfg(test)]
+mod tests;

@@ -54,7 +54,9 @@ pub enum Error {
     )]
     NotInstalled,
     /// `initdb` refuses root, and there is no other user to run it as.
-    #[error("PostgreSQL refuses to run as root, and this machine has neither a user `postgres` nor `nobody` to run it as")]
+    #[error(
+        "PostgreSQL refuses to run as root, and this machine has neither a user `postgres` nor `nobody` to run it as"
+    )]
     NoUser,
     /// A file or a process could not be made.
     #[error("cannot start a throwaway PostgreSQL: {0}")]
@@ -335,12 +337,9 @@ fn find_binaries() -> Result<PathBuf, Error> {
     let named = std::env::var_os("DUNLIN_PG_BIN").map(PathBuf::from);
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut places: Vec<PathBuf> = named.into_iter().chain(std::env::split_paths(&path)).collect();
-    for (parent, below) in [
-        ("/usr/lib/postgresql", "bin"),
-        ("/usr", "bin"),
-        ("/opt/homebrew/opt", "bin"),
-        ("/usr/local/opt", "bin"),
-    ] {
+    for (parent, below) in
+        [("/usr/lib/postgresql", "bin"), ("/usr", "bin"), ("/opt/homebrew/opt", "bin"), ("/usr/local/opt", "bin")]
+    {
         let mut found: Vec<(u32, PathBuf)> = fs::read_dir(parent)
             .into_iter()
             .flatten()

@@ -32,7 +32,9 @@ fn system_roots() -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let (added, _unreadable) = roots.add_parsable_certificates(found.certs);
     if added == 0 {
-        return Err(Error::Tls("this system has no trusted root certificates; name a file with sslrootcert".to_owned()));
+        return Err(Error::Tls(
+            "this system has no trusted root certificates; name a file with sslrootcert".to_owned(),
+        ));
     }
     Ok(roots)
 }

@@ -167,7 +167,8 @@ mod tests {
 
     #[test]
     fn the_url_outranks_the_defaults() {
-        let config = parse("postgres://u:p%40w@h:5433/d?application_name=mine&connect_timeout=9", "test").unwrap().config;
+        let config =
+            parse("postgres://u:p%40w@h:5433/d?application_name=mine&connect_timeout=9", "test").unwrap().config;
         assert_eq!(config.get_application_name(), Some("mine"));
         assert_eq!(config.get_connect_timeout(), Some(&Duration::from_secs(9)));
         assert_eq!(config.get_password(), Some(&b"p@w"[..]));

@@ -87,7 +87,10 @@ mod tests {
             ("UPDATE other SET a = (SELECT max(b) FROM users)", vec![]),
             ("UPDATE elsewhere.users SET a = 1", vec!["a"]),
             ("WITH x AS (UPDATE users SET a = 1 RETURNING *) UPDATE other SET b = 2 FROM x", vec!["a"]),
-            ("INSERT INTO users (id, a) SELECT id, a FROM t WHERE :batch ON CONFLICT (id) DO UPDATE SET a = 1", vec!["a"]),
+            (
+                "INSERT INTO users (id, a) SELECT id, a FROM t WHERE :batch ON CONFLICT (id) DO UPDATE SET a = 1",
+                vec!["a"],
+            ),
             ("MERGE INTO users u USING s ON s.id = u.id WHEN MATCHED THEN UPDATE SET id = 2", vec!["id"]),
             ("DELETE FROM users WHERE :batch", vec![]),
             ("this is no sql", vec![]),

@@ -92,7 +92,8 @@ mod tests {
 
     #[test]
     fn other_statements_build_no_index_concurrently() {
-        for sql in ["CREATE INDEX i ON t (a)", "DROP INDEX CONCURRENTLY i", "", "CREATE INDEX CONCURRENTLY", "SELECT 1"] {
+        for sql in ["CREATE INDEX i ON t (a)", "DROP INDEX CONCURRENTLY i", "", "CREATE INDEX CONCURRENTLY", "SELECT 1"]
+        {
             assert_eq!(concurrent_index(sql), None, "{sql}");
         }
     }

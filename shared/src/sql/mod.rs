@@ -2,7 +2,7 @@
 
 mod assigned;
 mod index;
-mod lex;
+pub(crate) mod lex;
 pub mod placeholder;
 mod quote;
 pub(crate) mod statement;

@@ -72,6 +72,12 @@ impl<'a> Statement<'a> {
         words.join(" ")
     }
 
+    /// True for statements that return rows and, but for WITH, change nothing.
+    pub(crate) fn is_query(&self) -> bool {
+        self.tokens.first().is_some_and(|token| token.kind == TokenKind::OpenParen)
+            || ["SELECT", "WITH", "VALUES", "TABLE"].iter().any(|word| self.begins(&[word]))
+    }
+
     /// True for statements that begin or end a transaction or set a savepoint.
     pub(crate) fn controls_transactions(&self) -> bool {
         let first = ["BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT", "RELEASE", "END", "ABORT"];
@@ -82,8 +88,7 @@ impl<'a> Statement<'a> {
 
     /// True for a SET whose effect outlasts the transaction.
     pub(crate) fn sets_for_the_session(&self) -> bool {
-        self.begins(&["SET"])
-            && !["LOCAL", "CONSTRAINTS", "TRANSACTION"].iter().any(|word| self.begins(&["SET", word]))
+        self.begins(&["SET"]) && !["LOCAL", "CONSTRAINTS", "TRANSACTION"].iter().any(|word| self.begins(&["SET", word]))
     }
 
     /// True for a COPY that talks to the client.
@@ -107,7 +112,10 @@ impl<'a> Statement<'a> {
             return if concurrently(16) {
                 Some("REINDEX CONCURRENTLY".to_owned())
             } else {
-                scope.iter().find(|word| self.tokens.iter().take(16).any(|token| token.is_word(word))).map(|word| format!("REINDEX {word}"))
+                scope
+                    .iter()
+                    .find(|word| self.tokens.iter().take(16).any(|token| token.is_word(word)))
+                    .map(|word| format!("REINDEX {word}"))
             };
         }
         if self.begins(&["ALTER", "TABLE"]) && self.has("DETACH") && self.has("CONCURRENTLY") {
@@ -144,7 +152,9 @@ mod tests {
         assert_eq!(count("SELECT ';', $$ ; $$, \";\";"), 1);
         assert_eq!(count("CREATE RULE r AS ON INSERT TO t DO ALSO (SELECT 1; SELECT 2); SELECT 3"), 2);
         assert_eq!(
-            count("CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3"),
+            count(
+                "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT CASE WHEN true THEN 1 END; SELECT 2; END; SELECT 3"
+            ),
             2
         );
     }

@@ -1,0 +1,306 @@
+//! One definition: from the text of its file to a [`Definition`], or to everything that is wrong with it.
+
+use std::collections::HashMap;
+
+use toml_span::value::Value;
+
+use super::definition::{Batch, Check, Definition, Step, StepBody, Version};
+use super::fields::{At, Fields, Reader};
+use super::files;
+use super::position::Source;
+use super::rules::{self, Sql, Use};
+use super::set::Problem;
+use crate::ids::{self, MigrationId, StepName, TransformName};
+
+/// The fields of each table. The JSON Schema is tested against them.
+pub(super) const MIGRATION: &[&str] =
+    &["id", "name", "description", "version", "run_after", "impacts", "before", "step", "after", "rollback"];
+pub(super) const CHECK: &[&str] = &["name", "sql"];
+pub(super) const STEP: &[&str] = &["name", "sql", "file", "transform", "batch", "transaction"];
+pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes"];
+
+/// The most that the numbers of a batch can be; the least is 1.
+pub(super) const SIZE: u32 = 1_000_000;
+pub(super) const RANGE: u32 = 1_000_000_000;
+pub(super) const STRIPES: u32 = 64;
+
+/// What could be read of a definition.
+#[derive(Debug)]
+pub(super) struct Draft<'s> {
+    pub(super) source: Source<'s>,
+    pub(super) id: Option<At<MigrationId>>,
+    pub(super) version: Option<At<Version>>,
+    pub(super) run_after: Vec<At<MigrationId>>,
+    /// The whole, when nothing is wrong with it.
+    pub(super) definition: Option<Definition>,
+}
+
+/// Reads a definition. `texts` are the contents of all files of the set by path.
+pub(super) fn read<'s>(source: Source<'s>, texts: &HashMap<&'s str, &'s str>) -> (Draft<'s>, Vec<Problem>) {
+    let mut document = Document { reader: Reader { source, problems: Vec::new() }, texts };
+    let mut draft = Draft { source, id: None, version: None, run_after: Vec::new(), definition: None };
+    match toml_span::parse(source.text) {
+        Ok(root) => document.migration(root, &mut draft),
+        Err(error) => document.reader.tell(error.span.start, format!("this is not TOML: {error}")),
+    }
+    (draft, document.reader.problems)
+}
+
+struct Document<'s, 'x> {
+    reader: Reader<'s>,
+    texts: &'x HashMap<&'s str, &'s str>,
+}
+
+impl<'s> Document<'s, '_> {
+    fn migration(&mut self, root: Value<'_>, draft: &mut Draft<'s>) {
+        let reader = &mut self.reader;
+        let Some(mut fields) = Fields::new(reader, "a migration", MIGRATION, root) else { return };
+        draft.id = fields.required_string(reader, "id").and_then(|id| checked(reader, &id, MigrationId::parse));
+        let name = fields.required_string(reader, "name");
+        let description = fields.required_string(reader, "description");
+        if !fields.has("version") {
+            reader.tell(fields.at, "a migration needs the field `version`");
+        }
+        draft.version = fields.integer(reader, "version").and_then(|number| match Version::new(number.value) {
+            Ok(value) => Some(At { value, at: number.at }),
+            Err(error) => {
+                reader.tell(number.at, error.to_string());
+                None
+            }
+        });
+        let run_after = fields.strings(reader, "run_after");
+        draft.run_after = run_after.iter().filter_map(|id| checked(reader, id, MigrationId::parse)).collect();
+        for (i, id) in draft.run_after.iter().enumerate() {
+            if draft.run_after[..i].iter().any(|other| other.value == id.value) {
+                reader.tell(id.at, format!("`{}` stands in `run_after` twice", id.value));
+            }
+        }
+        let impacts = fields.strings(reader, "impacts").into_iter().map(|text| text.value.into_owned()).collect();
+        let before = self.checks(&mut fields, "before");
+        let no_steps = !fields.has("step");
+        let step_position = fields.position("step");
+        let (steps, given) = self.steps(&mut fields, "step");
+        if no_steps || given == Some(0) {
+            let help = "add a [[step]] with a name and `sql`";
+            self.reader.tell_with_help(step_position, "a migration needs at least one step", help);
+        }
+        let after = self.checks(&mut fields, "after");
+        let (rollback, _) = self.steps(&mut fields, "rollback");
+        fields.finish(&mut self.reader);
+
+        if let (true, Some(id), Some(name), Some(description), Some(version)) =
+            (self.reader.problems.is_empty(), &draft.id, name, description, &draft.version)
+        {
+            draft.definition = Some(Definition {
+                id: id.value.clone(),
+                name: name.value.trim().to_owned(),
+                description: description.value.trim().to_owned(),
+                version: version.value,
+                run_after: draft.run_after.iter().map(|id| id.value.clone()).collect(),
+                impacts,
+                before,
+                steps,
+                after,
+                rollback,
+            });
+        }
+    }
+
+    fn checks(&mut self, fields: &mut Fields<'_>, list: &str) -> Vec<Check> {
+        let mut names = Vec::new();
+        let mut checks = Vec::new();
+        for value in fields.tables(&mut self.reader, list) {
+            let reader = &mut self.reader;
+            let Some(mut fields) = Fields::new(reader, "a check", CHECK, value) else { continue };
+            // Checks are named by the same rule as steps: both stand in messages and in the history.
+            let name = fields.required_string(reader, "name").and_then(|name| checked(reader, &name, StepName::parse));
+            let sql = fields.required_string(reader, "sql");
+            fields.finish(reader);
+            self.unique(&mut names, name.as_ref(), "check", list);
+            let Some(sql) = sql.map(|sql| self.inline(&sql.value, sql.at)) else { continue };
+            self.reader.problems.extend(rules::problems(&sql, Use::Check));
+            if let Some(name) = name {
+                checks.push(Check { name: name.value.into(), sql: sql.canonical() });
+            }
+        }
+        checks
+    }
+
+    /// The steps that could be read, and how many there are when the list is one.
+    fn steps(&mut self, fields: &mut Fields<'_>, list: &str) -> (Vec<Step>, Option<usize>) {
+        let is_list = fields.has(list);
+        let before = self.reader.problems.len();
+        let values = fields.tables(&mut self.reader, list);
+        let count = (is_list && self.reader.problems.len() == before).then_some(values.len());
+        let mut names = Vec::new();
+        let mut steps = Vec::new();
+        for value in values {
+            let Some(mut fields) = Fields::new(&mut self.reader, "a step", STEP, value) else { continue };
+            let name = fields
+                .required_string(&mut self.reader, "name")
+                .and_then(|name| checked(&mut self.reader, &name, StepName::parse));
+            self.unique(&mut names, name.as_ref(), "step", list);
+            let body = self.body(&mut fields);
+            fields.finish(&mut self.reader);
+            if let (Some(name), Some(body)) = (name, body) {
+                steps.push(Step { name: name.value, body });
+            }
+        }
+        (steps, count)
+    }
+
+    fn unique(&mut self, names: &mut Vec<At<StepName>>, name: Option<&At<StepName>>, what: &str, list: &str) {
+        let Some(name) = name else { return };
+        if let Some(first) = names.iter().find(|other| other.value == name.value) {
+            let message = format!("the {what} name `{}` is taken already in [[{list}]]", name.value);
+            let help = format!("the first stands at {}", self.reader.source.place(first.at));
+            self.reader.tell_with_help(name.at, message, help);
+        }
+        names.push(name.clone());
+    }
+
+    fn body(&mut self, fields: &mut Fields<'_>) -> Option<StepBody> {
+        let given: Vec<&str> = ["sql", "file", "transform"].into_iter().filter(|name| fields.has(name)).collect();
+        let step_at = fields.at;
+        let second_at = given.get(1).map(|name| fields.position(name));
+        let transform_at = fields.position("transform");
+        let transaction_at = fields.position("transaction");
+        let has_batch = fields.has("batch");
+
+        let batch = fields.take("batch").and_then(|value| self.batch(value));
+        let reader = &mut self.reader;
+        let outside = fields.boolean(reader, "transaction").is_some_and(|transaction| !transaction.value);
+        let sql = fields.string(reader, "sql");
+        let file = fields.string(reader, "file");
+        let transform =
+            fields.string(reader, "transform").and_then(|name| checked(reader, &name, TransformName::parse));
+
+        if given.is_empty() {
+            let help = "give it `sql`, or `file`, or `transform` with `batch`";
+            reader.tell_with_help(step_at, "a step needs something to do", help);
+        }
+        if let (Some(at), Some(second)) = (second_at, given.get(1)) {
+            reader.tell(at, format!("`{}` and `{second}` exclude each other: a step does one thing", given[0]));
+        }
+        if outside && has_batch {
+            let help = "leave `transaction` out";
+            reader.tell_with_help(transaction_at, "a step with `batch` cannot run outside a transaction", help);
+        }
+        if given.contains(&"transform") && !has_batch {
+            let help = "add batch = { table = \"...\" }";
+            reader.tell_with_help(transform_at, "a step with `transform` needs `batch`", help);
+        }
+
+        let sql = match (sql, file) {
+            (Some(sql), _) => Some(self.inline(&sql.value, sql.at)),
+            (None, Some(file)) => self.file(&file.value, file.at),
+            (None, None) => None,
+        };
+        if let Some(sql) = sql {
+            let r#use = match (has_batch, outside) {
+                (true, _) => Use::Batch(batch.as_ref()),
+                (false, true) => Use::NoTransaction,
+                (false, false) => Use::Transaction,
+            };
+            self.reader.problems.extend(rules::problems(&sql, r#use));
+            let sql = sql.canonical();
+            return match batch {
+                Some(batch) => Some(StepBody::Batch { batch, sql }),
+                None => Some(StepBody::Sql { sql, transaction: !outside }),
+            };
+        }
+        Some(StepBody::Transform { batch: batch?, transform: transform?.value })
+    }
+
+    fn batch(&mut self, value: Value<'_>) -> Option<Batch> {
+        let reader = &mut self.reader;
+        let mut fields = Fields::new(reader, "`batch`", BATCH, value)?;
+        let table = fields.required_string(reader, "table");
+        if let Some((table, wrong)) = table.as_ref().and_then(|table| Some((table, rules::table_name(&table.value)?))) {
+            reader.tell(table.at, wrong);
+        }
+        let key_at = fields.position("key");
+        let empty_key = fields.has("key");
+        let key = fields.strings(reader, "key");
+        if empty_key && key.is_empty() {
+            let help = "leave it out to walk the table by its primary key";
+            reader.tell_with_help(key_at, "`key` must name at least one column", help);
+        }
+        for (i, column) in key.iter().enumerate() {
+            if key[..i].iter().any(|other| other.value == column.value) {
+                reader.tell(column.at, format!("the column `{}` stands in `key` twice", column.value));
+            }
+        }
+        let size = number(reader, &mut fields, "size", SIZE);
+        let range = number(reader, &mut fields, "range", RANGE);
+        let stripes = number(reader, &mut fields, "stripes", STRIPES);
+        if let (Some(size), Some(range)) = (&size, &range) {
+            if range.value < size.value {
+                let message = format!("`range` is {}, less than `size`, which is {}", range.value, size.value);
+                reader.tell_with_help(range.at, message, "a range holds many batches");
+            }
+        }
+        fields.finish(reader);
+        Some(Batch {
+            table: table?.value.trim().to_owned(),
+            key: key.into_iter().map(|column| column.value.into_owned()).collect(),
+            size: size.map(|number| number.value),
+            range: range.map(|number| number.value),
+            stripes: stripes.map(|number| number.value),
+        })
+    }
+
+    fn inline(&self, text: &str, at: usize) -> Sql<'s> {
+        let source = self.reader.source;
+        let exact = source.text.get(at..).is_some_and(|rest| rest.starts_with(text));
+        Sql { text: text.to_owned(), source, start: at, exact }
+    }
+
+    fn file(&mut self, name: &str, at: usize) -> Option<Sql<'s>> {
+        let Some(path) = files::resolve(self.reader.source.path, name) else {
+            let help = "name a file beside the definition or below it, with `/` between the parts of its path";
+            self.reader.tell_with_help(at, format!("`{name}` lies outside the directory of the set"), help);
+            return None;
+        };
+        match self.texts.get_key_value(path.as_str()) {
+            Some((path, text)) if text.contains('\0') => {
+                self.reader.tell(at, format!("the file `{path}` contains the character U+0000"));
+                None
+            }
+            Some((path, text)) => {
+                let source = Source::new(path, text);
+                Some(Sql { text: source.text.to_owned(), source, start: 0, exact: true })
+            }
+            None => {
+                let help = format!("it was looked for at {path} in the directory of the set");
+                self.reader.tell_with_help(at, format!("there is no file `{name}`"), help);
+                None
+            }
+        }
+    }
+}
+
+fn checked<T, S: AsRef<str>>(
+    reader: &mut Reader<'_>,
+    text: &At<S>,
+    parse: impl Fn(String) -> Result<T, ids::Error>,
+) -> Option<At<T>> {
+    match parse(text.value.as_ref().to_owned()) {
+        Ok(value) => Some(At { value, at: text.at }),
+        Err(error) => {
+            reader.tell(text.at, error.to_string());
+            None
+        }
+    }
+}
+
+fn number(reader: &mut Reader<'_>, fields: &mut Fields<'_>, name: &str, most: u32) -> Option<At<u32>> {
+    let given = fields.integer(reader, name)?;
+    match u32::try_from(given.value) {
+        Ok(value) if (1..=most).contains(&value) => Some(At { value, at: given.at }),
+        _ => {
+            reader.tell(given.at, format!("`{name}` must be from 1 to {most}, not {}", given.value));
+            None
+        }
+    }
+}

@@ -1,0 +1,354 @@
+use proptest::prelude::*;
+
+use super::*;
+use crate::migration::StepBody;
+
+const HEAD: &str = "id = \"a\"\nname = \"A\"\ndescription = \"d\"\nversion = 5\n";
+const STEP: &str = "[[step]]\nname = \"s\"\nsql = \"SELECT 1\"\n";
+
+fn file(path: &str, content: &str) -> SourceFile {
+    SourceFile { path: path.to_owned(), content: content.to_owned() }
+}
+
+/// A definition that is right.
+fn small(id: &str, version: u32, more: &str) -> SourceFile {
+    let content = format!("id = \"{id}\"\nname = \"n\"\ndescription = \"d\"\nversion = {version}\n{more}\n{STEP}");
+    file(&format!("{id}.toml"), &content)
+}
+
+fn known(id: &str, version: i64) -> Known {
+    Known { id: MigrationId::parse(id).unwrap(), version: Version::new(version).unwrap() }
+}
+
+fn told(files: &[SourceFile], known: &[Known]) -> Vec<String> {
+    match Set::parse(files, known) {
+        Ok(_) => Vec::new(),
+        Err(problems) => problems.iter().map(ToString::to_string).collect(),
+    }
+}
+
+/// What is told of one definition with this behind its head; "a.toml:" is cut off.
+fn told_of(content: &str) -> Vec<String> {
+    let told = told(&[file("a.toml", &format!("{HEAD}{content}"))], &[]);
+    told.iter().map(|line| line.trim_start_matches("a.toml:").to_owned()).collect()
+}
+
+fn parsed(content: &str) -> Definition {
+    Set::parse(&[file("a.toml", content)], &[]).unwrap().entries.remove(0).definition
+}
+
+#[test]
+fn the_example_of_the_documentation_is_read_whole() {
+    let content = r#"
+id          = "update-user-roles"
+name        = "Rename the teacher role"
+description = "Teachers are called instructors from now on."
+version     = 5
+run_after   = ["add-course-level-field"]
+impacts     = ["users.role"]
+
+[[before]]
+name = "only known roles"
+sql  = "SELECT NOT EXISTS (SELECT FROM users WHERE role NOT IN ('student', 'teacher', 'admin'))"
+
+[[step]]
+name  = "rename"
+batch = { table = "users" }        # optional: key = ["id"], size = 1000, range = 100000
+sql   = "UPDATE users SET role = 'instructor' WHERE role = 'teacher' AND :batch"
+
+[[after]]
+name = "no teacher is left"
+sql  = "SELECT NOT EXISTS (SELECT FROM users WHERE role = 'teacher')"
+
+[[rollback]]
+name  = "rename back"
+batch = { table = "users" }
+sql   = "UPDATE users SET role = 'teacher' WHERE role = 'instructor' AND :batch"
+"#;
+    let set = Set::parse(&[file("5.toml", content)], &[known("add-course-level-field", 4)]).unwrap();
+    let entry = &set.entries[0];
+    let definition = &entry.definition;
+    assert_eq!((entry.path.as_str(), entry.text.as_str()), ("5.toml", content));
+    assert_eq!((definition.id.as_str(), definition.version.get()), ("update-user-roles", 5));
+    assert_eq!(definition.run_after[0].as_str(), "add-course-level-field");
+    assert_eq!(definition.impacts, ["users.role"]);
+    assert_eq!(definition.before[0].name, "only known roles");
+    assert!(!definition.is_atomic());
+    let StepBody::Batch { batch, sql } = &definition.steps[0].body else { panic!("{definition:?}") };
+    assert_eq!((batch.table.as_str(), batch.key.len(), batch.size), ("users", 0, None));
+    assert!(sql.ends_with("AND :batch"));
+    assert_eq!(definition.rollback[0].name.as_str(), "rename back");
+}
+
+#[test]
+fn every_kind_of_step_is_read() {
+    let definition = parsed(&format!(
+        "{HEAD}{STEP}[[step]]\nname = \"t\"\ntransform = \"parents\"\n\
+         batch = {{ table = \"shop.\\\"Order\\\"\", key = [\"a\", \"b\"], size = 5, range = 50, stripes = 1 }}\n\
+         [[step]]\nname = \"i\"\nsql = \"CREATE INDEX CONCURRENTLY i ON t (a)\"\ntransaction = false\n"
+    ));
+    assert!(matches!(definition.steps[0].body, StepBody::Sql { transaction: true, .. }));
+    let StepBody::Transform { batch, transform } = &definition.steps[1].body else { panic!("{definition:?}") };
+    assert_eq!((transform.as_str(), batch.table.as_str()), ("parents", "shop.\"Order\""));
+    assert_eq!((batch.key.len(), batch.size, batch.range, batch.stripes), (2, Some(5), Some(50), Some(1)));
+    assert!(matches!(definition.steps[2].body, StepBody::Sql { transaction: false, .. }));
+}
+
+#[test]
+fn all_problems_of_all_files_are_told_in_one_go() {
+    let files = [
+        file(
+            "a.toml",
+            "id = \"A b\"\nnmae = \"x\"\nversion = 0\nimpacts = \"users\"\n[[step]]\nname = 4\nsql = \"\"\n",
+        ),
+        file("b.toml", "id = "),
+        file("c.toml", &format!("{HEAD}run_after = [\"nowhere\"]\n[[step]]\nname = \"s\"\nsql = \"BEGIN\"\n")),
+    ];
+    assert_eq!(
+        told(&files, &[]),
+        [
+            "a.toml:1:1: a migration needs the field `description`",
+            "a.toml:1:1: a migration needs the field `name`",
+            "a.toml:1:7: \"A b\" is not a migration id: 1 to 100 lower-case letters, digits and '-', the first a letter or digit",
+            "a.toml:2:1: a migration has no field `nmae` (did you mean `name`?)",
+            "a.toml:3:11: 0 is not a version: 1 to 2147483647",
+            "a.toml:4:12: `impacts` must be a list of texts, not a text",
+            "a.toml:6:8: `name` must be a text in quotes, not a whole number",
+            "a.toml:7:7: `sql` must not be empty",
+            "b.toml:1:6: this is not TOML: unexpected eof encountered",
+            "c.toml:8:8: BEGIN is not allowed: transactions are the agent's (leave it out; every step runs in a transaction \
+             of its own unless it says `transaction = false`)",
+        ]
+    );
+}
+
+#[test]
+fn what_breaks_a_rule_is_told_where_it_stands() {
+    let batch = "batch = { table = \"t\" }";
+    for (content, expected) in [
+        (String::new(), "1:1: a migration needs at least one step"),
+        ("step = []".to_owned(), "5:1: a migration needs at least one step"),
+        (
+            "[step]\nname = \"s\"".to_owned(),
+            "5:2: `step` must be a list of tables, not a table (begin each with [[step]])",
+        ),
+        ("[[step]]\nname = \"s\"".to_owned(), "5:1: a step needs something to do"),
+        ("[[step]]\nsql = \"SELECT 1\"".to_owned(), "5:1: a step needs the field `name`"),
+        (
+            format!("{STEP}{STEP}"),
+            "9:9: the step name `s` is taken already in [[step]] (the first stands at a.toml:6:9)",
+        ),
+        (format!("{STEP}file = \"x.sql\""), "8:1: `sql` and `file` exclude each other"),
+        (format!("{STEP}transform = \"x\""), "8:1: `sql` and `transform` exclude each other"),
+        ("[[step]]\nname = \"s\"\ntransform = \"x\"".to_owned(), "7:1: a step with `transform` needs `batch`"),
+        (format!("[[step]]\nname = \"s\"\ntransform = \"x y\"\n{batch}"), "7:14: \"x y\" is not a transform name"),
+        (
+            format!("[[step]]\nname = \"s\"\nsql = \"DELETE FROM t WHERE :batch\"\ntransaction = false\n{batch}"),
+            "8:1: a step with `batch` cannot run outside a transaction",
+        ),
+        (format!("{STEP}transaction = \"no\""), "8:16: `transaction` must be true or false, not a text"),
+        ("[[step]]\nname = \"s\"\nfile = \"x.sql\"".to_owned(), "7:9: there is no file `x.sql`"),
+        (
+            "[[step]]\nname = \"s\"\nfile = \"../x.sql\"".to_owned(),
+            "7:9: `../x.sql` lies outside the directory of the set",
+        ),
+        (format!("{STEP}batch = {{ table = \"t; DROP\" }}"), "8:20: `table` must name a table as SQL does"),
+        (format!("{STEP}batch = {{ table = \"t\", key = [] }}"), "8:24: `key` must name at least one column"),
+        (
+            format!("{STEP}batch = {{ table = \"t\", key = [\"a\", \"a\"] }}"),
+            "8:37: the column `a` stands in `key` twice",
+        ),
+        (format!("{STEP}batch = {{ table = \"t\", size = 0 }}"), "8:31: `size` must be from 1 to 1000000, not 0"),
+        (format!("{STEP}batch = {{ table = \"t\", stripes = 65 }}"), "8:34: `stripes` must be from 1 to 64, not 65"),
+        (format!("{STEP}batch = {{ table = \"t\", size = 9, range = 8 }}"), "8:42: `range` is 8, less than `size`"),
+        (format!("{STEP}{batch}"), "7:8: a batch step needs `:batch` in its SQL"),
+        (format!("{STEP}batch = {{ tabel = \"t\" }}"), "8:9: `batch` needs the field `table`"),
+        (format!("run_after = [\"b\", \"b\"]\n{STEP}"), "5:20: `b` stands in `run_after` twice"),
+        (
+            format!("{STEP}[[before]]\nname = \"c\"\nsql = \"SELECT :batch\""),
+            "10:15: `:batch` has no meaning in a check",
+        ),
+        (format!("{STEP}[[after]]\nname = \"c\"\nsql = \"SELECT true; SELECT 1\""), "10:21: a check is one query"),
+        (format!("{STEP}[[after]]\nname = \"c\"\nsql = \"DELETE FROM t\""), "10:8: a check is a query"),
+        (format!("{STEP}[[after]]\nname = \"c\"\nfile = \"x.sql\""), "10:1: a check has no field `file`"),
+    ] {
+        let told = told_of(&content);
+        assert!(told.iter().any(|line| line.starts_with(expected)), "{content}\n{expected}\n{told:#?}");
+    }
+}
+
+#[test]
+fn sql_that_cannot_work_is_refused_where_it_stands() {
+    let plain = "";
+    let outside = "transaction = false";
+    let batch = "batch = { table = \"t\", key = [\"id\"] }";
+    for (sql, more, expected) in [
+        ("-- nothing", plain, "7:8: there is no statement"),
+        ("SELECT 'a", plain, "7:15: a string begins here and never ends"),
+        ("SELECT 1; COMMIT", plain, "7:18: COMMIT is not allowed"),
+        ("SAVEPOINT a", outside, "7:8: SAVEPOINT is not allowed"),
+        ("SELECT 1;  VACUUM t", plain, "7:19: VACUUM cannot run in a transaction (put it alone"),
+        ("CREATE INDEX CONCURRENTLY i ON t (a)", plain, "7:8: CREATE INDEX CONCURRENTLY cannot run in a transaction"),
+        ("CREATE INDEX CONCURRENTLY ON t (a)", outside, "7:8: an index that is built concurrently needs a name"),
+        ("VACUUM a; VACUUM b", outside, "7:18: a step outside a transaction is one statement"),
+        ("SET lock_timeout = 0", plain, "7:8: this SET would outlast the step"),
+        ("COPY t FROM STDIN", plain, "7:8: COPY to or from the client"),
+        ("DELETE FROM t WHERE :batch", plain, "7:28: `:batch` has a meaning only in a step with `batch`"),
+        ("VACUUM :batch", outside, "7:15: `:batch` has a meaning only in a step with `batch`"),
+        ("DELETE FROM t WHERE :batch()", batch, "7:28: `:batch(` must be followed by"),
+        ("DELETE FROM t WHERE ':batch' = ''", batch, "7:8: a batch step needs `:batch` in its SQL"),
+        ("DELETE FROM t WHERE :batch; SELECT 1", batch, "7:36: a batch step is one statement"),
+        ("VACUUM :batch", batch, "7:8: VACUUM cannot run in a transaction (move it"),
+        ("UPDATE t SET id = 1 WHERE :batch", batch, "7:8: the statement assigns the key column `id`"),
+    ] {
+        let told = told_of(&format!("[[step]]\nname = \"s\"\nsql = \"{sql}\"\n{more}"));
+        assert_eq!(told.len(), 1, "{sql}\n{told:#?}");
+        assert!(told[0].starts_with(expected), "{sql}\n{expected}\n{told:#?}");
+    }
+}
+
+#[test]
+fn sql_that_no_rule_speaks_against_is_taken_whatever_it_is() {
+    for sql in [
+        "FROBNICATE TABLE t WITH NEW SYNTAX",
+        "DO $$ BEGIN COMMIT; END $$",
+        "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END; SELECT f()",
+        "SELECT '2024-01-01'::date, a[1:batch] FROM t; SET LOCAL lock_timeout = 0",
+        "UPDATE t SET a = ':batch' -- :batch",
+    ] {
+        assert_eq!(told_of(&format!("[[step]]\nname = \"s\"\nsql = \"{sql}\"")), [""; 0], "{sql}");
+    }
+    let key =
+        "[[step]]\nname = \"s\"\nsql = \"UPDATE t SET a = 1 WHERE :batch\"\nbatch = { table = \"t\", key = [\"id\"] }";
+    assert_eq!(told_of(key), [""; 0]);
+}
+
+#[test]
+fn a_problem_in_a_file_is_told_in_that_file() {
+    let step = "[[step]]\nname = \"s\"\nfile = \"sql/x.sql\"";
+    let files = [file("a.toml", &format!("{HEAD}{step}")), file("sql/x.sql", "SELECT 1;\n  COMMIT;\n")];
+    assert!(told(&files, &[])[0].starts_with("sql/x.sql:2:3: COMMIT is not allowed"));
+}
+
+#[test]
+fn a_text_with_escapes_is_pointed_at_as_a_whole() {
+    let told = told_of("[[step]]\nname = \"s\"\nsql = \"\"\"\nSELECT '\\t';\nCOMMIT\"\"\"");
+    assert!(told[0].starts_with("8:1: COMMIT"), "{told:#?}");
+    let told = told_of("[[step]]\nname = \"s\"\nsql = '''\nSELECT 1;\nCOMMIT'''");
+    assert!(told[0].starts_with("9:1: COMMIT"), "{told:#?}");
+}
+
+#[test]
+fn duplicate_ids_and_versions_name_both_places() {
+    let mut second = small("a", 3, "");
+    second.path = "z.toml".to_owned();
+    let files = [small("a", 1, ""), small("b", 1, ""), second];
+    assert_eq!(
+        told(&files, &[known("c", 3), known("b", 9)]),
+        [
+            "b.toml:4:11: the version 1 is taken already (`a` has it at a.toml:4:11; the next free version is 10)",
+            "z.toml:1:7: the id `a` is taken already (the first stands at a.toml:1:7)",
+            "z.toml:4:11: the version 3 is taken already (`c`, which is registered, has it; the next free version is 10)",
+        ]
+    );
+}
+
+#[test]
+fn a_dependency_must_exist_and_have_a_lower_version() {
+    let files = [small("add-users", 2, ""), small("b", 5, "run_after = [\"add-user\", \"elsewhere\", \"c\"]")];
+    assert_eq!(
+        told(&files, &[known("c", 7)]),
+        [
+            "b.toml:5:15: there is no migration `add-user`, neither in the set nor registered (did you mean `add-users`?)",
+            "b.toml:5:27: there is no migration `elsewhere`, neither in the set nor registered (put its definition into the \
+             set, or register it before)",
+            "b.toml:5:40: `c` has the version 7, which is not lower than 5 (a migration runs after lower versions only: raise \
+             its version, or leave this out)",
+        ]
+    );
+    assert_eq!(told(&[small("b", 5, "run_after = [\"c\"]")], &[known("c", 4)]), [""; 0]);
+}
+
+#[test]
+fn a_cycle_is_printed_once_and_nothing_else_is_said_of_it() {
+    let files = [
+        small("a", 1, "run_after = [\"b\"]"),
+        small("b", 2, "run_after = [\"c\"]"),
+        small("c", 3, "run_after = [\"a\"]"),
+        small("d", 4, "run_after = [\"d\"]"),
+    ];
+    assert_eq!(
+        told(&files, &[]),
+        [
+            "a.toml:5:15: these migrations wait for each other: a -> b -> c -> a (leave one of them out of `run_after`)",
+            "d.toml:5:15: these migrations wait for each other: d -> d (leave one of them out of `run_after`)",
+        ]
+    );
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_not_missed_by_others() {
+    let files = [file("a.toml", "id = a"), small("b", 5, "run_after = [\"a\"]")];
+    assert_eq!(told(&files, &[]).len(), 1);
+}
+
+#[test]
+fn entries_come_in_version_order() {
+    let set = Set::parse(&[small("a", 9, ""), small("b", 2, ""), small("c", 5, "run_after = [\"b\"]")], &[]).unwrap();
+    let ids: Vec<&str> = set.entries.iter().map(|entry| entry.definition.id.as_str()).collect();
+    assert_eq!(ids, ["b", "c", "a"]);
+}
+
+#[test]
+fn the_checksum_of_a_definition_never_changes() {
+    // These stand in the registries of targets.
+    let definition = parsed(&format!("{HEAD}{STEP}"));
+    assert_eq!(definition.checksum().as_str(), "21e0f05844b2bc134d2d560dc775779e75f1880911ddc19836399011f90f0d0c");
+    let batch = "[[step]]\nname = \"b\"\nbatch = { table = \"t\" }\nsql = \"DELETE FROM t WHERE :batch\"";
+    let definition = parsed(&format!("{HEAD}{batch}"));
+    assert_eq!(definition.checksum().as_str(), "dc1a766dcd7e10799e29f98e082c140d44cb0ce451149be48cc5382f1ef783bf");
+    assert_eq!(definition.steps[0].checksum().as_str(), "494986e6c521af930c37390609bd34298f739fd8346f9ac094f74c2c6a4f14dc");
+}
+
+#[test]
+fn layout_and_the_way_sql_is_given_do_not_count_in_the_checksum() {
+    let inline = parsed(&format!("{HEAD}[[step]]\nname = \"s\"\nsql = \"SELECT 1,\\n  2\""));
+    let laid_out = parsed(
+        "# A comment\nversion=5\nid='a'\nname='A'\ndescription='''\nd'''\nstep=[{sql='''\r\nSELECT 1,\r\n  2\r\n''', name='s'}]",
+    );
+    let files = [
+        file("a.toml", &format!("{HEAD}[[step]]\nname = \"s\"\nfile = \"x.sql\"")),
+        file("x.sql", "\u{feff}SELECT 1,\r\n  2\r\n"),
+    ];
+    let from_file = &Set::parse(&files, &[]).unwrap().entries[0].definition;
+    assert_eq!(inline.checksum(), laid_out.checksum());
+    assert_eq!(&inline.checksum(), &from_file.checksum());
+    let other = parsed(&format!("{HEAD}[[step]]\nname = \"s\"\nsql = \"SELECT 1, 2\""));
+    assert_ne!(inline.checksum(), other.checksum());
+    assert_ne!(inline.steps[0].checksum(), other.steps[0].checksum());
+}
+
+#[test]
+fn a_definition_survives_its_json() {
+    let definition =
+        parsed(&format!("{HEAD}{STEP}[[rollback]]\nname = \"b\"\nbatch = {{ table = \"t\" }}\ntransform = \"x\""));
+    let json = serde_json::to_string(&definition).unwrap();
+    assert_eq!(serde_json::from_str::<Definition>(&json).unwrap(), definition);
+}
+
+proptest! {
+    #[test]
+    fn no_text_makes_reading_panic(content in ".*") {
+        let _told = told(&[file("a.toml", &content)], &[]);
+    }
+
+    #[test]
+    fn no_mixture_of_lines_makes_reading_panic(lines in prop::collection::vec(prop::sample::select(vec![
+        "id = \"a\"", "id = 1", "version = 1", "[[step]]", "[step]", "[step.batch]", "[[step.batch]]", "name = \"s\"",
+        "sql = \"UPDATE t SET a = 1 WHERE :batch\"", "sql = '''", "'''", "batch = { table = \"t\" }", "batch.table = 't'",
+        "file = \"é\"", "[[before]]", "[before]", "step = 1", "step = [1]", "step.name = 1", "run_after = [\"a\", 1]",
+        "transaction = false", "\"id\" = \"\\u0000\"", "[a.b]", "[[a]]", "a.b = 1", "a = 1",
+    ]), 0..12)) {
+        let _told = told(&[file("a.toml", &lines.join("\n"))], &[]);
+    }
+}
