@@ -45,3 +45,6 @@ pub struct Stripe {
     /// Which of them, from 0.
     pub index: u32,
 }
+
+#[cfg(test)]
+mod model;

@@ -1,0 +1,158 @@
+//! The properties that ranges and predicates must have, as a pure model and against a real PostgreSQL.
+
+use std::collections::BTreeSet;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::postgres::{self, throwaway};
+
+fn column(name: &str, type_name: &str) -> KeyColumn {
+    KeyColumn { name: name.to_owned(), type_name: type_name.to_owned() }
+}
+
+fn bound(values: &[&str]) -> KeyBound {
+    KeyBound(values.iter().map(|value| (*value).to_owned()).collect())
+}
+
+fn range(low: Option<&[&str]>, high: &[&str]) -> KeyRange {
+    KeyRange { low: low.map(bound), high: bound(high) }
+}
+
+#[test]
+fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
+    let columns = [column("id", "bigint")];
+    let range = range(Some(&["-5"]), &["9"]);
+    assert_eq!(
+        predicate(&columns, &range, Some(Stripe { of: 8, index: 3 }), "q"),
+        "(q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint AND abs(q.\"id\" % 8) = 3)"
+    );
+    assert_eq!(
+        predicate(&columns, &range, Some(Stripe { of: 1, index: 0 }), "public.\"T\""),
+        "(public.\"T\".\"id\" > '-5'::bigint AND public.\"T\".\"id\" <= '9'::bigint)"
+    );
+}
+
+#[test]
+fn several_columns_are_compared_as_rows_and_dealt_by_hash() {
+    let columns = [column("a", "integer"), column("B", "text")];
+    assert_eq!(
+        predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, index: 0 }), "t"),
+        "(ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) AND \
+         abs(hash_record_extended(ROW(t.\"a\", t.\"B\"), 0) % 4) = 0)"
+    );
+}
+
+#[test]
+#[should_panic(expected = "does not have one value for each")]
+fn a_bound_of_another_length_is_no_predicate() {
+    let _sql = predicate(&[column("a", "int"), column("b", "int")], &range(None, &["1"]), None, "t");
+}
+
+proptest! {
+    /// Ranges cut at any bounds, as a plan cuts them: half-open and contiguous, the last up to the highest key.
+    #[test]
+    fn half_open_ranges_cover_each_key_once(
+        keys in prop::collection::btree_set(any::<i16>(), 1..200),
+        cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
+        of in 1_i64..=64,
+    ) {
+        let keys: Vec<i64> = keys.into_iter().map(i64::from).collect();
+        let mut highs: BTreeSet<i64> = cuts.iter().map(|cut| keys[cut.index(keys.len())]).collect();
+        highs.insert(keys[keys.len() - 1]);
+        let mut low = None;
+        let mut ranges = Vec::new();
+        for high in highs {
+            ranges.push((low, high));
+            low = Some(high);
+        }
+        for key in keys {
+            let holding = ranges.iter().filter(|(low, high)| low.is_none_or(|low| key > low) && key <= *high).count();
+            prop_assert_eq!(holding, 1);
+            // The stripe of the predicate, in the arithmetic of PostgreSQL, which is that of Rust.
+            prop_assert_eq!((0..of).filter(|index| (key % of).abs() == *index).count(), 1);
+        }
+    }
+}
+
+/// Keys of every sort, in SQL: the type, and an expression over `n` from 1 to 1000 that gives unique values.
+const TYPES: [(&str, &str); 10] = [
+    ("bigint", "(n - 500) * 9007199254740993"),
+    ("smallint", "(n - 500) * 65"),
+    ("uuid", "md5(n::text)::uuid"),
+    ("text", "md5(n::text) || E'''\\\\\"\\n' || n"),
+    ("text COLLATE \"und-x-icu\"", "chr(65 + n % 60) || n"),
+    ("timestamp with time zone", "'2020-02-29 12:00:00.123456+01'::timestamptz + n * interval '1 day 1 microsecond'"),
+    ("numeric", "(n - 500) / 7.0"),
+    ("character varying(20)", "repeat('x', n % 3) || n"),
+    ("bytea", "decode(md5(n::text), 'hex')"),
+    ("date", "'0044-03-15 BC'::date + n"),
+];
+
+#[tokio::test]
+async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
+    let url = throwaway::shared().await.database("key").await.unwrap();
+    let (client, _connection) = postgres::connect(&url, "test").await.unwrap();
+    for (number, (type_name, values)) in TYPES.iter().enumerate() {
+        for columns in [vec!["k"], vec!["g", "k"]] {
+            let table = format!("t{number}_{}", columns.len());
+            let list = columns.join(", ");
+            client
+                .batch_execute(&format!(
+                    "CREATE TABLE {table} (g int NOT NULL, k {type_name} NOT NULL, hits int NOT NULL DEFAULT 0); \
+                     INSERT INTO {table} (g, k) SELECT n % 7, {values} FROM generate_series(1, 1000) n; \
+                     ALTER TABLE {table} ADD PRIMARY KEY ({list})"
+                ))
+                .await
+                .unwrap();
+            let key: Vec<KeyColumn> = key_of(&client, &table, &columns).await;
+            let texts: Vec<String> = columns.iter().map(|name| format!("{name}::text")).collect();
+            let bounds = client
+                .query_typed(
+                    &format!(
+                        "SELECT ARRAY[{}] FROM (SELECT *, row_number() OVER (ORDER BY {list}) AS place FROM {table}) t \
+                         WHERE place % 300 = 0 OR place = 1000 ORDER BY place",
+                        texts.join(", ")
+                    ),
+                    &[],
+                )
+                .await
+                .unwrap();
+            let mut low = None;
+            for row in bounds {
+                let high = KeyBound(row.get(0));
+                let range = KeyRange { low: low.replace(high.clone()), high };
+                for index in 0..3 {
+                    let rows = predicate(&key, &range, Some(Stripe { of: 3, index }), "t");
+                    client.batch_execute(&format!("UPDATE {table} t SET hits = hits + 1 WHERE {rows}")).await.unwrap();
+                }
+                let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
+                assert!(plan.contains("Index Cond"), "{plan}");
+            }
+            let row = client.query_one(&format!("SELECT count(*), min(hits), max(hits) FROM {table}"), &[]).await.unwrap();
+            assert_eq!((row.get::<_, i64>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), (1000, 1, 1), "{type_name}");
+        }
+    }
+}
+
+async fn key_of(client: &tokio_postgres::Client, table: &str, columns: &[&str]) -> Vec<KeyColumn> {
+    let mut key = Vec::new();
+    for name in columns {
+        let sql = format!(
+            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attname = '{name}'"
+        );
+        let row = client.query_one(&sql, &[]).await.unwrap();
+        key.push(column(name, row.get(0)));
+    }
+    key
+}
+
+async fn explain(client: &tokio_postgres::Client, table: &str, rows: &str) -> String {
+    let sql = format!("SET enable_seqscan = off; EXPLAIN SELECT FROM {table} t WHERE {rows}");
+    let messages = client.simple_query(&sql).await.unwrap();
+    let lines = messages.iter().filter_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    });
+    lines.collect::<Vec<_>>().join("\n")
+}
