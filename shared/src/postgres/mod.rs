@@ -9,3 +9,6 @@ mod tls;
 mod url;
 
 pub use connect::{Connector, Error, connect, describe, listen, pool};
+
+#[cfg(test)]
+mod live;
