@@ -1,0 +1,138 @@
+//! Several agents, agents that come and go politely, and controllers that come and go.
+
+use dunlin_proto::v1::RunState;
+use dunlin_tests::fleet::Fleet;
+use dunlin_tests::gate::Gate;
+use dunlin_tests::numbers;
+use dunlin_tests::until::until;
+
+use crate::definitions::trivial;
+
+const ROWS: u32 = 4000;
+
+#[tokio::test]
+async fn two_agents_share_one_migration() {
+    let fleet = Fleet::builder().agents(2).slots(1).start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    // With every batch standing still, the first agent cannot do it all before the second has begun.
+    let gate = Gate::close(fleet.main(), "numbers", "true").await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 100, range = 400"))]).await;
+    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    gate.reached_by(2).await;
+    gate.open().await;
+    let run = fleet.last_run("triple").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    let shares = fleet.ranges_by_agent("triple").await;
+    assert_eq!(shares.iter().map(|(agent, _)| agent.as_str()).collect::<Vec<_>>(), ["agent-0", "agent-1"]);
+    assert_eq!(shares.iter().map(|(_, ranges)| ranges).sum::<i64>(), 10, "{shares:?}");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_asked_to_stop_gives_its_leases_back_at_once() {
+    // The lease would live for longer than the test may last: what goes on was given back.
+    let mut fleet = Fleet::builder().agents(2).slots(1).lease_ttl("10min").start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    let gate = Gate::close(fleet.main(), "numbers", "id % 400 > 200").await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 400, stripes = 1"))]).await;
+    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    gate.reached_by(2).await;
+    fleet.agent(0).terminate();
+    gate.open().await;
+    let status = fleet.agent(0).ended().await;
+    assert_eq!(status.code(), Some(0));
+
+    let run = fleet.last_run("triple").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+}
+
+#[tokio::test]
+async fn an_idle_agent_and_a_controller_stop_politely() {
+    let mut fleet = Fleet::start().await;
+    fleet.agent(0).terminate();
+    assert_eq!(fleet.agent(0).ended().await.code(), Some(0));
+    fleet.controller(0).terminate();
+    assert_eq!(fleet.controller(0).ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_controller_stops_politely_while_streams_are_open() {
+    let mut fleet = Fleet::builder().agents(2).start().await;
+    fleet.controller(0).terminate();
+    assert_eq!(fleet.controller(0).ended().await.code(), Some(0));
+    fleet.restart_controller(0);
+    fleet.agents_connected(2).await;
+}
+
+#[tokio::test]
+async fn an_agent_may_start_before_any_controller() {
+    let mut fleet = Fleet::builder().controllers(0).agents(1).start().await;
+    let waiting = until("the agent has tried", async || (!fleet.agent(0).log().is_empty()).then_some(())).await;
+    let () = waiting;
+    let unreachable = fleet.dunlin(&["version"]).await.ended(3);
+    let _unreachable = unreachable.says(&[fleet.address(0)]);
+    fleet.start_controller();
+    fleet.agents_connected(1).await;
+    fleet.register(&[("one.toml", &trivial("one", 1, "CREATE TABLE one (id int)"))]).await;
+    let _run = fleet.dunlin(&["run", "--pending"]).await.ended(0);
+}
+
+#[tokio::test]
+async fn a_controller_killed_in_the_middle_is_not_missed() {
+    let mut fleet = Fleet::builder().agents(2).start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    let gate = Gate::close(fleet.main(), "numbers", "id > 2000").await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 100, range = 500"))]).await;
+    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    gate.reached_by(1).await;
+    fleet.controller(0).kill();
+    // Agents finish what they hold without a controller.
+    gate.open().await;
+    fleet.restart_controller(0);
+    fleet.agents_connected(2).await;
+    let run = fleet.last_run("triple").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    assert_eq!(fleet.last_run("triple").await.unwrap().state(), RunState::Succeeded);
+}
+
+#[tokio::test]
+async fn several_controllers_are_equal() {
+    let mut fleet = Fleet::builder().controllers(3).agents(2).start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    let gate = Gate::close(fleet.main(), "numbers", "id > 2000").await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 100, range = 500"))]).await;
+    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let run = fleet.last_run("triple").await.unwrap();
+    gate.reached_by(1).await;
+    fleet.controller(0).kill();
+    gate.open().await;
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    let _version = fleet.dunlin(&["version"]).await.ended(0);
+}
+
+#[tokio::test]
+async fn a_transform_waits_for_an_agent_that_has_its_code() {
+    use dunlin_tests::programs::Program;
+    let definition = r#"
+        id = "authors"
+        version = 1
+        [[step]]
+        name = "link"
+        batch = { table = "books", size = 10 }
+        transform = "no-agent-has-this"
+    "#;
+    let fleet = Fleet::builder().agent_program(Program::ExampleAgent).start().await;
+    fleet.main().execute("CREATE TABLE books (id int PRIMARY KEY)").await;
+    fleet.register(&[("authors.toml", definition)]).await;
+    let _started = fleet.dunlin(&["run", "authors", "--detach"]).await.ended(0);
+    let waits = until("the run says what it waits for", async || {
+        let run = fleet.last_run("authors").await?;
+        (!run.waits.is_empty()).then_some(run.waits)
+    })
+    .await;
+    assert!(waits[0].message.contains("no-agent-has-this"), "{waits:?}");
+}

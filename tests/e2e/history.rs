@@ -1,0 +1,82 @@
+//! The event history: whole, in order, and with a reason for everything out of the ordinary.
+
+use dunlin_proto::v1::{EventType, WatchRunsRequest};
+use dunlin_tests::fleet::Fleet;
+use dunlin_tests::numbers;
+
+use crate::definitions::{trivial, trivial_after};
+
+#[tokio::test]
+async fn the_history_of_a_target_has_no_gaps_and_tells_a_run_from_begin_to_end() {
+    let fleet = Fleet::builder().agents(2).start().await;
+    numbers::create(fleet.main(), 1000).await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 100"))]).await;
+    let _run = fleet.dunlin(&["run", "triple"]).await.ended(0);
+
+    let events = fleet.events().await;
+    let sequences: Vec<i64> = events.iter().map(|event| event.sequence).collect();
+    let expected: Vec<i64> = (1..).take(events.len()).collect();
+    assert_eq!(sequences, expected);
+    let run: Vec<EventType> = events.iter().filter(|event| event.run_id != 0).map(|event| event.r#type()).collect();
+    let chain = [
+        EventType::RunQueued,
+        EventType::RunStarted,
+        EventType::StepStarted,
+        EventType::StepSucceeded,
+        EventType::RunSucceeded,
+    ];
+    let told: Vec<EventType> = run.into_iter().filter(|kind| chain.contains(kind)).collect();
+    assert_eq!(told, chain);
+    let _told = fleet.dunlin(&["events", "--output", "json"]).await.ended(0).says(&["EVENT_TYPE_RUN_SUCCEEDED"]);
+}
+
+#[tokio::test]
+async fn what_stands_behind_a_failure_is_cancelled_and_says_for_whom_it_waited() {
+    let fleet = Fleet::start().await;
+    fleet
+        .register(&[
+            ("1.toml", &trivial("bad", 1, "SELECT 1 / 0")),
+            ("2.toml", &trivial_after("child", 2, &["bad"], "SELECT 1")),
+            ("3.toml", &trivial("later", 3, "SELECT 1")),
+        ])
+        .await;
+    let _failed = fleet.dunlin(&["run", "--pending"]).await.ended(1);
+    let events = fleet.events().await;
+    for migration in ["child", "later"] {
+        let event = events
+            .iter()
+            .find(|event| event.migration_id == migration && event.r#type() == EventType::RunCancelled)
+            .unwrap_or_else(|| panic!("{migration} is not cancelled: {events:#?}"));
+        assert!(event.message.contains("bad"), "{event:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_watcher_that_comes_back_misses_nothing_and_hears_nothing_twice() {
+    let fleet = Fleet::start().await;
+    numbers::create(fleet.main(), 500).await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 100"))]).await;
+    let _run = fleet.dunlin(&["run", "triple"]).await.ended(0);
+    let run = fleet.last_run("triple").await.unwrap();
+    let all: Vec<i64> =
+        fleet.events().await.iter().filter(|event| event.run_id == run.id).map(|event| event.sequence).collect();
+
+    // One event, then a new stream, until the stream has nothing more to tell.
+    let mut heard = Vec::new();
+    let mut after_sequence = 0;
+    loop {
+        let request = WatchRunsRequest { run_ids: vec![run.id], after_sequence, ..Default::default() };
+        let mut stream = fleet.runs().watch_runs(request).await.unwrap().into_inner();
+        let mut next = None;
+        while let Some(response) = stream.message().await.unwrap() {
+            if let Some(event) = response.event {
+                next = Some((event.sequence, response.sequence));
+                break;
+            }
+        }
+        let Some((event, position)) = next else { break };
+        heard.push(event);
+        after_sequence = position;
+    }
+    assert_eq!(heard, all);
+}

@@ -1,0 +1,15 @@
+//! Dunlin end to end: `dunlin`, controllers and agents as real processes on a real PostgreSQL.
+//!
+//! Each test has its own fleet, and reads as a story of what an operator does, or what happens to a fleet. Promises are
+//! checked in the target itself, not in what the programs say about it.
+
+mod command;
+mod definitions;
+mod dev;
+mod faults;
+mod fleet;
+mod foreign;
+mod history;
+mod mending;
+mod scenarios;
+mod tables;

@@ -1,0 +1,163 @@
+//! A migration fails; the operator reads why, mends it, and runs it again.
+
+use dunlin_proto::v1::RunState;
+use dunlin_tests::fleet::Fleet;
+use dunlin_tests::numbers;
+
+use crate::definitions::{trivial, trivial_after};
+
+#[tokio::test]
+async fn a_failed_migration_is_read_mended_and_run_again() {
+    let fleet = Fleet::start().await;
+    fleet.main().execute("CREATE TABLE people (id int PRIMARY KEY, born text, year int)").await;
+    fleet.main().execute("INSERT INTO people SELECT i, (1950 + i % 50)::text FROM generate_series(1, 400) AS i").await;
+    fleet.main().execute("UPDATE people SET born = 'unknown' WHERE id = 333").await;
+    let years = |expression: &str| {
+        format!(
+            "id = \"years\"\nversion = 2\nrun_after = [\"before\"]\n\n[[step]]\nname = \"fill the year\"\n\
+             batch = {{ table = \"people\", size = 50, range = 100 }}\n\
+             sql = \"UPDATE people SET year = {expression} WHERE :batch\"\n"
+        )
+    };
+    fleet
+        .register(&[
+            ("1.toml", &trivial("before", 1, "CREATE TABLE first (id int)")),
+            ("2.toml", &years("born::int")),
+            ("3.toml", &trivial_after("behind", 3, &["years"], "CREATE TABLE last (id int)")),
+        ])
+        .await;
+
+    // Read: which migration, which step, what PostgreSQL said, about which rows.
+    let failed = fleet.dunlin(&["run", "--pending"]).await.ended(1);
+    let _failed = failed.says(&["years", "fill the year", "unknown", "22P02"]);
+    let run = fleet.last_run("years").await.unwrap();
+    assert_eq!(run.state(), RunState::Failed);
+    let error = run.error.as_ref().unwrap();
+    assert_eq!((error.migration_id.as_str(), error.step.as_str()), ("years", "fill the year"));
+    assert_eq!((error.sqlstate.as_str(), error.agent_id.as_str()), ("22P02", "agent-0"));
+    assert!(error.rows.contains("id"), "{error:?}");
+    assert!(!error.next.is_empty(), "{error:?}");
+    // What was before it is applied, what is behind it is not.
+    let version = fleet.dunlin(&["version", "--output", "json"]).await.ended(0);
+    assert_eq!(version.stdout.trim_end(), r#"{"target":"main","version":1}"#);
+    assert_eq!(fleet.last_run("behind").await.unwrap().state(), RunState::Cancelled);
+    let _refused = fleet.dunlin(&["run", "behind"]).await.ended(4).says(&["years"]);
+
+    // Mend, register, run again: by its id.
+    fleet.register(&[("2.toml", &years("nullif(born, 'unknown')::int"))]).await;
+    let _mended = fleet.dunlin(&["run", "years"]).await.ended(0);
+    let wrong: i64 = fleet
+        .main()
+        .value("SELECT count(*) FROM people WHERE year IS DISTINCT FROM nullif(born, 'unknown')::int")
+        .await;
+    assert_eq!(wrong, 0);
+    let _rest = fleet.dunlin(&["run", "--pending"]).await.ended(0);
+    let version = fleet.dunlin(&["version", "--output", "json"]).await.ended(0);
+    assert_eq!(version.stdout.trim_end(), r#"{"target":"main","version":3}"#);
+}
+
+#[tokio::test]
+async fn a_run_after_a_failed_one_repeats_no_range_that_is_done() {
+    const ROWS: u32 = 4000;
+    let fleet = Fleet::builder().agents(2).start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    // The range with row 2500 can not be done until the row is mended.
+    fleet.main().execute("ALTER TABLE numbers ADD CHECK (id <> 2500 OR n = was) NOT VALID").await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 100, range = 500"))]).await;
+    let _failed = fleet.dunlin(&["run", "--pending"]).await.ended(1).says(&["triple", "23514"]);
+    let (done, _, wrong) = numbers::count(fleet.main()).await;
+    assert_eq!(wrong, 0);
+    assert!(done < i64::from(ROWS), "the range with the bad row is not done");
+
+    fleet.main().execute("ALTER TABLE numbers DROP CONSTRAINT numbers_check").await;
+    let _again = fleet.dunlin(&["run", "triple"]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    let rows: i64 = fleet.main().value("SELECT rows FROM dunlin.migrations_registry").await;
+    assert_eq!(rows, i64::from(ROWS), "the rows of both runs count");
+}
+
+#[tokio::test]
+async fn steps_that_are_done_are_skipped_and_may_not_change() {
+    let fleet = Fleet::start().await;
+    let migration = |first: &str, second: &str| {
+        format!(
+            "id = \"two-steps\"\nversion = 1\n\n[[step]]\nname = \"first\"\ntransaction = false\nsql = \"{first}\"\n\n\
+             [[step]]\nname = \"second\"\nsql = \"{second}\"\n"
+        )
+    };
+    fleet.main().execute("CREATE TABLE told (what text)").await;
+    let first = "INSERT INTO told VALUES ('first')";
+    fleet.register(&[("m.toml", &migration(first, "SELECT 1 / 0"))]).await;
+    let _failed = fleet.dunlin(&["run", "two-steps"]).await.ended(1).says(&["second", "22012"]);
+
+    // The first step has happened. Another text for it would be a lie.
+    fleet.register(&[("m.toml", &migration("INSERT INTO told VALUES ('other')", "SELECT 1"))]).await;
+    let _refused = fleet.dunlin(&["run", "two-steps"]).await.ended(1).says(&["first"]);
+    fleet.register(&[("m.toml", &migration(first, "INSERT INTO told VALUES ('second')"))]).await;
+    let _mended = fleet.dunlin(&["run", "two-steps"]).await.ended(0);
+    let told: Vec<String> = fleet.main().values("SELECT what FROM told").await;
+    assert_eq!(told, ["first", "second"]);
+    let events = fleet.events().await;
+    let skipped: Vec<&str> = events
+        .iter()
+        .filter(|event| event.r#type() == dunlin_proto::v1::EventType::StepSkipped)
+        .map(|event| event.step.as_str())
+        .collect();
+    assert_eq!(skipped, ["first"]);
+}
+
+#[tokio::test]
+async fn an_atomic_migration_leaves_nothing_behind_when_its_check_fails() {
+    let fleet = Fleet::start().await;
+    fleet.main().execute("CREATE TABLE kept (n int); INSERT INTO kept VALUES (1)").await;
+    let definition = r#"
+        id = "atomic"
+        version = 1
+        [[step]]
+        name = "table"
+        sql = "CREATE TABLE made (id int)"
+        [[step]]
+        name = "row"
+        sql = "UPDATE kept SET n = 2"
+        [[after]]
+        name = "never so"
+        sql = "SELECT n = 3 FROM kept"
+    "#;
+    fleet.register(&[("atomic.toml", definition)]).await;
+    let _failed = fleet.dunlin(&["run", "atomic"]).await.ended(1).says(&["atomic", "never so"]);
+    assert_eq!(fleet.main().value::<i32>("SELECT n FROM kept").await, 1);
+    assert!(!fleet.main().value::<bool>("SELECT to_regclass('made') IS NOT NULL").await);
+    let left: i64 = fleet
+        .main()
+        .value("SELECT (SELECT count(*) FROM dunlin.migrations_registry) + (SELECT count(*) FROM dunlin.checkpoints)")
+        .await;
+    assert_eq!(left, 0);
+    let error = fleet.last_run("atomic").await.unwrap().error.unwrap();
+    assert_eq!((error.check.as_str(), error.step.as_str()), ("never so", ""));
+}
+
+#[tokio::test]
+async fn a_check_that_fails_before_keeps_the_first_step_from_running() {
+    let fleet = Fleet::start().await;
+    fleet
+        .main()
+        .execute("CREATE TABLE users (id int PRIMARY KEY, role text); INSERT INTO users VALUES (1, 'pirate')")
+        .await;
+    let definition = r#"
+        id = "roles"
+        version = 1
+        [[before]]
+        name = "only known roles"
+        sql = "SELECT NOT EXISTS (SELECT FROM users WHERE role NOT IN ('student', 'teacher'))"
+        [[step]]
+        name = "upper"
+        batch = { table = "users" }
+        sql = "UPDATE users SET role = upper(role) WHERE :batch"
+    "#;
+    fleet.register(&[("roles.toml", definition)]).await;
+    let _failed = fleet.dunlin(&["run", "roles"]).await.ended(1).says(&["only known roles"]);
+    assert_eq!(fleet.main().value::<String>("SELECT role FROM users").await, "pirate");
+    fleet.main().execute("UPDATE users SET role = 'student'").await;
+    let _again = fleet.dunlin(&["run", "roles"]).await.ended(0);
+    assert_eq!(fleet.main().value::<String>("SELECT role FROM users").await, "STUDENT");
+}

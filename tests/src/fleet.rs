@@ -1,0 +1,409 @@
+//! A fleet: controllers, agents, targets and a directory of definitions, put together by a [`Builder`].
+
+use std::fs;
+use std::net::TcpListener;
+use std::ops::Range;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering};
+
+use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
+use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
+use dunlin_proto::v1::run_service_client::RunServiceClient;
+use dunlin_proto::v1::{Agent, Event, GetRunRequest, ListAgentsRequest, ListEventsRequest, ListRunsRequest, Run};
+use tempfile::TempDir;
+use tonic::transport::Channel;
+
+use crate::command::Outcome;
+use crate::database::Database;
+use crate::process::Process;
+use crate::programs::Program;
+use crate::until::{DEADLINE, until};
+
+/// Ports below those that Linux and macOS hand to outgoing connections, so that nobody takes one between two starts.
+const PORTS: Range<u16> = 18_000..31_000;
+
+/// What a fleet is to be.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    controllers: usize,
+    agents: usize,
+    agent: Program,
+    slots: u32,
+    lease_ttl: String,
+    targets: Vec<String>,
+    environment: Vec<(String, String)>,
+}
+
+impl Builder {
+    /// How many controllers to start. One unless said otherwise.
+    #[must_use]
+    pub fn controllers(mut self, count: usize) -> Self {
+        self.controllers = count;
+        self
+    }
+
+    /// How many agents to start. One unless said otherwise.
+    #[must_use]
+    pub fn agents(mut self, count: usize) -> Self {
+        self.agents = count;
+        self
+    }
+
+    /// The program of the agents.
+    #[must_use]
+    pub fn agent_program(mut self, program: Program) -> Self {
+        self.agent = program;
+        self
+    }
+
+    /// How many tasks an agent works on at one time. Two unless said otherwise.
+    #[must_use]
+    pub fn slots(mut self, slots: u32) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// How long a lease lives without a heartbeat, such as "3s". 30 s unless said otherwise.
+    #[must_use]
+    pub fn lease_ttl(mut self, ttl: &str) -> Self {
+        ttl.clone_into(&mut self.lease_ttl);
+        self
+    }
+
+    /// One more target beside `main`.
+    #[must_use]
+    pub fn target(mut self, name: &str) -> Self {
+        self.targets.push(name.to_owned());
+        self
+    }
+
+    /// A variable in the environment of controllers and agents.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts everything, and waits until every agent is connected and serves every target.
+    ///
+    /// # Panics
+    /// When something does not start.
+    pub async fn start(self) -> Fleet {
+        let directory = tempfile::Builder::new().prefix("dunlin-e2e-").tempdir().expect("a directory");
+        fs::create_dir(directory.path().join("migrations")).expect("a directory for the definitions");
+        let control = Database::create("control").await;
+        let mut targets = Vec::new();
+        for name in &self.targets {
+            targets.push((name.clone(), Database::create(name).await));
+        }
+        let (controllers, agents) = (self.controllers, self.agents);
+        let listen = (0..controllers.max(1)).map(|_| format!("127.0.0.1:{}", free_port())).collect();
+        let mut fleet =
+            Fleet { plan: self, directory, control, targets, listen, controllers: Vec::new(), agents: Vec::new() };
+        for _ in 0..controllers {
+            fleet.start_controller();
+        }
+        for _ in 0..agents {
+            fleet.start_agent();
+        }
+        if controllers > 0 {
+            fleet.agents_connected(agents).await;
+        }
+        fleet
+    }
+}
+
+/// A running fleet. Dropping it ends its processes.
+#[derive(Debug)]
+pub struct Fleet {
+    plan: Builder,
+    control: Database,
+    targets: Vec<(String, Database)>,
+    listen: Vec<String>,
+    controllers: Vec<Process>,
+    agents: Vec<Process>,
+    // The last: the logs are read while the processes are dropped.
+    directory: TempDir,
+}
+
+impl Fleet {
+    /// One controller, one agent of two slots, and the target `main`, unless the builder is told otherwise.
+    #[must_use]
+    pub fn builder() -> Builder {
+        Builder {
+            controllers: 1,
+            agents: 1,
+            agent: Program::Agent,
+            slots: 2,
+            lease_ttl: "30s".to_owned(),
+            targets: vec!["main".to_owned()],
+            environment: Vec::new(),
+        }
+    }
+
+    /// The usual fleet.
+    pub async fn start() -> Self {
+        Self::builder().start().await
+    }
+
+    // --- Processes ---------------------------------------------------------------------------------------------------
+
+    /// Starts the next controller. All of them share one database.
+    ///
+    /// # Panics
+    /// When the builder planned no more, or it cannot be started.
+    pub fn start_controller(&mut self) {
+        let process = self.controller_process(self.controllers.len());
+        self.controllers.push(process);
+    }
+
+    /// Starts a controller again, on its address of before.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn restart_controller(&mut self, index: usize) {
+        self.controllers[index] = self.controller_process(index);
+    }
+
+    fn controller_process(&self, index: usize) -> Process {
+        let mut command = self.command(Program::Controller);
+        command
+            .args(["--database-url", self.control.url()])
+            .args(["--listen", &self.listen[index]])
+            .args(["--lease-ttl", &self.plan.lease_ttl]);
+        Process::start(command, &format!("controller-{index}"), self.directory.path())
+    }
+
+    /// Starts one more agent, with the id `agent-N`, N from 0.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_agent(&mut self) {
+        let process = self.agent_process(self.agents.len());
+        self.agents.push(process);
+    }
+
+    /// Starts an agent again, with its id of before.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn restart_agent(&mut self, index: usize) {
+        self.agents[index] = self.agent_process(index);
+    }
+
+    fn agent_process(&self, index: usize) -> Process {
+        let mut command = self.command(self.plan.agent);
+        command
+            .args(["--controller", &self.controller_urls()])
+            .args(["--slots", &self.plan.slots.to_string()])
+            .args(["--id", &format!("agent-{index}")]);
+        for (name, database) in &self.targets {
+            command.args(["--target", &format!("{name}={}", database.url())]);
+        }
+        Process::start(command, &format!("agent-{index}"), self.directory.path())
+    }
+
+    fn command(&self, program: Program) -> Command {
+        let mut command = Command::new(program.path());
+        command.current_dir(self.directory.path()).env("DUNLIN_LOG", "info,dunlin=debug");
+        for (name, value) in &self.plan.environment {
+            command.env(name, value);
+        }
+        command
+    }
+
+    /// A controller, from 0.
+    pub fn controller(&mut self, index: usize) -> &mut Process {
+        &mut self.controllers[index]
+    }
+
+    /// An agent, from 0.
+    pub fn agent(&mut self, index: usize) -> &mut Process {
+        &mut self.agents[index]
+    }
+
+    /// Waits until `count` agents are connected and serve every target.
+    pub async fn agents_connected(&self, count: usize) {
+        until(&format!("{count} agents are connected"), async || {
+            let agents = self.list_agents().await?;
+            let ready = |agent: &&Agent| agent.connected && agent.targets.len() == self.targets.len();
+            (agents.iter().filter(ready).count() == count).then_some(())
+        })
+        .await;
+    }
+
+    async fn list_agents(&self) -> Option<Vec<Agent>> {
+        let answer = FleetServiceClient::new(self.channel()).list_agents(ListAgentsRequest::default()).await;
+        Some(answer.ok()?.into_inner().agents)
+    }
+
+    // --- Databases ---------------------------------------------------------------------------------------------------
+
+    /// The target `main`.
+    #[must_use]
+    pub fn main(&self) -> &Database {
+        self.database("main")
+    }
+
+    /// A target.
+    ///
+    /// # Panics
+    /// When the fleet has none of this name.
+    #[must_use]
+    pub fn database(&self, target: &str) -> &Database {
+        let found = self.targets.iter().find(|(name, _)| name == target);
+        &found.unwrap_or_else(|| panic!("no target {target}")).1
+    }
+
+    /// The controllers' database.
+    #[must_use]
+    pub fn control(&self) -> &Database {
+        &self.control
+    }
+
+    // --- Definitions and the command ---------------------------------------------------------------------------------
+
+    /// The directory of the definitions.
+    #[must_use]
+    pub fn migrations(&self) -> PathBuf {
+        self.directory.path().join("migrations")
+    }
+
+    /// The directory that the command runs in.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Writes a file into the directory of the definitions.
+    ///
+    /// # Panics
+    /// When it cannot be written.
+    pub fn write(&self, path: &str, content: &str) {
+        let path = self.migrations().join(path);
+        fs::create_dir_all(path.parent().expect("a file lies in a directory")).expect("a directory");
+        fs::write(path, content).expect("a definition can be written");
+    }
+
+    /// Writes definitions, each with the name of its file, and registers the whole directory.
+    pub async fn register(&self, definitions: &[(&str, &str)]) -> Outcome {
+        for (path, content) in definitions {
+            self.write(path, content);
+        }
+        self.dunlin(&["register", "migrations"]).await.ended(0)
+    }
+
+    /// Runs `dunlin` with these arguments, against this fleet.
+    ///
+    /// # Panics
+    /// When it cannot be started or does not end.
+    pub async fn dunlin(&self, arguments: &[&str]) -> Outcome {
+        let mut command = tokio::process::Command::from(self.dunlin_command(arguments));
+        command.kill_on_drop(true);
+        let output = tokio::time::timeout(DEADLINE, command.output()).await;
+        let output = output.unwrap_or_else(|_| panic!("`dunlin {}` does not end", arguments.join(" ")));
+        Outcome::new(arguments, &output.expect("`dunlin` can be started"))
+    }
+
+    /// The command `dunlin` with these arguments, against this fleet.
+    #[must_use]
+    pub fn dunlin_command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(Program::Dunlin.path());
+        command
+            .args(arguments)
+            .env("DUNLIN_CONTROLLER", self.controller_urls())
+            .current_dir(self.directory.path())
+            .stdin(std::process::Stdio::null());
+        command
+    }
+
+    // --- The API -----------------------------------------------------------------------------------------------------
+
+    /// The URLs of all controllers, with commas.
+    #[must_use]
+    pub fn controller_urls(&self) -> String {
+        let urls: Vec<String> = self.listen.iter().map(|address| format!("http://{address}")).collect();
+        urls.join(",")
+    }
+
+    /// The address of a controller, such as `127.0.0.1:20000`.
+    #[must_use]
+    pub fn address(&self, index: usize) -> &str {
+        &self.listen[index]
+    }
+
+    /// A connection to the first controller.
+    ///
+    /// # Panics
+    /// Never: its address is a valid one.
+    #[must_use]
+    pub fn channel(&self) -> Channel {
+        Channel::from_shared(format!("http://{}", self.listen[0])).expect("a valid address").connect_lazy()
+    }
+
+    /// The registry's client.
+    #[must_use]
+    pub fn registry(&self) -> RegistryServiceClient<Channel> {
+        RegistryServiceClient::new(self.channel())
+    }
+
+    /// The client for runs.
+    #[must_use]
+    pub fn runs(&self) -> RunServiceClient<Channel> {
+        RunServiceClient::new(self.channel())
+    }
+
+    /// The newest run of a migration on `main`, if there is one.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    pub async fn last_run(&self, migration: &str) -> Option<Run> {
+        let request = ListRunsRequest {
+            target: "main".to_owned(),
+            migration_id: migration.to_owned(),
+            page_size: 1,
+            ..Default::default()
+        };
+        let answer = self.runs().list_runs(request).await.expect("the list of runs");
+        let id = answer.into_inner().runs.first()?.id;
+        let answer = self.runs().get_run(GetRunRequest { id }).await.expect("a run that was listed");
+        answer.into_inner().run
+    }
+
+    /// All events of the target `main`, oldest first. At most the first thousand.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    pub async fn events(&self) -> Vec<Event> {
+        let request = ListEventsRequest { target: "main".to_owned(), page_size: 1000, ..Default::default() };
+        self.runs().list_events(request).await.expect("the list of events").into_inner().events
+    }
+
+    /// Which agents have done range tasks of a migration, and how many each, as the controllers' database tells.
+    pub async fn ranges_by_agent(&self, migration: &str) -> Vec<(String, i64)> {
+        let rows = self
+            .control
+            .rows(
+                "SELECT t.agent_id, count(*) FROM dunlin_controller.tasks t
+                 JOIN dunlin_controller.runs r ON r.id = t.run_id
+                 WHERE r.migration_id = $1 AND t.kind = 'range' AND t.state = 'done'
+                 GROUP BY 1 ORDER BY 1",
+                &[&migration],
+            )
+            .await;
+        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
+    }
+}
+
+/// A loopback port that nobody listens on, handed out once by this test program.
+fn free_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let count = PORTS.end - PORTS.start;
+    // Test programs that run side by side begin at different places.
+    let start = u16::try_from(std::process::id() % u32::from(count)).unwrap_or(0);
+    (0..count)
+        .map(|_| PORTS.start + (start + NEXT.fetch_add(1, Ordering::Relaxed) % count) % count)
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
+        .expect("a free port")
+}
