@@ -3,6 +3,8 @@
 //! Each test has its own fleet, and reads as a story of what an operator does, or what happens to a fleet. Promises are
 //! checked in the target itself, not in what the programs say about it.
 
+#![expect(clippy::unwrap_used, reason = "a test ends where something is missing, in its helpers too")]
+
 mod command;
 mod definitions;
 mod dev;
