@@ -164,3 +164,76 @@ pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
 pub fn agent(channel: Channel) -> AgentServiceClient<Channel> {
     AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tonic::transport::Server;
+    use tonic::transport::server::TcpIncoming;
+    use tonic::{Request, Response, Status};
+
+    use super::*;
+    use crate::status::{Details, invalid};
+    use crate::v1::fleet_service_server::{FleetService, FleetServiceServer};
+    use crate::v1::{Agent, ListAgentsRequest, ListAgentsResponse, ListTargetsRequest, ListTargetsResponse};
+
+    /// Answers `ListAgents` with one agent whose name has 20 MB, and refuses `ListTargets` with 2,000 problems.
+    struct Loud;
+
+    #[tonic::async_trait]
+    impl FleetService for Loud {
+        async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
+            let agent = Agent { id: "x".repeat(20_000_000), ..Agent::default() };
+            Ok(Response::new(ListAgentsResponse { agents: vec![agent], next_page_token: String::new() }))
+        }
+
+        async fn list_targets(&self, _: Request<ListTargetsRequest>) -> Result<Response<ListTargetsResponse>, Status> {
+            Err(invalid("LOUD", "too loud", (0..2000).map(|i| (format!("file.toml:{i}:1"), "something is wrong here"))))
+        }
+    }
+
+    async fn serve() -> String {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}", incoming.local_addr().unwrap());
+        let service = FleetServiceServer::new(Loud).max_encoding_message_size(MESSAGE_LIMIT);
+        tokio::spawn(Server::builder().add_service(service).serve_with_incoming(incoming));
+        url
+    }
+
+    #[tokio::test]
+    async fn the_first_url_that_answers_is_taken() {
+        let url = serve().await;
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let channel = connect(&format!("http://{gone}, {url},"), &Options::default()).await.unwrap();
+        let answer = fleet(channel).list_agents(ListAgentsRequest::default()).await.unwrap();
+        assert_eq!(answer.get_ref().agents[0].id.len(), 20_000_000);
+    }
+
+    #[tokio::test]
+    async fn long_lists_of_problems_arrive_whole() {
+        let channel = connect(&serve().await, &Options { first: 7, ..Options::default() }).await.unwrap();
+        let status = fleet(channel).list_targets(ListTargetsRequest::default()).await.unwrap_err();
+        let details = Details::of(&status);
+        assert_eq!((details.reason.as_str(), details.fields.len()), ("LOUD", 2000));
+    }
+
+    #[tokio::test]
+    async fn the_error_names_every_url_that_was_tried_and_why() {
+        let gone = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+        let urls = format!("http://{gone},http://no.such.host.invalid:7440");
+        let Err(Error::Unreachable(attempts)) = connect(&urls, &Options::default()).await else {
+            panic!("it connected")
+        };
+        assert_eq!(attempts[0].url, format!("http://{gone}"));
+        assert!(attempts[0].reason.contains("refused"), "{attempts:?}");
+        assert_eq!(attempts.len(), 2);
+    }
+
+    #[tokio::test]
+    async fn what_is_no_url_is_refused_before_anything_is_tried() {
+        for urls in ["127.0.0.1:7440", "http://h, ftp://h", "http://a b"] {
+            assert!(matches!(connect(urls, &Options::default()).await, Err(Error::Url { .. })), "{urls}");
+        }
+        assert!(matches!(connect(" , ", &Options::default()).await, Err(Error::NoUrl)));
+    }
+}

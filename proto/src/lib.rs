@@ -10,7 +10,7 @@ pub mod status;
 
 /// The package `dunlin.v1`.
 pub mod v1 {
-    #![expect(clippy::all, clippy::unwrap_used, clippy::allow_attributes, reason = "generated code")]
+    #![expect(clippy::all, clippy::allow_attributes, reason = "generated code")]
     tonic::include_proto!("dunlin.v1");
     include!(concat!(env!("OUT_DIR"), "/dunlin.v1.serde.rs"));
 }

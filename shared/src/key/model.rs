@@ -129,7 +129,8 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
                 let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
                 assert!(plan.contains("Index Cond"), "{plan}");
             }
-            let row = client.query_one(&format!("SELECT count(*), min(hits), max(hits) FROM {table}"), &[]).await.unwrap();
+            let row =
+                client.query_one(&format!("SELECT count(*), min(hits), max(hits) FROM {table}"), &[]).await.unwrap();
             assert_eq!((row.get::<_, i64>(0), row.get::<_, i32>(1), row.get::<_, i32>(2)), (1000, 1, 1), "{type_name}");
         }
     }

@@ -234,11 +234,11 @@ impl<'s> Document<'s, '_> {
         let size = number(reader, &mut fields, "size", SIZE);
         let range = number(reader, &mut fields, "range", RANGE);
         let stripes = number(reader, &mut fields, "stripes", STRIPES);
-        if let (Some(size), Some(range)) = (&size, &range) {
-            if range.value < size.value {
-                let message = format!("`range` is {}, less than `size`, which is {}", range.value, size.value);
-                reader.tell_with_help(range.at, message, "a range holds many batches");
-            }
+        if let (Some(size), Some(range)) = (&size, &range)
+            && range.value < size.value
+        {
+            let message = format!("`range` is {}, less than `size`, which is {}", range.value, size.value);
+            reader.tell_with_help(range.at, message, "a range holds many batches");
         }
         fields.finish(reader);
         Some(Batch {

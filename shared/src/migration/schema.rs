@@ -142,7 +142,8 @@ mod tests {
             (&schema["definitions"]["Step"], document::STEP),
             (&schema["definitions"]["Batch"], document::BATCH),
         ] {
-            let described: BTreeSet<&str> = table["properties"].as_object().unwrap().keys().map(String::as_str).collect();
+            let described: BTreeSet<&str> =
+                table["properties"].as_object().unwrap().keys().map(String::as_str).collect();
             assert_eq!(described, fields.iter().copied().collect());
             assert_eq!(table["additionalProperties"], Value::Bool(false));
         }

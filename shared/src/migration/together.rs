@@ -1,6 +1,6 @@
 //! How definitions fit together, and with what is registered already.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use super::definition::Version;
 use super::document::Draft;
@@ -43,10 +43,11 @@ fn duplicate_ids(drafts: &[Draft<'_>]) -> Vec<Problem> {
 }
 
 fn duplicate_versions(drafts: &[Draft<'_>], known: &[Known]) -> Vec<Problem> {
-    let in_set = |id: &MigrationId| drafts.iter().any(|draft| draft.id.as_ref().is_some_and(|own| own.value == *id));
+    let in_set: HashSet<&MigrationId> =
+        drafts.iter().filter_map(|draft| draft.id.as_ref()).map(|id| &id.value).collect();
     let mut taken: HashMap<Version, (Option<&MigrationId>, String)> = known
         .iter()
-        .filter(|known| !in_set(&known.id))
+        .filter(|known| !in_set.contains(&known.id))
         .map(|known| (known.version, (Some(&known.id), format!("`{}`, which is registered, has it", known.id))))
         .collect();
     let highest = drafts.iter().filter_map(|draft| draft.version.as_ref().map(|version| version.value));

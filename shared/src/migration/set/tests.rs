@@ -1,3 +1,5 @@
+//! What definitions may say, and what is told of those that say something else.
+
 use proptest::prelude::*;
 
 use super::*;
@@ -307,7 +309,10 @@ fn the_checksum_of_a_definition_never_changes() {
     let batch = "[[step]]\nname = \"b\"\nbatch = { table = \"t\" }\nsql = \"DELETE FROM t WHERE :batch\"";
     let definition = parsed(&format!("{HEAD}{batch}"));
     assert_eq!(definition.checksum().as_str(), "dc1a766dcd7e10799e29f98e082c140d44cb0ce451149be48cc5382f1ef783bf");
-    assert_eq!(definition.steps[0].checksum().as_str(), "494986e6c521af930c37390609bd34298f739fd8346f9ac094f74c2c6a4f14dc");
+    assert_eq!(
+        definition.steps[0].checksum().as_str(),
+        "494986e6c521af930c37390609bd34298f739fd8346f9ac094f74c2c6a4f14dc"
+    );
 }
 
 #[test]
