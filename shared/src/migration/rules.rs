@@ -111,7 +111,10 @@ fn general(sql: &Sql<'_>, statement: &Statement<'_>) -> Option<Problem> {
         let message = "COPY to or from the client is not possible: there is no client";
         return Some(sql.problem(statement.offset(), message, Some("use INSERT ... VALUES or a file on the server")));
     }
-    None
+    statement.sets_for_the_session().then(|| {
+        let message = "this SET would outlast the step and change what others do on the same connection";
+        sql.problem(statement.offset(), message, Some("write SET LOCAL in the step that needs it"))
+    })
 }
 
 fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<Problem> {
@@ -127,10 +130,7 @@ fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<P
                 };
                 return Some(sql.problem(at, format!("{what} cannot run in a transaction"), Some(help)));
             }
-            statement.sets_for_the_session().then(|| {
-                let message = "this SET would outlast the step and change what others do on the same connection";
-                sql.problem(at, message, Some("write SET LOCAL"))
-            })
+            None
         }
         Use::NoTransaction => match concurrent_index(&sql.text) {
             Some(index) if index.index.is_none() => {

@@ -194,6 +194,7 @@ fn sql_that_cannot_work_is_refused_where_it_stands() {
         ("CREATE INDEX CONCURRENTLY ON t (a)", outside, "7:8: an index that is built concurrently needs a name"),
         ("VACUUM a; VACUUM b", outside, "7:18: a step outside a transaction is one statement"),
         ("SET lock_timeout = 0", plain, "7:8: this SET would outlast the step"),
+        ("SET lock_timeout = 0", outside, "7:8: this SET would outlast the step"),
         ("COPY t FROM STDIN", plain, "7:8: COPY to or from the client"),
         ("DELETE FROM t WHERE :batch", plain, "7:28: `:batch` has a meaning only in a step with `batch`"),
         ("VACUUM :batch", outside, "7:15: `:batch` has a meaning only in a step with `batch`"),
