@@ -122,16 +122,13 @@ fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<P
     match r#use {
         Use::Check => (!statement.is_query())
             .then(|| sql.problem(at, "a check is a query that returns one boolean", Some("begin it with SELECT"))),
-        Use::Transaction | Use::Batch(_) => {
-            if let Some(what) = statement.needs_no_transaction() {
-                let help = match r#use {
-                    Use::Batch(_) => "move it to a step of its own without `batch` and with `transaction = false`",
-                    _ => "put it alone into a step with `transaction = false`",
-                };
-                return Some(sql.problem(at, format!("{what} cannot run in a transaction"), Some(help)));
-            }
-            None
-        }
+        Use::Transaction | Use::Batch(_) => statement.needs_no_transaction().map(|what| {
+            let help = match r#use {
+                Use::Batch(_) => "move it to a step of its own without `batch` and with `transaction = false`",
+                _ => "put it alone into a step with `transaction = false`",
+            };
+            sql.problem(at, format!("{what} cannot run in a transaction"), Some(help))
+        }),
         Use::NoTransaction => match concurrent_index(&sql.text) {
             Some(index) if index.index.is_none() => {
                 let message = "an index that is built concurrently needs a name";
