@@ -1,0 +1,117 @@
+//! `dunlin register DIR`: puts a directory of migrations into the registry: all, or none when there is a problem.
+//!
+//! The controller validates; it knows what is registered already. What it finds is shown with the lines of the files here.
+
+use std::path::PathBuf;
+
+use comfy_table::{Cell, Color};
+use dunlin_proto::status::Details;
+use dunlin_proto::v1::{
+    DefinitionFile, RegisterMigrationsRequest, RegisterMigrationsResponse, RegisterOutcome, RegisteredMigration,
+};
+use dunlin_shared::migration::set::Problem;
+use tonic::{Code, Status};
+
+use crate::connection::Controllers;
+use crate::error::Error;
+use crate::output::Output;
+use crate::render::{Align, Columns, Look, words};
+
+/// The options of `dunlin register`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The directory of the migrations
+    #[arg(value_name = "DIR", default_value = "migrations")]
+    dir: PathBuf,
+    /// Let the controller validate, but register nothing
+    #[arg(long)]
+    dry_run: bool,
+}
+
+/// Registers and tells what became of each.
+pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
+    let files = super::check::read(&args.dir)?;
+    let request = RegisterMigrationsRequest {
+        files: files
+            .iter()
+            .map(|file| DefinitionFile { path: file.path.clone(), content: file.content.clone() })
+            .collect(),
+        validate_only: args.dry_run,
+    };
+    match controllers.registry().await?.register_migrations(request).await {
+        Ok(answer) => {
+            let answer = answer.into_inner();
+            output.answer(&answer, |look| text(look, &answer, args.dry_run))
+        }
+        Err(status) => match problems(&status) {
+            Some(problems) => {
+                super::check::show(&args.dir, &problems, &files);
+                eprintln!("Nothing was registered.");
+                Err(Error::Problems)
+            }
+            None => Err(status.into()),
+        },
+    }
+}
+
+/// The problems that a controller found in the files. None when it refused for another reason.
+fn problems(status: &Status) -> Option<Vec<Problem>> {
+    if status.code() != Code::InvalidArgument {
+        return None;
+    }
+    let problems: Vec<Problem> = Details::of(status)
+        .fields
+        .into_iter()
+        .map(|violation| {
+            let mut parts = violation.field.rsplitn(3, ':');
+            let column = parts.next().and_then(|column| column.parse().ok());
+            let line = parts.next().and_then(|line| line.parse().ok());
+            let file = parts.next().map(str::to_owned);
+            Problem {
+                file: file.unwrap_or(violation.field.clone()),
+                line: line.unwrap_or(0),
+                column: column.unwrap_or(0),
+                message: violation.description,
+                help: None,
+            }
+        })
+        .collect();
+    (!problems.is_empty()).then_some(problems)
+}
+
+fn text(look: &Look, answer: &RegisterMigrationsResponse, dry_run: bool) -> String {
+    let mut table =
+        Columns::new(look, &[("VERSION", Align::Right), ("MIGRATION", Align::Left), ("OUTCOME", Align::Left)]);
+    for migration in &answer.migrations {
+        let outcome = Cell::new(words::outcome(migration.outcome()));
+        let outcome = match migration.outcome() {
+            RegisterOutcome::Registered => outcome.fg(Color::Green),
+            RegisterOutcome::Changed => outcome.fg(Color::Yellow),
+            RegisterOutcome::Unchanged | RegisterOutcome::Unspecified => outcome,
+        };
+        table.row([Cell::new(migration.version), Cell::new(&migration.id), outcome]);
+    }
+    let number =
+        |outcome| answer.migrations.iter().map(RegisteredMigration::outcome).filter(|other| *other == outcome).count();
+    let summary = format!(
+        "{} registered, {} changed, {} unchanged",
+        number(RegisterOutcome::Registered),
+        number(RegisterOutcome::Changed),
+        number(RegisterOutcome::Unchanged)
+    );
+    let summary =
+        if dry_run { format!("Only a trial, nothing was registered; it would be: {summary}") } else { summary };
+    format!("{}\n{summary}", table.render())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_place_of_a_problem_is_read_from_its_field() {
+        let status = dunlin_proto::status::invalid("X", "1 problem", [("a/b.toml:3:14", "unknown field")]);
+        let problems = problems(&status).unwrap();
+        assert_eq!((problems[0].file.as_str(), problems[0].line, problems[0].column), ("a/b.toml", 3, 14));
+    }
+}

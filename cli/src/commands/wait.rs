@@ -1,0 +1,101 @@
+//! `dunlin wait`: returns once work can begin: a controller serves, and an agent reaches the target.
+
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use crate::args::Target;
+use crate::connection::Controllers;
+use crate::error::Error;
+use crate::output::Output;
+use crate::render::words;
+
+/// The pause between two looks.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// The options of `dunlin wait`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    target: Target,
+    /// How many agents must serve the target
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    agents: usize,
+    /// How long to wait
+    #[arg(long, value_name = "TIME", default_value = "60s")]
+    timeout: humantime::Duration,
+}
+
+/// What is ready.
+#[derive(Debug, Serialize)]
+struct Ready {
+    controller: String,
+    target: String,
+    agents: usize,
+}
+
+/// Waits and tells.
+pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
+    let target = &args.target.target;
+    let agents = ready(controllers, target, args.agents, args.timeout.into())
+        .await
+        .map_err(|missing| Error::Unreachable(format!("not ready after {}: {missing}", args.timeout)))?;
+    let ready = Ready { controller: controllers.urls().to_owned(), target: target.clone(), agents };
+    output.answer(&ready, |_| {
+        format!("Ready: {} to {target}.", words::plural(agents, "agent connects", "agents connect"))
+    })
+}
+
+/// Waits until a controller serves and at least `agents` agents reach the target, and returns their number.
+///
+/// # Errors
+/// What is missing when the time is over.
+pub(crate) async fn ready(
+    controllers: &Controllers,
+    target: &str,
+    agents: usize,
+    timeout: Duration,
+) -> Result<usize, String> {
+    let deadline = Instant::now() + timeout;
+    loop {
+        let missing = match tokio::time::timeout_at(deadline, look(controllers, target, agents)).await {
+            Ok(Ok(found)) => return Ok(found),
+            Ok(Err(missing)) => missing,
+            Err(_) => format!("the controller at {} does not answer", controllers.urls()),
+        };
+        if Instant::now() + PAUSE > deadline {
+            return Err(missing);
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Looks once.
+async fn look(controllers: &Controllers, target: &str, agents: usize) -> Result<usize, String> {
+    let channel = controllers.connect().await.map_err(|error| error.to_string())?;
+    let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
+    let status = health.map_err(|status| format!("the controller does not tell its health: {}", status.message()))?;
+    if status.into_inner().status() != ServingStatus::Serving {
+        return Err("the controller runs but does not serve: look whether its database is up".to_owned());
+    }
+    let serving = super::agents::all(controllers, target).await.map_err(|error| error.to_string())?;
+    let connected = serving.iter().filter(|agent| agent.connected).count();
+    if connected < agents {
+        return Err(format!(
+            "the controller serves, but {connected} of {} {target}; start one: dunlin-agent --controller {} --target \
+             {target}=URL",
+            words::plural(agents, "agent serves", "agents serve"),
+            controllers.urls()
+        ));
+    }
+    let targets = super::targets::all(controllers).await.map_err(|error| error.to_string())?;
+    match targets.iter().find(|known| known.name == target) {
+        Some(known) if known.reachable => Ok(connected),
+        Some(known) => Err(format!("the agents do not reach {target}: {}", known.error)),
+        None => Err(format!("no agent has reported on {target} yet")),
+    }
+}

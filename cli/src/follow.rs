@@ -1,0 +1,178 @@
+//! Following runs to their end, over whatever happens to the controllers meanwhile.
+//!
+//! A stream that breaks is taken up again, at any controller, behind the last event that was seen: nothing is told twice
+//! and nothing is missed. The runs do not depend on being followed, so giving up (after `patience` without an answer)
+//! only ends the telling, and the error says how to take it up.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use dunlin_proto::client;
+use dunlin_proto::v1::{EventType, Run, WatchRunsRequest, WatchRunsResponse};
+use tokio::time::{Instant, sleep};
+
+use crate::connection::Controllers;
+use crate::error::Error;
+use crate::render::progress::Progress;
+use crate::render::words;
+
+/// The first pause before another try; each further one is twice as long, up to [`LONGEST_PAUSE`].
+const FIRST_PAUSE: Duration = Duration::from_millis(200);
+
+/// The longest pause between two tries.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What is followed, and how.
+#[derive(Debug, Clone)]
+pub(crate) struct Follow {
+    /// The target; may be empty when runs are named.
+    pub(crate) target: String,
+    /// The runs. Empty: all of the target, without end.
+    pub(crate) run_ids: Vec<i64>,
+    /// How long to go on trying when no controller answers.
+    pub(crate) patience: Duration,
+}
+
+/// How runs stand after they were followed.
+#[derive(Debug, Default)]
+pub(crate) struct Followed {
+    runs: BTreeMap<i64, Run>,
+    /// Why runs were cancelled.
+    pub(crate) reasons: BTreeMap<i64, String>,
+    sequence: i64,
+}
+
+impl Followed {
+    /// The runs in the order of their numbers.
+    pub(crate) fn runs(&self) -> Vec<Run> {
+        self.runs.values().cloned().collect()
+    }
+
+    fn take(&mut self, response: WatchRunsResponse, progress: &mut Progress) {
+        let Some(run) = response.run else { return };
+        progress.update(&run, response.event.as_ref());
+        if let Some(event) = response.event.filter(|event| event.r#type() == EventType::RunCancelled) {
+            self.reasons.insert(run.id, event.message);
+        }
+        self.sequence = self.sequence.max(response.sequence);
+        self.runs.insert(run.id, run);
+    }
+
+    fn complete(&self, run_ids: &[i64]) -> bool {
+        let ended = |id| self.runs.get(id).is_some_and(|run| words::ended(run.state()));
+        !run_ids.is_empty() && run_ids.iter().all(ended)
+    }
+}
+
+/// Follows runs to their end.
+///
+/// # Errors
+/// No controller answers for `patience`, one refuses, or Ctrl-C.
+pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<Followed, Error> {
+    let mut progress = Progress::new();
+    let mut followed = Followed::default();
+    let outcome = tokio::select! {
+        outcome = attempts(controllers, what, &mut followed, &mut progress) => outcome,
+        _ = tokio::signal::ctrl_c() => {
+            progress.finish();
+            if !followed.complete(&what.run_ids) && !what.run_ids.is_empty() {
+                eprintln!("{}", goes_on(&what.run_ids));
+            }
+            Err(Error::Interrupted)
+        }
+    };
+    progress.finish();
+    outcome.map(|()| followed)
+}
+
+async fn attempts(
+    controllers: &Controllers,
+    what: &Follow,
+    followed: &mut Followed,
+    progress: &mut Progress,
+) -> Result<(), Error> {
+    let mut tries = 0;
+    let mut pause = FIRST_PAUSE;
+    let mut lost: Option<Instant> = None;
+    loop {
+        let mut heard = false;
+        let error = match attempt(controllers, what, tries, followed, progress, &mut heard).await {
+            Ok(()) if followed.complete(&what.run_ids) => return Ok(()),
+            Ok(()) => Error::Unreachable("the controller ended the stream too early".to_owned()),
+            Err(error) if error.passes() => error,
+            Err(error) => return Err(error),
+        };
+        let since = match lost {
+            Some(since) if !heard => since,
+            _ => {
+                progress
+                    .note("The connection to the controller is lost; connecting again. What runs goes on meanwhile.");
+                pause = FIRST_PAUSE;
+                *lost.insert(Instant::now())
+            }
+        };
+        if since.elapsed() > what.patience {
+            return Err(Error::Unreachable(format!("{error}\n{}", goes_on(&what.run_ids))));
+        }
+        sleep(pause).await;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+        tries += 1;
+    }
+}
+
+/// One stream, to its end.
+async fn attempt(
+    controllers: &Controllers,
+    what: &Follow,
+    tries: usize,
+    followed: &mut Followed,
+    progress: &mut Progress,
+    heard: &mut bool,
+) -> Result<(), Error> {
+    let mut client = client::runs(controllers.connect_from(tries).await?);
+    let request = WatchRunsRequest {
+        run_ids: what.run_ids.clone(),
+        target: what.target.clone(),
+        after_sequence: followed.sequence,
+    };
+    let mut stream = client.watch_runs(request).await?.into_inner();
+    while let Some(response) = stream.message().await? {
+        *heard = true;
+        followed.take(response, progress);
+    }
+    Ok(())
+}
+
+/// What becomes of runs that are not followed any more.
+pub(crate) fn goes_on(run_ids: &[i64]) -> String {
+    let ids: Vec<String> = run_ids.iter().map(ToString::to_string).collect();
+    match run_ids {
+        [] => "What runs goes on; `dunlin status` tells how it stands.".to_owned(),
+        [id] => format!("Run {id} goes on; `dunlin watch {id}` follows it again."),
+        _ => format!("The runs go on; `dunlin watch {}` follows them again.", ids.join(" ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_proto::v1::RunState;
+
+    use super::*;
+
+    #[test]
+    fn runs_are_complete_once_all_have_ended() {
+        let mut followed = Followed::default();
+        let run = |id, state: RunState| (id, Run { id, state: state.into(), ..Run::default() });
+        followed.runs.extend([run(1, RunState::Succeeded), run(2, RunState::Running)]);
+        assert!(followed.complete(&[1]));
+        assert!(!followed.complete(&[1, 2]));
+        assert!(!followed.complete(&[3]));
+        assert!(!followed.complete(&[]));
+    }
+
+    #[test]
+    fn what_goes_on_can_be_followed_again() {
+        assert_eq!(goes_on(&[4]), "Run 4 goes on; `dunlin watch 4` follows it again.");
+        assert_eq!(goes_on(&[4, 5]), "The runs go on; `dunlin watch 4 5` follows them again.");
+    }
+}

@@ -1,0 +1,18 @@
+//! How things look on a terminal: texts and tables, problems in definitions, failures, and progress.
+//!
+//! Everything here is a function from messages to text, without reading or writing, except [`progress`].
+
+pub(crate) mod failure;
+mod format;
+mod look;
+pub(crate) mod problem;
+pub(crate) mod progress;
+pub(crate) mod runs;
+mod status;
+mod table;
+pub(crate) mod words;
+
+pub(crate) use format::{count, duration, seconds, time_or};
+pub(crate) use look::{Look, error_line};
+pub(crate) use status::status;
+pub(crate) use table::{Align, Columns};
