@@ -15,6 +15,9 @@ Exit codes:
   4    refused: something else has to be done first
   130  ended by Ctrl-C; a run that was watched goes on";
 
+/// The heading of what holds for every command.
+const GLOBAL: &str = "Options of every command";
+
 /// Brings PostgreSQL databases to their next schema version.
 #[derive(Debug, Parser)]
 #[command(name = "dunlin", version, after_help = EXIT_CODES, max_term_width = 100)]
@@ -34,13 +37,14 @@ pub(crate) struct Global {
     #[arg(
         long,
         global = true,
+        help_heading = GLOBAL,
         env = "DUNLIN_CONTROLLER",
         value_name = "URL[,URL...]",
         default_value = "http://127.0.0.1:7440"
     )]
     pub(crate) controller: String,
     /// How to print the answer: json is one compact document (protobuf JSON)
-    #[arg(long, short, global = true, env = "DUNLIN_OUTPUT", value_enum, default_value_t = Format::Table)]
+    #[arg(long, short, global = true, help_heading = GLOBAL, env = "DUNLIN_OUTPUT", value_enum, default_value_t = Format::Table)]
     pub(crate) output: Format,
 }
 

@@ -44,6 +44,10 @@ fn span(source: &str, line: usize, column: usize) -> Option<(&str, Range<usize>)
     let start = text.char_indices().nth(column.checked_sub(1)?).map_or(text.len(), |(start, _)| start);
     let rest = &text[start..];
     let length = match rest.chars().next() {
+        // The place of a text is behind its quotation mark.
+        Some(_) if text[..start].ends_with(['"', '\'']) => {
+            rest.find(['"', '\'']).filter(|end| *end > 0).unwrap_or(rest.len())
+        }
         Some(quote @ ('"' | '\'')) => rest[1..].find(quote).map_or(rest.len(), |end| end + 2),
         Some('[') if rest.starts_with("[[") => rest.find("]]").map_or(rest.len(), |end| end + 2),
         Some(_) => rest.find([' ', '\t', '=', ',', ']', '}', ';', '(', ')']).unwrap_or(rest.len()).max(1),
@@ -85,6 +89,11 @@ mod tests {
     #[test]
     fn a_caret_covers_a_quoted_text() {
         assert!(text(1, 6, "id = \"no such\"\n").contains("|      ^^^^^^^^^\n"));
+    }
+
+    #[test]
+    fn a_caret_covers_a_text_whose_place_is_behind_the_quotation_mark() {
+        assert!(text(1, 7, "id = \"no such\"\n").contains("|       ^^^^^^^\n"));
     }
 
     #[test]
