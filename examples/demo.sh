@@ -49,7 +49,7 @@ show() {
 # The same for a query.
 query() {
     printf '\n%s# %s%s\n%s$ psql -c "%s"%s\n' "$grey" "$1" "$plain" "$bold" "$2" "$plain"
-    PAGER= "$PSQL" "$DATABASE_URL" --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "$2"
+    PAGER='' "$PSQL" "$DATABASE_URL" --no-psqlrc --quiet --set ON_ERROR_STOP=1 --command "$2"
 }
 
 started=$SECONDS

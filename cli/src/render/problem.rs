@@ -64,8 +64,8 @@ mod tests {
         let file = "0005-roles.toml".to_owned();
         let problem = Problem {
             file: file.clone(),
-            line: line.try_into().unwrap(),
-            column: column.try_into().unwrap(),
+            line,
+            column,
             message: "unknown field `steps`".to_owned(),
             help: Some("the field is called `step`".to_owned()),
         };
