@@ -16,8 +16,8 @@ use serde_json::{Map, Value};
 use super::event::{Event, Severity, Type};
 use super::plan::{self, NewTask, Then, WHOLE};
 use super::report::{Applied, Counted, Range, Report};
-use super::setback::{contradicted, fail, release, retry, stale};
 use super::run::{self, Failure};
+use super::setback::{contradicted, fail, release, retry, stale};
 use super::step::{self, Step};
 use super::task::{self, Kind, Lease};
 
@@ -92,8 +92,8 @@ pub struct Changes {
     pub events: Vec<Event>,
     /// Rows of targets' registries.
     pub applied: Vec<(TargetName, Applied)>,
-    /// Runs that have ended: what is left of their tasks is cancelled.
-    pub ended: Vec<RunId>,
+    /// Runs that have failed: what is left of their tasks is cancelled, and agents give it back.
+    pub stopped: Vec<RunId>,
 }
 
 /// A report that no correct agent sends.
@@ -295,7 +295,6 @@ fn succeed(run: &mut Run, applied: Option<Box<Applied>>, changes: &mut Changes) 
     let message = format!("run {} of {} succeeded: schema version {}", run.id, run.migration, run.definition.version);
     changes.events.push(about(run, Type::RunSucceeded, Severity::Info, message).with("rows", applied.rows));
     changes.applied.push((run.target.clone(), applied));
-    changes.ended.push(run.id);
     Ok(())
 }
 

@@ -12,10 +12,7 @@ use super::task::Kind;
 /// The ordinal that tasks have that belong to no single step: an atomic migration, and a seal.
 pub(crate) const WHOLE: i32 = 0;
 
-/// What goes first when slots are free: everything but plans that have yielded.
-pub(crate) const FIRST_CLASS: i16 = 0;
-
-/// A plan that has yielded lets the ranges that it has cut go first.
+/// The priority of a plan that has yielded: the ranges that it has cut, as everything else, have 0 and go first.
 pub(crate) const YIELDED: i16 = 1;
 
 /// A task that is to be made.

@@ -142,8 +142,7 @@ mod tests {
 
     #[test]
     fn a_failed_run_is_mended_by_another_definition_but_not_an_unfinished_one() {
-        let mut known =
-            Known { registered: HashMap::from([(id("a"), checksum("1"))]), ..Known::default() };
+        let mut known = Known { registered: HashMap::from([(id("a"), checksum("1"))]), ..Known::default() };
         assert_eq!(decide(&[(id("a"), checksum("2"))], &known), Ok(vec![Outcome::Changed]));
         known.unfinished.push((id("a"), TargetName::default(), RunId(4)));
         assert!(decide(&[(id("a"), checksum("2"))], &known).is_err());

@@ -89,7 +89,7 @@ pub(super) fn fail(
         }
     }
     changes.events.push(event);
-    changes.ended.push(run.id);
+    changes.stopped.push(run.id);
     run.failure = Some(failure);
     Ok(())
 }

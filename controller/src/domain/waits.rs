@@ -130,9 +130,9 @@ mod tests {
     #[test]
     fn missing_agents_and_missing_code_are_told_apart() {
         let code = TransformName::parse("parents").unwrap();
-        assert_eq!(Fleet::default().waits(&[code.clone()]), [Wait::Agent { error: String::new() }]);
+        assert_eq!(Fleet::default().waits(std::slice::from_ref(&code)), [Wait::Agent { error: String::new() }]);
         let mut fleet = Fleet { reaching: 2, ..Fleet::default() };
-        assert_eq!(fleet.waits(&[code.clone()]), [Wait::Transform(code.clone())]);
+        assert_eq!(fleet.waits(std::slice::from_ref(&code)), [Wait::Transform(code.clone())]);
         fleet.transforms.insert("parents".to_owned());
         assert_eq!(fleet.waits(&[code]), []);
     }

@@ -1,0 +1,170 @@
+//! Reports on their way into the database.
+//!
+//! Each target has a lane. What arrives while a transaction of the lane is under way is stored together in the next one: a
+//! single report waits for nothing, and a thousand share the flush to disk.
+//!
+//! What must stay true: a report is acknowledged after its commit, never before; reports of one agent on one target are
+//! stored in their order; a report is not given up while its stream is open. When the database is away, lanes wait for it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use dunlin_proto::v1;
+use dunlin_proto::v1::work_response::Message;
+use dunlin_shared::ids::TargetName;
+use tokio::time::sleep;
+use tonic::Status;
+
+use crate::dispatch::Connection;
+use crate::domain::Verdict;
+use crate::domain::report::Report;
+use crate::grpc::convert::lease_out;
+use crate::replica::Replica;
+use crate::store::reports::{Filed, Stored};
+
+/// How many reports are stored together at most.
+const MOST: usize = 256;
+/// The rests between tries while the database is away.
+const RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// A report and the stream that it came by.
+#[derive(Clone, Debug)]
+pub(crate) struct Filing {
+    pub(crate) connection: Arc<Connection>,
+    pub(crate) filed: Filed,
+}
+
+type Queue = VecDeque<Filing>;
+
+/// The lanes of a replica. A lane exists while it has something to store.
+#[derive(Debug, Default)]
+pub(crate) struct Lanes {
+    lanes: Mutex<HashMap<Option<TargetName>, Queue>>,
+}
+
+impl Lanes {
+    /// Takes in a report.
+    pub(crate) fn file(&self, replica: &Arc<Replica>, filing: Filing) {
+        let lane = filing.connection.held(filing.filed.lease).map(|held| held.target);
+        if ends(&filing.filed.report) {
+            filing.connection.report(filing.filed.lease);
+        }
+        let mut lanes = self.lanes();
+        match lanes.get_mut(&lane) {
+            Some(queue) => queue.push_back(filing),
+            None => {
+                lanes.insert(lane.clone(), Queue::from([filing]));
+                tokio::spawn(work(Arc::clone(replica), lane));
+            }
+        }
+    }
+
+    /// The next reports of a lane. `None`: there are none, and the lane is gone.
+    fn next(&self, lane: &Option<TargetName>) -> Option<Vec<Filing>> {
+        let mut lanes = self.lanes();
+        let queue = lanes.get_mut(lane)?;
+        if queue.is_empty() {
+            lanes.remove(lane);
+            return None;
+        }
+        let count = queue.len().min(MOST);
+        Some(queue.drain(..count).collect())
+    }
+
+    fn lanes(&self) -> MutexGuard<'_, HashMap<Option<TargetName>, Queue>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+async fn work(replica: Arc<Replica>, lane: Option<TargetName>) {
+    while let Some(filings) = replica.lanes.next(&lane) {
+        if let Err(filings) = store(&replica, filings).await {
+            // One of them cannot be stored: find out which.
+            for filing in filings {
+                if let Err(filings) = store(&replica, vec![filing]).await {
+                    for filing in filings {
+                        filing
+                            .connection
+                            .ending()
+                            .ask(Status::internal("a report could not be stored; the controller's log says why"));
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Stores reports and acknowledges them. Gives them back when the database refuses them.
+async fn store(replica: &Arc<Replica>, mut filings: Vec<Filing>) -> Result<(), Vec<Filing>> {
+    let mut rest = RESTS.0;
+    let mut tries = 0_u32;
+    loop {
+        let reports: Vec<Filed> = filings.iter().map(|filing| filing.filed.clone()).collect();
+        match replica.store.store_reports(&reports).await {
+            Ok(stored) => {
+                acknowledge(replica, filings, stored);
+                if tries > 0 {
+                    // The first try may have been stored with its answer lost: its consequences are not known.
+                    replica.signals.everything();
+                }
+                return Ok(());
+            }
+            Err(error) if error.retryable() => {
+                tries += 1;
+                tracing::debug!(%error, tries, "reports wait for the database");
+                sleep(rest).await;
+                rest = (rest * 2).min(RESTS.1);
+                filings.retain(|filing| filing.connection.ending().status().is_none());
+                if filings.is_empty() {
+                    return Ok(());
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, reports = filings.len(), "reports cannot be stored");
+                return Err(filings);
+            }
+        }
+    }
+}
+
+fn acknowledge(replica: &Replica, filings: Vec<Filing>, stored: Stored) {
+    let mut freed = false;
+    for (Filing { connection, filed }, verdict) in filings.into_iter().zip(stored.verdicts) {
+        if matches!(filed.report, Report::Note { .. }) {
+            continue;
+        }
+        match verdict {
+            Ok(verdict) => {
+                if verdict == Verdict::Late {
+                    tracing::debug!(
+                        agent = connection.agent().as_str(),
+                        task = filed.lease.task.0,
+                        epoch = filed.lease.epoch.0,
+                        "a report came too late and has no effect"
+                    );
+                }
+                if ends(&filed.report) {
+                    freed |= connection.free_slot(filed.lease);
+                }
+                connection.send(Message::Ack(v1::Ack { lease: Some(lease_out(filed.lease)) }));
+            }
+            Err(reason) => {
+                tracing::error!(agent = connection.agent().as_str(), reason, "a report contradicts what is known");
+                connection.ending().ask(Status::invalid_argument(reason));
+            }
+        }
+    }
+    replica.wake(&stored.wakes);
+    if freed {
+        replica.signals.dispatch();
+    }
+}
+
+/// True for the last report about a lease.
+fn ends(report: &Report) -> bool {
+    match report {
+        Report::Note { .. } | Report::Ranges { .. } => false,
+        Report::Done { .. } | Report::Failed { .. } | Report::Released { .. } | Report::Stale { .. } => true,
+    }
+}

@@ -1,0 +1,176 @@
+//! An agent's stream on this replica: what it holds, and the way to it.
+//!
+//! What must stay true: an agent is never granted more than its slots. A slot is taken from the grant on, and free again once
+//! the last report about its lease is stored or the agent was told that it lost the lease.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use dunlin_proto::v1::work_response::Message;
+use dunlin_proto::v1::{self, WorkResponse};
+use dunlin_shared::ids::{AgentId, RunId, TargetName};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status;
+
+use crate::domain::task::Lease;
+
+/// Messages that may wait for an agent to read them. More than that, and it does not read.
+pub(crate) const OUTGOING: usize = 4096;
+
+/// What an agent says of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Identity {
+    pub(crate) agent: AgentId,
+    pub(crate) session: i64,
+    pub(crate) slots: usize,
+    pub(crate) transforms: Vec<String>,
+}
+
+/// The end of a stream: once it is asked for, it happens, with the first status that was given.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Ending {
+    asked: CancellationToken,
+    status: Arc<OnceLock<Status>>,
+}
+
+impl Ending {
+    /// Asks for the end.
+    pub(crate) fn ask(&self, status: Status) {
+        let _first = self.status.set(status);
+        self.asked.cancel();
+    }
+
+    /// Waits until the end is asked for.
+    pub(crate) async fn asked(&self) {
+        self.asked.cancelled().await;
+    }
+
+    /// The status to end with.
+    pub(crate) fn status(&self) -> Option<Status> {
+        self.status.get().cloned()
+    }
+}
+
+/// What a lease that is held is about.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Held {
+    pub(crate) run: RunId,
+    pub(crate) target: TargetName,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    reached: BTreeSet<TargetName>,
+    held: HashMap<Lease, Held>,
+    reporting: HashSet<Lease>,
+}
+
+/// A stream.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    identity: Identity,
+    outgoing: mpsc::Sender<WorkResponse>,
+    ending: Ending,
+    state: Mutex<State>,
+}
+
+impl Connection {
+    pub(crate) fn new(identity: Identity, outgoing: mpsc::Sender<WorkResponse>, ending: Ending) -> Self {
+        Self { identity, outgoing, ending, state: Mutex::default() }
+    }
+
+    pub(crate) fn agent(&self) -> &AgentId {
+        &self.identity.agent
+    }
+
+    pub(crate) fn session(&self) -> i64 {
+        self.identity.session
+    }
+
+    pub(crate) fn transforms(&self) -> &[String] {
+        &self.identity.transforms
+    }
+
+    pub(crate) fn ending(&self) -> &Ending {
+        &self.ending
+    }
+
+    /// Sends a message. An agent that does not read its messages loses its stream.
+    pub(crate) fn send(&self, message: Message) {
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.outgoing.try_send(WorkResponse { message: Some(message) })
+        {
+            self.ending.ask(Status::resource_exhausted(format!(
+                "agent {} does not read what it is sent: {OUTGOING} messages wait for it",
+                self.identity.agent
+            )));
+        }
+    }
+
+    /// The slots that are free.
+    pub(crate) fn free(&self) -> usize {
+        self.identity.slots.saturating_sub(self.state().held.len())
+    }
+
+    /// The targets that the agent reaches.
+    pub(crate) fn reached(&self) -> BTreeSet<TargetName> {
+        self.state().reached.clone()
+    }
+
+    /// Takes in whether the agent reaches a target.
+    pub(crate) fn reach(&self, target: &TargetName, reached: bool) {
+        let mut state = self.state();
+        if reached {
+            state.reached.insert(target.clone());
+        } else {
+            state.reached.remove(target);
+        }
+    }
+
+    /// Takes a slot.
+    pub(crate) fn hold(&self, lease: Lease, held: Held) {
+        self.state().held.insert(lease, held);
+    }
+
+    /// Frees the slot of a lease. True when it was taken.
+    pub(crate) fn free_slot(&self, lease: Lease) -> bool {
+        let mut state = self.state();
+        state.reporting.remove(&lease);
+        state.held.remove(&lease).is_some()
+    }
+
+    /// Notes that the last report about a lease is on its way into the database.
+    pub(crate) fn report(&self, lease: Lease) {
+        self.state().reporting.insert(lease);
+    }
+
+    /// True while the last report about a lease is on its way into the database.
+    pub(crate) fn reporting(&self, lease: Lease) -> bool {
+        self.state().reporting.contains(&lease)
+    }
+
+    /// What a lease is about, if it is held.
+    pub(crate) fn held(&self, lease: Lease) -> Option<Held> {
+        self.state().held.get(&lease).cloned()
+    }
+
+    /// All leases that are held.
+    pub(crate) fn leases(&self) -> Vec<Lease> {
+        self.state().held.keys().copied().collect()
+    }
+
+    /// Asks for the leases of an ended run back.
+    pub(crate) fn revoke(&self, run: RunId) {
+        let leases: Vec<Lease> =
+            self.state().held.iter().filter(|(_, held)| held.run == run).map(|(lease, _)| *lease).collect();
+        for lease in leases {
+            let lease = v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 };
+            let reason = format!("run {run} has ended");
+            self.send(Message::Revoke(v1::Revoke { lease: Some(lease), reason }));
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

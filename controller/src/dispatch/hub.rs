@@ -1,0 +1,182 @@
+//! The streams of this replica, and what their agents could take on.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use dunlin_shared::ids::{AgentId, RunId, TargetName};
+use tonic::Status;
+
+use super::connection::Connection;
+use crate::store::claims::{Assignment, Candidate, Demand};
+
+/// The streams of this replica.
+#[derive(Debug, Default)]
+pub(crate) struct Hub {
+    connections: Mutex<HashMap<AgentId, Arc<Connection>>>,
+}
+
+impl Hub {
+    /// Adds a stream. An older one of the same agent ends.
+    pub(crate) fn add(&self, connection: &Arc<Connection>) {
+        let old = self.connections().insert(connection.agent().clone(), Arc::clone(connection));
+        if let Some(old) = old {
+            old.ending().ask(replaced(old.agent()));
+        }
+    }
+
+    /// Removes a stream, if it is still the agent's.
+    pub(crate) fn remove(&self, connection: &Arc<Connection>) {
+        let mut connections = self.connections();
+        if connections.get(connection.agent()).is_some_and(|current| Arc::ptr_eq(current, connection)) {
+            connections.remove(connection.agent());
+        }
+    }
+
+    /// All streams.
+    pub(crate) fn all(&self) -> Vec<Arc<Connection>> {
+        self.connections().values().cloned().collect()
+    }
+
+    /// Asks for the leases of an ended run back.
+    pub(crate) fn revoke(&self, run: RunId) {
+        for connection in self.all() {
+            connection.revoke(run);
+        }
+    }
+
+    fn connections(&self) -> MutexGuard<'_, HashMap<AgentId, Arc<Connection>>> {
+        self.connections.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The status of a stream whose agent has another one.
+pub(crate) fn replaced(agent: &AgentId) -> Status {
+    Status::aborted(format!(
+        "agent {agent} has opened another stream; if two agents run under this id, give one of them another with --id"
+    ))
+}
+
+/// An agent with free slots.
+#[derive(Debug)]
+pub(crate) struct Offer {
+    pub(crate) connection: Arc<Connection>,
+    free: usize,
+    reached: BTreeSet<TargetName>,
+}
+
+/// The agents with free slots, as they are now.
+pub(crate) fn offers(connections: Vec<Arc<Connection>>) -> Vec<Offer> {
+    connections
+        .into_iter()
+        .map(|connection| Offer { free: connection.free(), reached: connection.reached(), connection })
+        .filter(|offer| offer.free > 0 && !offer.reached.is_empty())
+        .collect()
+}
+
+/// What the agents could take on, by target.
+pub(crate) fn demands(offers: &[Offer]) -> Vec<Demand> {
+    let mut by_target: BTreeMap<&TargetName, (usize, BTreeSet<&String>)> = BTreeMap::new();
+    for offer in offers {
+        for target in &offer.reached {
+            let (free, transforms) = by_target.entry(target).or_default();
+            *free += offer.free;
+            transforms.extend(offer.connection.transforms());
+        }
+    }
+    by_target
+        .into_iter()
+        .map(|(target, (free, transforms))| Demand {
+            target: target.clone(),
+            transforms: transforms.into_iter().cloned().collect(),
+            free: i32::try_from(free).unwrap_or(i32::MAX),
+        })
+        .collect()
+}
+
+/// Gives each task to the agent with the most free slots among those that can do it, so that work spreads.
+pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assignment> {
+    let mut assignments = Vec::with_capacity(candidates.len());
+    for candidate in candidates {
+        let able = offers.iter_mut().filter(|offer| {
+            offer.free > 0
+                && offer.reached.contains(&candidate.target)
+                && candidate
+                    .transform
+                    .as_ref()
+                    .is_none_or(|name| offer.connection.transforms().iter().any(|has| has == name.as_str()))
+        });
+        if let Some(offer) = able.max_by_key(|offer| offer.free) {
+            offer.free -= 1;
+            assignments.push(Assignment {
+                id: candidate.id,
+                agent: offer.connection.agent().clone(),
+                session: offer.connection.session(),
+            });
+        }
+    }
+    assignments
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_shared::ids::{TaskId, TransformName};
+    use tokio::sync::mpsc;
+
+    use super::super::connection::{Ending, Identity};
+    use super::*;
+
+    fn agent(id: &str, slots: usize, targets: &[&str], transforms: &[&str]) -> Arc<Connection> {
+        let identity = Identity {
+            agent: AgentId::parse(id).unwrap(),
+            session: 1,
+            slots,
+            transforms: transforms.iter().map(ToString::to_string).collect(),
+        };
+        let (sender, _receiver) = mpsc::channel(1);
+        let connection = Connection::new(identity, sender, Ending::default());
+        for target in targets {
+            connection.reach(&TargetName::parse(*target).unwrap(), true);
+        }
+        Arc::new(connection)
+    }
+
+    fn task(id: i64, target: &str, transform: Option<&str>) -> Candidate {
+        Candidate {
+            id: TaskId(id),
+            target: TargetName::parse(target).unwrap(),
+            transform: transform.map(|name| TransformName::parse(name).unwrap()),
+        }
+    }
+
+    #[test]
+    fn work_spreads_and_no_agent_gets_more_than_its_slots() {
+        let mut offers = offers(vec![agent("a", 2, &["main"], &[]), agent("b", 2, &["main"], &[])]);
+        let tasks: Vec<_> = (1..=5).map(|id| task(id, "main", None)).collect();
+        let given = assign(&mut offers, &tasks);
+        for name in ["a", "b"] {
+            assert_eq!(given.iter().filter(|one| one.agent.as_str() == name).count(), 2);
+        }
+        assert_ne!(given[0].agent, given[1].agent);
+    }
+
+    #[test]
+    fn a_task_goes_to_an_agent_that_reaches_its_target_and_has_its_code() {
+        let mut offers = offers(vec![agent("a", 5, &["main"], &[]), agent("b", 1, &["main", "eu"], &["parents"])]);
+        assert_eq!(demands(&offers).iter().map(|demand| demand.free).collect::<Vec<_>>(), [1, 6]);
+        let given =
+            assign(&mut offers, &[task(1, "main", Some("parents")), task(2, "eu", None), task(3, "main", None)]);
+        let given: Vec<_> = given.iter().map(|one| (one.id.0, one.agent.as_str())).collect();
+        assert_eq!(given, [(1, "b"), (3, "a")]);
+    }
+
+    #[test]
+    fn a_newer_stream_of_an_agent_ends_the_older() {
+        let hub = Hub::default();
+        let (old, new) = (agent("a", 1, &[], &[]), agent("a", 1, &[], &[]));
+        hub.add(&old);
+        hub.add(&new);
+        assert_eq!(old.ending().status().unwrap().code(), tonic::Code::Aborted);
+        hub.remove(&old);
+        assert_eq!(hub.all().len(), 1);
+    }
+}

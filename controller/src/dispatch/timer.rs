@@ -1,0 +1,60 @@
+//! The one loop of a replica that watches the clock: the database's, and only for what is due.
+//!
+//! It sleeps until the next lease expires, the next task has rested, or the next agent is to be missed, and is woken when
+//! something becomes due earlier. All replicas do this; whoever comes first does the work, and the others find nothing.
+//!
+//! After the database, or this replica, was away, leases may have run out although their agents live: nobody could take in
+//! their heartbeats. So nothing expires before agents had the time to send one more.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+
+use crate::replica::Replica;
+use crate::store::{self, Availability};
+
+/// However quiet it is, everything is looked at this often.
+const SWEEP: Duration = Duration::from_secs(30);
+/// The shortest time between two looks.
+const BREATH: Duration = Duration::from_millis(20);
+/// The rest after a failure, and when what is due is in the hands of another replica.
+const REST: Duration = Duration::from_millis(200);
+
+/// Does what is due, until the replica stops.
+pub(crate) async fn keep_time(replica: Arc<Replica>, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = forever(&replica) => {}
+    }
+}
+
+async fn forever(replica: &Replica) {
+    let mut availability = replica.store.availability();
+    loop {
+        if availability.wait_for(|now| *now == Availability::Available).await.is_err() {
+            return;
+        }
+        sleep(replica.heartbeat_interval() + REST).await;
+        replica.signals.dispatch();
+        while *availability.borrow_and_update() == Availability::Available {
+            if let Err(error) = look(replica).await {
+                tracing::debug!(%error, "nothing could be looked at");
+                sleep(REST).await;
+            }
+        }
+    }
+}
+
+async fn look(replica: &Replica) -> Result<(), store::Error> {
+    let start = Instant::now();
+    let wakes = replica.store.expire().await?;
+    replica.wake(&wakes);
+    replica.signals.dispatch();
+    let due = replica.store.next_due().await?.unwrap_or(SWEEP).min(SWEEP);
+    let rest = if due.is_zero() { REST } else { due };
+    let _moved = timeout(rest, replica.signals.timer_moved()).await;
+    sleep_until(start + BREATH).await;
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The stream of an agent.
+//!
+//! The stream ends when the agent ends it, says something that no correct agent says, does not read, opens another one, or
+//! the controller stops. Its end loses no lease.
+
+use std::collections::BTreeSet;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_proto::convert::duration;
+use dunlin_proto::status;
+use dunlin_proto::v1::agent_service_server::AgentService;
+use dunlin_proto::v1::work_request::Message as Said;
+use dunlin_proto::v1::work_response::Message;
+use dunlin_proto::v1::{self, WorkRequest, WorkResponse};
+use dunlin_shared::ids::{AgentId, TransformName};
+use futures::{Stream, StreamExt, stream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Request, Response, Status, Streaming};
+
+use super::convert;
+use super::status::{bad_field, bad_id, of_store};
+use crate::advance::Filing;
+use crate::dispatch::{Connection, Ending, Held, Identity, OUTGOING};
+use crate::domain::report::Report;
+use crate::replica::Replica;
+use crate::store::agents::Hello;
+use crate::store::following::Sight;
+use crate::store::reports::Filed;
+
+/// How long a stream may be open without a hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// The rest between tries to store what an agent saw, while the database is away.
+const REST: Duration = Duration::from_millis(500);
+/// The most ranges in one message.
+const RANGES: usize = 1000;
+/// The most targets, transforms and leases that one agent may name.
+const NAMES: usize = 10_000;
+
+/// The service that agents call.
+pub(crate) struct Agents {
+    replica: Arc<Replica>,
+    stop: CancellationToken,
+}
+
+impl Agents {
+    pub(crate) fn new(replica: Arc<Replica>, stop: CancellationToken) -> Self {
+        Self { replica, stop }
+    }
+}
+
+#[tonic::async_trait]
+impl AgentService for Agents {
+    type WorkStream = Pin<Box<dyn Stream<Item = Result<WorkResponse, Status>> + Send>>;
+
+    async fn work(&self, request: Request<Streaming<WorkRequest>>) -> Result<Response<Self::WorkStream>, Status> {
+        let (sender, receiver) = mpsc::channel(OUTGOING);
+        let ending = Ending::default();
+        let stream = serve(Arc::clone(&self.replica), request.into_inner(), sender, ending.clone(), self.stop.clone());
+        tokio::spawn(stream);
+        let asked = ending.clone();
+        let last = stream::once(async move { ending.status().map(Err) }).filter_map(|last| async { last });
+        let messages = ReceiverStream::new(receiver).map(Ok);
+        let outgoing = messages.take_until(async move { asked.asked().await }).chain(last);
+        Ok(Response::new(Box::pin(outgoing)))
+    }
+}
+
+async fn serve(
+    replica: Arc<Replica>,
+    mut incoming: Streaming<WorkRequest>,
+    sender: mpsc::Sender<WorkResponse>,
+    ending: Ending,
+    stop: CancellationToken,
+) {
+    let stopped = || status::error(Code::Unavailable, "STOPPING", "this controller stops; connect to another one");
+    let opened = tokio::select! {
+        opened = open(&replica, &mut incoming, sender, &ending) => opened,
+        () = stop.cancelled() => Err(stopped()),
+    };
+    let connection = match opened {
+        Ok(connection) => connection,
+        Err(status) => {
+            ending.ask(status);
+            return;
+        }
+    };
+    let agent = connection.agent().clone();
+    let reason = tokio::select! {
+        end = listen(&replica, &connection, &mut incoming) => match end {
+            Ok(()) => "it closed its stream".to_owned(),
+            Err(status) => {
+                let reason = format!("its stream broke: {}", status.message());
+                ending.ask(status);
+                reason
+            }
+        },
+        () = ending.asked() => ending.status().map(|status| status.message().to_owned()).unwrap_or_default(),
+        () = stop.cancelled() => {
+            ending.ask(stopped());
+            "the controller stops".to_owned()
+        }
+    };
+    replica.hub.remove(&connection);
+    // Whatever still holds the connection, such as a lane, must not keep a closed stream open.
+    ending.ask(Status::ok(""));
+    tracing::info!(agent = agent.as_str(), reason, "an agent's stream ended");
+    match replica.store.leave(&agent, connection.session(), &reason).await {
+        Ok(wakes) => replica.wake(&wakes),
+        Err(error) => tracing::debug!(%error, agent = agent.as_str(), "the end of a stream was not stored"),
+    }
+}
+
+/// Takes the hello and answers it.
+async fn open(
+    replica: &Arc<Replica>,
+    incoming: &mut Streaming<WorkRequest>,
+    sender: mpsc::Sender<WorkResponse>,
+    ending: &Ending,
+) -> Result<Arc<Connection>, Status> {
+    let no_hello = || status::error(Code::InvalidArgument, "NO_HELLO", "the first message of a stream must be `hello`");
+    let first = timeout(HELLO_WITHIN, incoming.message())
+        .await
+        .map_err(|_| status::error(Code::DeadlineExceeded, "NO_HELLO", "no `hello` came within 10 s"))??;
+    let Some(WorkRequest { message: Some(Said::Hello(said)) }) = first else { return Err(no_hello()) };
+    let (hello, sights) = read(&said)?;
+    let welcomed = replica.store.welcome(&hello).await.map_err(of_store)?;
+    let identity = Identity {
+        agent: hello.agent.clone(),
+        session: welcomed.session,
+        slots: usize::try_from(hello.slots).unwrap_or(1),
+        transforms: hello.transforms,
+    };
+    let connection = Arc::new(Connection::new(identity, sender, ending.clone()));
+    for (lease, run, target) in &welcomed.kept {
+        connection.hold(*lease, Held { run: *run, target: target.clone() });
+    }
+    connection.send(Message::Welcome(v1::Welcome {
+        lease_ttl: Some(duration(replica.store.lease_ttl())),
+        heartbeat_interval: Some(duration(replica.heartbeat_interval())),
+        kept: welcomed.kept.iter().map(|(lease, ..)| convert::lease_out(*lease)).collect(),
+    }));
+    replica.wake(&welcomed.wakes);
+    for sight in sights {
+        see(replica, &connection, &sight).await.map_err(of_store)?;
+    }
+    tracing::info!(
+        agent = connection.agent().as_str(),
+        slots = hello.slots,
+        targets = ?connection.reached(),
+        kept = welcomed.kept.len(),
+        "an agent connected"
+    );
+    replica.hub.add(&connection);
+    let progress: Vec<_> = said.leases.iter().filter_map(convert::progress_in).collect();
+    if !progress.is_empty() {
+        replica.heartbeats.beat(Arc::clone(&connection), progress);
+    }
+    replica.signals.dispatch();
+    Ok(connection)
+}
+
+fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
+    let agent = AgentId::parse(said.agent_id.as_str()).map_err(|error| bad_id("hello.agent_id", &error))?;
+    if !(1..=1000).contains(&said.slots) {
+        return Err(bad_field("hello.slots", format!("it must be 1 to 1000, and is {}", said.slots)));
+    }
+    for (field, count) in [
+        ("hello.targets", said.targets.len()),
+        ("hello.transforms", said.transforms.len()),
+        ("hello.leases", said.leases.len()),
+    ] {
+        if count > NAMES {
+            return Err(bad_field(field, format!("at most {NAMES} may be named, and these are {count}")));
+        }
+    }
+    let sights: Vec<Sight> = said
+        .targets
+        .iter()
+        .map(|report| convert::sight_in(report).map_err(|error| bad_id("hello.targets.name", &error)))
+        .collect::<Result<_, _>>()?;
+    let names: BTreeSet<_> = sights.iter().map(|sight| sight.target.clone()).collect();
+    if names.len() < sights.len() {
+        return Err(bad_field("hello.targets", "a target is named twice"));
+    }
+    let transforms: BTreeSet<String> = said
+        .transforms
+        .iter()
+        .map(|name| TransformName::parse(name.as_str()).map(String::from))
+        .collect::<Result<_, _>>()
+        .map_err(|error| bad_id("hello.transforms", &error))?;
+    let hello = Hello {
+        agent,
+        version: convert::clean(&said.version),
+        slots: said.slots,
+        transforms: transforms.into_iter().collect(),
+        targets: names.into_iter().collect(),
+        leases: said.leases.iter().filter_map(|held| convert::lease_in(held.lease.as_ref())).collect(),
+    };
+    Ok((hello, sights))
+}
+
+/// Takes in what the agent says until it closes the stream.
+async fn listen(
+    replica: &Arc<Replica>,
+    connection: &Arc<Connection>,
+    incoming: &mut Streaming<WorkRequest>,
+) -> Result<(), Status> {
+    while let Some(WorkRequest { message }) = incoming.message().await? {
+        let filed = match message {
+            // A message of a later version of the protocol.
+            None => continue,
+            Some(Said::Hello(_)) => {
+                return Err(status::error(Code::InvalidArgument, "SECOND_HELLO", "a stream has one `hello` only"));
+            }
+            Some(Said::Heartbeat(beat)) => {
+                if beat.leases.len() > NAMES {
+                    return Err(bad_field("heartbeat.leases", format!("at most {NAMES} may be named")));
+                }
+                let leases = beat.leases.iter().filter_map(convert::progress_in).collect();
+                replica.heartbeats.beat(Arc::clone(connection), leases);
+                continue;
+            }
+            Some(Said::Target(report)) => {
+                let sight = convert::sight_in(&report).map_err(|error| bad_id("target.name", &error))?;
+                keep_seeing(replica, connection, &sight).await?;
+                continue;
+            }
+            Some(Said::RangesPlanned(planned)) => {
+                if planned.ranges.len() > RANGES {
+                    return Err(bad_field("ranges_planned.ranges", format!("at most {RANGES} fit into a message")));
+                }
+                (planned.lease, convert::ranges_in(&planned))
+            }
+            Some(Said::Done(done)) => (done.lease, convert::done_in(&done)),
+            Some(Said::Failed(failed)) => (failed.lease, convert::failed_in(&failed)),
+            Some(Said::Released(released)) => (released.lease, convert::released_in(&released)),
+            Some(Said::Stale(stale)) => {
+                let report =
+                    Report::Stale { stored: stale.stored_epoch.max(0).into(), applications: stale.applications };
+                (stale.lease, report)
+            }
+            Some(Said::Note(note)) => (note.lease, convert::note_in(&note)),
+        };
+        let (lease, report) = filed;
+        let lease = convert::lease_in(lease.as_ref()).ok_or_else(|| bad_field("lease", "it is missing"))?;
+        let filing = Filing { connection: Arc::clone(connection), filed: Filed { lease, report } };
+        replica.lanes.file(replica, filing);
+    }
+    Ok(())
+}
+
+/// Takes in what the agent sees of a target, and waits for the database when it is away.
+async fn keep_seeing(replica: &Arc<Replica>, connection: &Arc<Connection>, sight: &Sight) -> Result<(), Status> {
+    loop {
+        match see(replica, connection, sight).await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.retryable() => {
+                tracing::debug!(%error, "what an agent sees waits for the database");
+                sleep(REST).await;
+            }
+            Err(error) => return Err(of_store(error)),
+        }
+    }
+}
+
+async fn see(replica: &Replica, connection: &Connection, sight: &Sight) -> Result<(), crate::store::Error> {
+    let wakes = replica.store.see_target(connection.agent(), sight).await?;
+    connection.reach(&sight.target, sight.error.is_none());
+    replica.wake(&wakes);
+    replica.signals.dispatch();
+    Ok(())
+}

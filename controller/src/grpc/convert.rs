@@ -1,0 +1,424 @@
+//! Between messages and what the domain and the store know.
+//!
+//! What comes in is made harmless here: texts are cut to a length and freed of what PostgreSQL cannot store, figures that
+//! cannot be negative are not. So no message, however odd, is one that cannot be stored.
+
+use dunlin_proto::convert::{self, duration, struct_of, timestamp};
+use dunlin_proto::v1;
+use dunlin_shared::ids::{Epoch, TargetName, TaskId};
+use dunlin_shared::key::KeyColumn;
+use dunlin_shared::migration::{Definition, Step as DefinedStep};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report};
+use crate::domain::run::{self, Failure};
+use crate::domain::step;
+use crate::domain::task::{Kind, Lease};
+use crate::domain::waits::Wait;
+use crate::domain::{EventType, Severity};
+use crate::store::claims::Granted;
+use crate::store::events::Written;
+use crate::store::following::Sight;
+use crate::store::runs::{StepView, View, to_f64};
+
+/// The longest text in bytes that is kept of a message.
+const LONGEST: usize = 64 * 1024;
+
+/// A text without what PostgreSQL cannot store, and of bearable length.
+pub(crate) fn clean(text: &str) -> String {
+    let mut end = text.len().min(LONGEST);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].replace('\0', "\u{fffd}")
+}
+
+fn clean_value(value: Value) -> Value {
+    match value {
+        Value::String(text) => clean(&text).into(),
+        Value::Array(values) => values.into_iter().map(clean_value).collect(),
+        Value::Object(fields) => Value::Object(clean_fields(fields)),
+        other @ (Value::Null | Value::Bool(_) | Value::Number(_)) => other,
+    }
+}
+
+fn clean_fields(fields: Map<String, Value>) -> Map<String, Value> {
+    fields.into_iter().map(|(name, value)| (clean(&name), clean_value(value))).collect()
+}
+
+pub(crate) fn lease_in(lease: Option<&v1::Lease>) -> Option<Lease> {
+    lease.map(|lease| Lease { task: TaskId(lease.task_id), epoch: Epoch(lease.epoch) })
+}
+
+pub(crate) fn lease_out(lease: Lease) -> v1::Lease {
+    v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 }
+}
+
+pub(crate) fn counted(rows: i64, rows_walked: i64) -> Counted {
+    // Sums over many tasks must not overflow; no table has that many rows.
+    let most = 1_i64 << 50;
+    Counted { rows: rows.clamp(0, most), rows_walked: rows_walked.clamp(0, most) }
+}
+
+pub(crate) fn progress_in(progress: &v1::LeaseProgress) -> Option<(Lease, Counted)> {
+    Some((lease_in(progress.lease.as_ref())?, counted(progress.rows, progress.rows_walked)))
+}
+
+pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared::ids::Error> {
+    let unnamed = "the agent gives no reason".to_owned();
+    let error = (!report.reachable).then(|| Some(clean(&report.error)).filter(|e| !e.is_empty()).unwrap_or(unnamed));
+    Ok(Sight {
+        target: TargetName::parse(report.name.as_str())?,
+        error,
+        server_version: clean(&report.server_version),
+        applied: if report.reachable { report.applied.iter().filter_map(applied_in).collect() } else { Vec::new() },
+    })
+}
+
+/// `None` for rows that no registry can hold.
+pub(crate) fn applied_in(row: &v1::AppliedMigration) -> Option<Applied> {
+    if row.id.is_empty() || row.applications < 1 {
+        return None;
+    }
+    let result = match row.result.as_ref().map(convert::from_struct) {
+        Some(Value::Object(fields)) => clean_fields(fields),
+        _ => Map::new(),
+    };
+    Some(Applied {
+        id: clean(&row.id),
+        version: row.version,
+        name: clean(&row.name),
+        checksum: clean(&row.checksum),
+        applications: row.applications,
+        run_id: row.run_id,
+        agent_id: clean(&row.agent_id),
+        rows: counted(row.rows, 0).rows,
+        result,
+        applied_at: row.apply_time.as_ref().and_then(convert::system_time),
+        last_applied_at: row.last_apply_time.as_ref().and_then(convert::system_time),
+    })
+}
+
+pub(crate) fn applied_out(target: &str, row: &Applied) -> v1::AppliedMigration {
+    v1::AppliedMigration {
+        id: row.id.clone(),
+        version: row.version,
+        name: row.name.clone(),
+        target: target.to_owned(),
+        checksum: row.checksum.clone(),
+        applications: row.applications,
+        run_id: row.run_id,
+        apply_time: row.applied_at.map(timestamp),
+        last_apply_time: row.last_applied_at.map(timestamp),
+        agent_id: row.agent_id.clone(),
+        rows: row.rows,
+        result: Some(struct_of(&row.result)),
+    }
+}
+
+pub(crate) fn ranges_in(planned: &v1::RangesPlanned) -> Report {
+    Report::Ranges {
+        ranges: planned.ranges.iter().map(range_in).collect(),
+        key: planned
+            .key
+            .iter()
+            .map(|column| KeyColumn { name: clean(&column.name), type_name: clean(&column.r#type) })
+            .collect(),
+    }
+}
+
+fn range_in(range: &v1::PlannedRange) -> Range {
+    let key = |key: &v1::Key| key.values.iter().map(|value| value.replace('\0', "\u{fffd}")).collect();
+    Range {
+        ordinal: range.ordinal,
+        low: range.low.as_ref().map(key),
+        high: range.high.as_ref().map(key).unwrap_or_default(),
+        rows_total: counted(range.rows_total, 0).rows,
+        done: range.done,
+        rows: counted(range.rows, 0).rows,
+    }
+}
+
+pub(crate) fn done_in(done: &v1::TaskDone) -> Report {
+    Report::Done {
+        counted: counted(done.rows, done.rows_walked),
+        already_done: done.already_done,
+        applied: done.applied.as_ref().and_then(applied_in).map(Box::new),
+    }
+}
+
+pub(crate) fn failed_in(failed: &v1::TaskFailed) -> Report {
+    let error = failed.error.clone().unwrap_or_default();
+    let message = if error.message.is_empty() { "the agent gives no reason".to_owned() } else { clean(&error.message) };
+    Report::Failed {
+        failure: Box::new(Failure {
+            migration_id: clean(&error.migration_id),
+            step: clean(&error.step),
+            check: clean(&error.check),
+            message,
+            sqlstate: clean(&error.sqlstate),
+            detail: clean(&error.detail),
+            hint: clean(&error.hint),
+            rows: clean(&error.rows),
+            next: clean(&error.next),
+            agent_id: clean(&error.agent_id),
+        }),
+        retryable: failed.retryable,
+    }
+}
+
+pub(crate) fn released_in(released: &v1::TaskReleased) -> Report {
+    Report::Released {
+        reason: match released.reason() {
+            v1::ReleaseReason::Yielded => ReleaseReason::Yielded,
+            v1::ReleaseReason::TargetUnreachable => ReleaseReason::TargetUnreachable,
+            v1::ReleaseReason::Busy => ReleaseReason::Busy,
+            v1::ReleaseReason::Revoked => ReleaseReason::Revoked,
+            v1::ReleaseReason::Stopping => ReleaseReason::Stopping,
+            // A reason that this version does not know: with a rest, as it may come again at once.
+            v1::ReleaseReason::Unspecified => ReleaseReason::Busy,
+        },
+        message: clean(&released.message),
+        counted: counted(released.rows, released.rows_walked),
+    }
+}
+
+pub(crate) fn note_in(note: &v1::TaskNote) -> Report {
+    let event_type = match note.r#type() {
+        v1::EventType::StepSkipped => EventType::StepSkipped,
+        v1::EventType::TaskRetried => EventType::TaskRetried,
+        v1::EventType::StepRepaired => EventType::StepRepaired,
+        _ => EventType::AgentNote,
+    };
+    Report::Note { event_type, message: clean(&note.message) }
+}
+
+pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
+    let definition = &granted.definition;
+    let index = usize::try_from(granted.step).ok().and_then(|ordinal| ordinal.checked_sub(1));
+    let step = index.and_then(|index| definition.steps.get(index));
+    let before = |first: bool| match first {
+        true => definition.before.iter().map(Into::into).collect(),
+        false => Vec::new(),
+    };
+    let task = match granted.kind {
+        Kind::Statement if granted.step == 0 => v1::grant::Task::Statement(v1::StatementTask {
+            before: before(true),
+            steps: definition.steps.iter().map(Into::into).collect(),
+            seal: Some(seal(definition)),
+        }),
+        Kind::Statement => v1::grant::Task::Statement(v1::StatementTask {
+            before: before(granted.step == 1),
+            steps: step.map(Into::into).into_iter().collect(),
+            seal: None,
+        }),
+        Kind::Plan => v1::grant::Task::Plan(v1::PlanTask {
+            before: before(granted.step == 1),
+            step: step.map(Into::into),
+            known_ranges: granted.known_ranges,
+        }),
+        Kind::Range => v1::grant::Task::Range(v1::RangeTask {
+            step: step.map(|step: &DefinedStep| step.into()),
+            range: granted.range.as_ref().map(range_out),
+            key: granted.key.iter().map(Into::into).collect(),
+        }),
+        Kind::Seal => v1::grant::Task::Seal(seal(definition)),
+    };
+    v1::Grant {
+        lease: Some(lease_out(granted.lease)),
+        target: granted.target.to_string(),
+        run_id: granted.run.0,
+        migration_id: granted.migration.to_string(),
+        applications: granted.applications,
+        task: Some(task),
+    }
+}
+
+fn seal(definition: &Definition) -> v1::SealTask {
+    v1::SealTask {
+        after: definition.after.iter().map(Into::into).collect(),
+        migration: Some(v1::Migration::from(definition)),
+    }
+}
+
+fn range_out(range: &Range) -> v1::PlannedRange {
+    let key = |values: &Vec<String>| v1::Key { values: values.clone() };
+    v1::PlannedRange {
+        ordinal: range.ordinal,
+        low: range.low.as_ref().map(key),
+        high: Some(key(&range.high)),
+        rows_total: range.rows_total,
+        done: range.done,
+        rows: range.rows,
+    }
+}
+
+pub(crate) fn run_out(view: &View) -> v1::Run {
+    let steps = &view.steps;
+    let rows_total = steps.iter().map(|view| view.step.rows_total).sum();
+    let rows_walked = steps.iter().map(|view| view.step.rows_walked).sum();
+    let current = steps.iter().find(|view| view.step.state == step::State::Running);
+    let rate = current.map_or(0.0, |view| view.rows_per_second);
+    v1::Run {
+        id: view.id,
+        target: view.target.to_string(),
+        migration_id: view.migration.to_string(),
+        version: view.version,
+        kind: kind_out(&view.kind).into(),
+        state: state_out(view.state).into(),
+        rerun: view.rerun,
+        checksum: view.checksum.clone(),
+        request_id: view.request_id.clone(),
+        steps: steps.iter().map(step_out).collect(),
+        current_step: current.map(|view| view.step.name.to_string()).unwrap_or_default(),
+        rows: steps.iter().map(|view| view.step.rows).sum(),
+        rows_total,
+        rows_walked,
+        rows_per_second: rate,
+        eta: current.and_then(eta).map(duration),
+        waits: view.waits.iter().map(|wait| wait_out(wait, &view.target)).collect(),
+        error: view.failure.as_ref().map(error_out),
+        result: view.result.as_ref().map(struct_of),
+        create_time: Some(timestamp(view.created_at)),
+        start_time: view.started_at.map(timestamp),
+        end_time: view.ended_at.map(timestamp),
+    }
+}
+
+/// The rest of the current step at its speed so far.
+fn eta(view: &StepView) -> Option<Duration> {
+    let left = view.step.rows_total - view.step.rows_walked;
+    if view.rows_per_second <= 0.0 || left < 0 {
+        return None;
+    }
+    Duration::try_from_secs_f64(to_f64(left) / view.rows_per_second).ok()
+}
+
+fn step_out(view: &StepView) -> v1::RunStep {
+    let step = &view.step;
+    let state = match step.state {
+        step::State::Pending => v1::RunStepState::Pending,
+        step::State::Running => v1::RunStepState::Running,
+        step::State::Succeeded => v1::RunStepState::Succeeded,
+        step::State::Failed => v1::RunStepState::Failed,
+    };
+    v1::RunStep {
+        name: step.name.to_string(),
+        state: state.into(),
+        rows: step.rows,
+        rows_walked: step.rows_walked,
+        rows_total: step.rows_total,
+        ranges_done: step.ranges_done,
+        ranges_total: step.ranges_total,
+        planned: step.planned,
+        start_time: view.started_at.map(timestamp),
+        end_time: view.ended_at.map(timestamp),
+    }
+}
+
+fn kind_out(kind: &str) -> v1::RunKind {
+    match kind {
+        "apply" => v1::RunKind::Apply,
+        "rollback" => v1::RunKind::Rollback,
+        "rehearse" => v1::RunKind::Rehearse,
+        _ => v1::RunKind::Unspecified,
+    }
+}
+
+fn state_out(state: run::State) -> v1::RunState {
+    match state {
+        run::State::Queued => v1::RunState::Queued,
+        run::State::Running => v1::RunState::Running,
+        run::State::Pausing => v1::RunState::Pausing,
+        run::State::Paused => v1::RunState::Paused,
+        run::State::Succeeded => v1::RunState::Succeeded,
+        run::State::Failed => v1::RunState::Failed,
+        run::State::Cancelled => v1::RunState::Cancelled,
+    }
+}
+
+/// The stored word of a state of the API; `None` for what is none.
+pub(crate) fn state_word(state: v1::RunState) -> Option<&'static str> {
+    run::State::ALL.into_iter().find(|stored| state_out(*stored) == state).map(run::State::as_str)
+}
+
+pub(crate) fn wait_out(wait: &Wait, target: &TargetName) -> v1::Wait {
+    let (reason, migration_id, run_id) = match wait {
+        Wait::Dependency(id) => (v1::WaitReason::Dependency, id.to_string(), 0),
+        Wait::Order(id) => (v1::WaitReason::Order, id.to_string(), 0),
+        Wait::Run(run) => (v1::WaitReason::Run, String::new(), run.0),
+        Wait::Agent { .. } => (v1::WaitReason::Agent, String::new(), 0),
+        Wait::Transform(_) => (v1::WaitReason::Transform, String::new(), 0),
+    };
+    v1::Wait { reason: reason.into(), migration_id, run_id, message: wait.describe(target) }
+}
+
+fn error_out(failure: &Failure) -> v1::RunError {
+    v1::RunError {
+        migration_id: failure.migration_id.clone(),
+        step: failure.step.clone(),
+        check: failure.check.clone(),
+        message: failure.message.clone(),
+        sqlstate: failure.sqlstate.clone(),
+        detail: failure.detail.clone(),
+        hint: failure.hint.clone(),
+        rows: failure.rows.clone(),
+        next: failure.next.clone(),
+        agent_id: failure.agent_id.clone(),
+    }
+}
+
+pub(crate) fn event_out(event: &Written) -> v1::Event {
+    let name = event.event_type.map(|kind| format!("EVENT_TYPE_{}", kind.as_str().to_ascii_uppercase()));
+    let event_type = name.and_then(|name| v1::EventType::from_str_name(&name)).unwrap_or_default();
+    let severity = match event.severity {
+        Some(Severity::Info) => v1::Severity::Info,
+        Some(Severity::Warning) => v1::Severity::Warning,
+        Some(Severity::Error) => v1::Severity::Error,
+        None => v1::Severity::Unspecified,
+    };
+    v1::Event {
+        id: event.id,
+        sequence: event.sequence,
+        create_time: Some(timestamp(event.created_at)),
+        r#type: event_type.into(),
+        severity: severity.into(),
+        target: event.target.clone(),
+        migration_id: event.migration_id.clone(),
+        run_id: event.run_id,
+        step: event.step.clone(),
+        agent_id: event.agent_id.clone(),
+        message: event.message.clone(),
+        details: Some(struct_of(&event.details)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_type_of_event_is_one_of_the_protocol() {
+        for number in 1..=21 {
+            let proto = v1::EventType::try_from(number).unwrap();
+            let word = proto.as_str_name().trim_start_matches("EVENT_TYPE_").to_ascii_lowercase();
+            assert_eq!(EventType::parse(&word).map(EventType::as_str), Some(word.as_str()));
+        }
+    }
+
+    #[test]
+    fn every_state_of_a_run_is_one_of_the_protocol() {
+        for number in 1..=7 {
+            assert!(state_word(v1::RunState::try_from(number).unwrap()).is_some());
+        }
+        assert_eq!(state_word(v1::RunState::Unspecified), None);
+    }
+
+    #[test]
+    fn texts_are_made_fit_for_storing() {
+        assert_eq!(clean("a\0b"), "a\u{fffd}b");
+        let long = "ä".repeat(LONGEST);
+        assert!(clean(&long).len() <= LONGEST);
+    }
+}

@@ -1,0 +1,86 @@
+//! The agents and the targets.
+
+use std::sync::Arc;
+
+use dunlin_proto::convert::timestamp;
+use dunlin_proto::v1;
+use dunlin_proto::v1::fleet_service_server::FleetService;
+use tonic::{Request, Response, Status};
+
+use super::page;
+use super::status::{of_store, target};
+use crate::replica::Replica;
+
+/// The service.
+pub(crate) struct Fleet {
+    replica: Arc<Replica>,
+}
+
+impl Fleet {
+    pub(crate) fn new(replica: Arc<Replica>) -> Self {
+        Self { replica }
+    }
+}
+
+#[tonic::async_trait]
+impl FleetService for Fleet {
+    async fn list_agents(
+        &self,
+        request: Request<v1::ListAgentsRequest>,
+    ) -> Result<Response<v1::ListAgentsResponse>, Status> {
+        const LIST: &str = "agents";
+        let request = request.into_inner();
+        let of_target = match request.target.as_str() {
+            "" => None,
+            name => Some(target(name)?),
+        };
+        let filter = of_target.as_ref().map(|target| target.as_str());
+        let size = page::size(request.page_size, 100, 1000)?;
+        let after: String = page::after(LIST, &request.target, &request.page_token)?.unwrap_or_default();
+        let agents = self.replica.store.list_agents(filter, &after, size + 1).await.map_err(of_store)?;
+        let (agents, next_page_token) = page::cut(LIST, &request.target, agents, size, |last| last.id.clone());
+        let agents = agents
+            .into_iter()
+            .map(|agent| v1::Agent {
+                id: agent.id,
+                connected: agent.connected,
+                version: agent.version,
+                slots: agent.slots,
+                leases: i32::try_from(agent.leases).unwrap_or(i32::MAX),
+                targets: agent.targets,
+                transforms: agent.transforms,
+                connect_time: Some(timestamp(agent.connected_at)),
+                last_seen_time: Some(timestamp(agent.last_seen_at)),
+            })
+            .collect();
+        Ok(Response::new(v1::ListAgentsResponse { agents, next_page_token }))
+    }
+
+    async fn list_targets(
+        &self,
+        request: Request<v1::ListTargetsRequest>,
+    ) -> Result<Response<v1::ListTargetsResponse>, Status> {
+        const LIST: &str = "targets";
+        let request = request.into_inner();
+        let size = page::size(request.page_size, 100, 1000)?;
+        let after: String = page::after(LIST, "", &request.page_token)?.unwrap_or_default();
+        let targets = self.replica.store.list_targets(&after, size + 1).await.map_err(of_store)?;
+        let (targets, next_page_token) = page::cut(LIST, "", targets, size, |last| last.name.clone());
+        let count = |count: i64| i32::try_from(count).unwrap_or(i32::MAX);
+        let targets = targets
+            .into_iter()
+            .map(|target| v1::Target {
+                name: target.name,
+                version: target.version,
+                applied: count(target.applied),
+                pending: count(target.pending),
+                agents: count(target.agents),
+                server_version: target.server_version,
+                reachable: target.reachable,
+                error: target.error,
+                report_time: target.reported_at.map(timestamp),
+            })
+            .collect();
+        Ok(Response::new(v1::ListTargetsResponse { targets, next_page_token }))
+    }
+}

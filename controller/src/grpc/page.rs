@@ -1,0 +1,92 @@
+//! Pages of lists: sizes, and tokens that say where the next page begins.
+//!
+//! A token is opaque to callers: it holds the key of the last entry of its page, and a digest of what was asked for, so that
+//! it is refused where it does not belong.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use sha2::{Digest, Sha256};
+use tonic::Status;
+
+use super::status::bad_field;
+
+/// The size of a page: what was asked for, or a default, and never more than the most.
+pub(crate) fn size(asked: i32, default: i64, most: i64) -> Result<i64, Status> {
+    match asked {
+        ..=-1 => Err(bad_field("page_size", format!("it must not be negative, and is {asked}"))),
+        0 => Ok(default),
+        asked => Ok(i64::from(asked).min(most)),
+    }
+}
+
+fn digest(list: &str, filter: &str) -> String {
+    let hash = Sha256::digest(format!("{list}\n{filter}"));
+    hash.iter().take(4).map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The token of the page behind an entry.
+pub(crate) fn token(list: &str, filter: &str, key: &impl Serialize) -> String {
+    let text = serde_json::to_string(&(digest(list, filter), key)).unwrap_or_default();
+    URL_SAFE_NO_PAD.encode(text)
+}
+
+/// The key of the last entry of the page before. `None` for the first page.
+pub(crate) fn after<T: DeserializeOwned>(list: &str, filter: &str, token: &str) -> Result<Option<T>, Status> {
+    if token.is_empty() {
+        return Ok(None);
+    }
+    let refused =
+        || bad_field("page_token", "it is not the `next_page_token` of a page of this list with the same filters");
+    let text = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
+    let (found, key): (String, T) = serde_json::from_slice(&text).map_err(|_| refused())?;
+    if found == digest(list, filter) { Ok(Some(key)) } else { Err(refused()) }
+}
+
+/// Cuts what was read, one more than a page, to a page, and tells its token.
+pub(crate) fn cut<T, K: Serialize>(
+    list: &str,
+    filter: &str,
+    mut entries: Vec<T>,
+    size: i64,
+    key: impl FnOnce(&T) -> K,
+) -> (Vec<T>, String) {
+    let size = usize::try_from(size).unwrap_or(usize::MAX);
+    if entries.len() <= size {
+        return (entries, String::new());
+    }
+    entries.truncate(size);
+    let token = entries.last().map(|last| token(list, filter, &key(last))).unwrap_or_default();
+    (entries, token)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn a_token_is_good_for_its_own_list_only() {
+        let token = token("runs", "main", &7_i64);
+        assert_eq!(after::<i64>("runs", "main", &token).unwrap(), Some(7));
+        assert!(after::<i64>("runs", "other", &token).is_err());
+        assert!(after::<i64>("events", "main", &token).is_err());
+        assert_eq!(after::<i64>("runs", "main", "").unwrap(), None);
+    }
+
+    #[test]
+    fn sizes_are_clamped_and_negative_ones_refused() {
+        assert_eq!(size(0, 100, 1000).unwrap(), 100);
+        assert_eq!(size(5000, 100, 1000).unwrap(), 1000);
+        assert_eq!(size(-1, 100, 1000).unwrap_err().code(), tonic::Code::InvalidArgument);
+    }
+
+    proptest! {
+        #[test]
+        fn no_token_that_was_made_up_is_taken(token in "\\PC{1,40}") {
+            prop_assert!(after::<i64>("runs", "", &token).is_err());
+        }
+    }
+}

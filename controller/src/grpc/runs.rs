@@ -1,0 +1,166 @@
+//! Runs are queued, told of and followed.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use dunlin_proto::status::{self, Obstacle};
+use dunlin_proto::v1;
+use dunlin_proto::v1::run_service_server::RunService;
+use dunlin_shared::ids::{MigrationId, RunId, TargetName};
+use futures::Stream;
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status};
+
+use super::convert;
+use super::page;
+use super::status::{bad_field, bad_id, no_migration, no_run, no_target, of_store, target};
+use super::watch;
+use crate::replica::Replica;
+use crate::store::events::Filter;
+use crate::store::queueing::Single;
+use crate::store::runs::RunFilter;
+
+/// The service.
+pub(crate) struct Runs {
+    replica: Arc<Replica>,
+    stop: CancellationToken,
+}
+
+impl Runs {
+    pub(crate) fn new(replica: Arc<Replica>, stop: CancellationToken) -> Self {
+        Self { replica, stop }
+    }
+
+    async fn runs(&self, ids: &[i64]) -> Result<Vec<v1::Run>, Status> {
+        let views = self.replica.store.runs_by_id(ids).await.map_err(of_store)?;
+        Ok(views.iter().map(convert::run_out).collect())
+    }
+}
+
+#[tonic::async_trait]
+impl RunService for Runs {
+    async fn run_pending_migrations(
+        &self,
+        request: Request<v1::RunPendingMigrationsRequest>,
+    ) -> Result<Response<v1::RunPendingMigrationsResponse>, Status> {
+        let target = target(&request.into_inner().target)?;
+        let queued = self.replica.store.queue_pending(&target).await.map_err(of_store)?;
+        let queued = queued.ok_or_else(|| no_target(&target))?;
+        self.replica.wake(&queued.wakes);
+        let runs = self.runs(&queued.runs).await?;
+        Ok(Response::new(v1::RunPendingMigrationsResponse { runs }))
+    }
+
+    async fn run_migration(
+        &self,
+        request: Request<v1::RunMigrationRequest>,
+    ) -> Result<Response<v1::RunMigrationResponse>, Status> {
+        let request = request.into_inner();
+        let target = target(&request.target)?;
+        let id = MigrationId::parse(request.migration_id.as_str()).map_err(|error| bad_id("migration_id", &error))?;
+        match self.replica.store.queue_one(&target, &id, request.rerun).await.map_err(of_store)? {
+            Single::Queued(queued) => {
+                self.replica.wake(&queued.wakes);
+                let run = self.runs(&queued.runs).await?.into_iter().next();
+                Ok(Response::new(v1::RunMigrationResponse { run, skipped: false, message: String::new() }))
+            }
+            Single::Applied => {
+                let message = format!("{id} is applied on target {target} already; ask for a rerun to repeat it");
+                Ok(Response::new(v1::RunMigrationResponse { run: None, skipped: true, message }))
+            }
+            Single::NoMigration => Err(no_migration(id.as_str())),
+            Single::NoTarget => Err(no_target(&target)),
+            Single::Unfinished(run) => Err(unfinished(&id, &target, run)),
+            Single::Lacking(missing) => Err(lacking(&id, &target, &missing)),
+        }
+    }
+
+    async fn get_run(&self, request: Request<v1::GetRunRequest>) -> Result<Response<v1::GetRunResponse>, Status> {
+        let id = request.into_inner().id;
+        let run = self.runs(&[id]).await?.into_iter().next().ok_or_else(|| no_run(id))?;
+        Ok(Response::new(v1::GetRunResponse { run: Some(run) }))
+    }
+
+    async fn list_runs(&self, request: Request<v1::ListRunsRequest>) -> Result<Response<v1::ListRunsResponse>, Status> {
+        const LIST: &str = "runs";
+        let request = request.into_inner();
+        let size = page::size(request.page_size, 50, 500)?;
+        let states = request
+            .states
+            .iter()
+            .map(|number| {
+                let state = v1::RunState::try_from(*number).ok().and_then(convert::state_word);
+                state.ok_or_else(|| bad_field("states", format!("{number} is no state of a run")))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        let filter = RunFilter { target: named(&request.target)?, migration: id(&request.migration_id)?, states };
+        let digest = format!("{filter:?}");
+        let before: i64 = page::after(LIST, &digest, &request.page_token)?.unwrap_or(i64::MAX);
+        let views = self.replica.store.list_runs(&filter, before, size + 1).await.map_err(of_store)?;
+        let (views, next_page_token) = page::cut(LIST, &digest, views, size, |last| last.id);
+        let runs = views.iter().map(convert::run_out).collect();
+        Ok(Response::new(v1::ListRunsResponse { runs, next_page_token }))
+    }
+
+    type WatchRunsStream = Pin<Box<dyn Stream<Item = Result<v1::WatchRunsResponse, Status>> + Send>>;
+
+    async fn watch_runs(
+        &self,
+        request: Request<v1::WatchRunsRequest>,
+    ) -> Result<Response<Self::WatchRunsStream>, Status> {
+        let stream = watch::watch(Arc::clone(&self.replica), request.into_inner(), self.stop.clone()).await?;
+        Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn list_events(
+        &self,
+        request: Request<v1::ListEventsRequest>,
+    ) -> Result<Response<v1::ListEventsResponse>, Status> {
+        const LIST: &str = "events";
+        let request = request.into_inner();
+        let size = page::size(request.page_size, 100, 1000)?;
+        let filter = Filter {
+            run_id: (request.run_id != 0).then_some(request.run_id),
+            target: named(&request.target)?,
+            migration_id: id(&request.migration_id)?,
+            newest_first: request.newest_first,
+        };
+        let digest = format!("{filter:?}");
+        let after: Option<i64> = page::after(LIST, &digest, &request.page_token)?;
+        let events = self.replica.store.list_events(&filter, after, size + 1).await.map_err(of_store)?;
+        let (events, next_page_token) = page::cut(LIST, &digest, events, size, |last| last.id);
+        let events = events.iter().map(convert::event_out).collect();
+        Ok(Response::new(v1::ListEventsResponse { events, next_page_token }))
+    }
+}
+
+/// The target of a filter; `None` for all.
+fn named(name: &str) -> Result<Option<String>, Status> {
+    match name {
+        "" => Ok(None),
+        name => target(name).map(|target| Some(target.into())),
+    }
+}
+
+/// The migration of a filter; `None` for all.
+fn id(id: &str) -> Result<Option<String>, Status> {
+    match id {
+        "" => Ok(None),
+        id => MigrationId::parse(id).map(|id| Some(id.into())).map_err(|error| bad_id("migration_id", &error)),
+    }
+}
+
+fn unfinished(id: &MigrationId, target: &TargetName, run: RunId) -> Status {
+    let message = format!("run {run} of {id} on target {target} has not ended; follow it, or wait until it has ended");
+    status::precondition("UNFINISHED_RUN", message.clone(), [Obstacle::new("UNFINISHED_RUN", run.to_string(), message)])
+}
+
+fn lacking(id: &MigrationId, target: &TargetName, missing: &[MigrationId]) -> Status {
+    let names = missing.iter().map(MigrationId::as_str).collect::<Vec<_>>().join(", ");
+    let message = format!("{id} runs after {names}, which target {target} does not have; run that first");
+    let obstacles = missing.iter().map(|missing| {
+        let description = format!("{missing} is not applied on target {target}; run it first");
+        Obstacle::new("DEPENDENCY", missing.as_str(), description)
+    });
+    status::precondition("DEPENDENCIES_MISSING", message, obstacles)
+}

@@ -1,0 +1,115 @@
+//! The one conversion of errors to statuses. Errors that are not the caller's are logged here, once.
+
+use dunlin_proto::status::{self, Obstacle};
+use dunlin_shared::ids::{self, TargetName};
+use tonic::{Code, Status};
+
+use crate::store;
+use crate::store::migrations::RegisterError;
+
+/// A failure of the store.
+pub(crate) fn of_store(error: store::Error) -> Status {
+    match &error {
+        store::Error::Unavailable { .. } | store::Error::Deadline { .. } => {
+            tracing::warn!(%error, "a call was refused");
+            let message = format!("{error}; it is tried again by itself, call again in a moment");
+            status::error(Code::Unavailable, "DATABASE_UNAVAILABLE", message)
+        }
+        store::Error::Conflict { .. } => {
+            tracing::warn!(%error, "a call was refused");
+            status::error(Code::Aborted, "CONFLICT", format!("{error}; call again"))
+        }
+        store::Error::Refused { .. }
+        | store::Error::NoRow { .. }
+        | store::Error::Unknown { .. }
+        | store::Error::Schema(_)
+        | store::Error::Url(_)
+        | store::Error::Domain(_) => {
+            tracing::error!(%error, "a call failed");
+            status::error(Code::Internal, "INTERNAL", format!("{error}; the controller's log may say more"))
+        }
+    }
+}
+
+/// A set that was not registered.
+pub(crate) fn of_register(error: RegisterError) -> Status {
+    match error {
+        RegisterError::Store(error) => of_store(error),
+        RegisterError::Problems(problems) => {
+            let count = problems.len();
+            let message = match problems.first() {
+                Some(first) if count == 1 => format!("{first}; nothing was registered"),
+                Some(first) => {
+                    format!("{count} problems in the definitions; nothing was registered. The first: {first}")
+                }
+                None => "the definitions have problems; nothing was registered".to_owned(),
+            };
+            let fields = problems.into_iter().map(|problem| {
+                let place = format!("{}:{}:{}", problem.file, problem.line, problem.column);
+                let text = match problem.help {
+                    Some(help) => format!("{} ({help})", problem.message),
+                    None => problem.message,
+                };
+                (place, text)
+            });
+            status::invalid("INVALID_DEFINITIONS", message, fields)
+        }
+        RegisterError::Refused(refusals) => {
+            let message = match refusals.first() {
+                Some(first) if refusals.len() == 1 => format!("{}; nothing was registered", first.describe()),
+                Some(first) => format!(
+                    "{} changed migrations are in use; nothing was registered. The first: {}",
+                    refusals.len(),
+                    first.describe()
+                ),
+                None => "changed migrations are in use; nothing was registered".to_owned(),
+            };
+            let obstacles = refusals.into_iter().map(|refusal| {
+                let kind = match refusal {
+                    crate::domain::register::Refusal::Applied { .. } => "APPLIED",
+                    crate::domain::register::Refusal::Running { .. } => "UNFINISHED_RUN",
+                };
+                Obstacle::new(kind, refusal.migration().as_str(), refusal.describe())
+            });
+            status::precondition("MIGRATION_IN_USE", message, obstacles)
+        }
+    }
+}
+
+/// No agent has ever served a target.
+pub(crate) fn no_target(target: &TargetName) -> Status {
+    let message = format!(
+        "target {target} is not known: no agent has ever served it; start one with --target {target}=URL, or name \
+         another target"
+    );
+    status::not_found("target", target.as_str(), message)
+}
+
+/// No migration with an id is registered.
+pub(crate) fn no_migration(id: &str) -> Status {
+    status::not_found("migration", id, format!("migration {id:?} is not registered; register the set that has it"))
+}
+
+/// No run with a number.
+pub(crate) fn no_run(id: i64) -> Status {
+    status::not_found("run", id.to_string(), format!("there is no run {id}"))
+}
+
+/// A field of a request that cannot be used.
+pub(crate) fn bad_field(field: &str, description: impl Into<String>) -> Status {
+    let description = description.into();
+    status::invalid("INVALID_ARGUMENT", format!("{field}: {description}"), [(field, description)])
+}
+
+/// The target that a request names; `main` when it names none.
+pub(crate) fn target(name: &str) -> Result<TargetName, Status> {
+    match name {
+        "" => Ok(TargetName::default()),
+        name => TargetName::parse(name).map_err(|error| bad_id("target", &error)),
+    }
+}
+
+/// A text that is no id.
+pub(crate) fn bad_id(field: &str, error: &ids::Error) -> Status {
+    bad_field(field, error.to_string())
+}

@@ -1,0 +1,47 @@
+//! A replica: what all parts of one controller process share. It keeps nothing that another replica could not look up.
+
+use std::time::Duration;
+
+use crate::advance::{Heartbeats, Lanes};
+use crate::dispatch::Hub;
+use crate::signals::Signals;
+use crate::store::{Store, Wake};
+
+/// What the parts of a controller share.
+pub(crate) struct Replica {
+    pub(crate) store: Store,
+    pub(crate) signals: Signals,
+    pub(crate) hub: Hub,
+    pub(crate) lanes: Lanes,
+    pub(crate) heartbeats: Heartbeats,
+}
+
+impl Replica {
+    pub(crate) fn new(store: Store) -> Self {
+        Self {
+            store,
+            signals: Signals::default(),
+            hub: Hub::default(),
+            lanes: Lanes::default(),
+            heartbeats: Heartbeats::default(),
+        }
+    }
+
+    /// How often agents send a heartbeat: a lease lives through the loss of two.
+    pub(crate) fn heartbeat_interval(&self) -> Duration {
+        self.store.lease_ttl() / 3
+    }
+
+    /// Looks at what has happened, here or on another replica.
+    pub(crate) fn wake(&self, wakes: &[Wake]) {
+        for wake in wakes {
+            match wake {
+                Wake::Dispatch => self.signals.dispatch(),
+                Wake::Timer => self.signals.timer(),
+                Wake::Events(target) => self.signals.events(target),
+                Wake::Progress(target) => self.signals.progress(target),
+                Wake::Revoke(run) => self.hub.revoke(*run),
+            }
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Leases are granted: ready tasks are claimed for the free slots of all agents of this replica at once.
+//!
+//! Candidates are locked and whoever else locks them is skipped, so any number of replicas claim side by side and none
+//! gets what another has. Which agent gets which task is decided in between, in memory. The commit is synchronous: an
+//! epoch that was granted is never granted again, also not after a crash of the database.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use dunlin_shared::ids::{AgentId, MigrationId, RunId, StepName, TargetName, TaskId, TransformName};
+use dunlin_shared::key::KeyColumn;
+use dunlin_shared::migration::Definition;
+use futures::future::try_join;
+use serde::Serialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+
+use super::advancing::{migration, target, unknown};
+use super::agents::lease;
+use super::database::Store;
+use super::error::Error;
+use super::session::Statement;
+use crate::domain::report::Range;
+use crate::domain::task::{Kind, Lease};
+
+/// What agents of this replica could take on for a target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Demand {
+    /// The target.
+    pub target: TargetName,
+    /// The code that the agents have.
+    pub transforms: Vec<String>,
+    /// Free slots.
+    pub free: i32,
+}
+
+/// A ready task that is locked for this replica.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Candidate {
+    /// The task.
+    pub id: TaskId,
+    /// The target.
+    pub target: TargetName,
+    /// The code that it needs.
+    pub transform: Option<TransformName>,
+}
+
+/// Which agent gets a task.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Assignment {
+    /// The task.
+    pub id: TaskId,
+    /// The agent.
+    pub agent: AgentId,
+    /// The session of its stream.
+    pub session: i64,
+}
+
+/// A lease that was granted, with all that the agent must know.
+#[derive(Clone, Debug)]
+pub struct Granted {
+    /// The lease.
+    pub lease: Lease,
+    /// The agent.
+    pub agent: AgentId,
+    /// The target.
+    pub target: TargetName,
+    /// The run.
+    pub run: RunId,
+    /// The migration.
+    pub migration: MigrationId,
+    /// How often the target's registry must say that the migration was applied.
+    pub applications: i32,
+    /// What the task is for.
+    pub kind: Kind,
+    /// The ordinal of its step, or 0.
+    pub step: i32,
+    /// The range, for a range task.
+    pub range: Option<Range>,
+    /// How many ranges of the step are known.
+    pub known_ranges: i32,
+    /// The columns of the key.
+    pub key: Vec<KeyColumn>,
+    /// What the run executes.
+    pub definition: Arc<Definition>,
+}
+
+/// What a round of claims has granted.
+#[derive(Debug, Default)]
+pub struct Round {
+    /// The leases.
+    pub granted: Vec<Granted>,
+    /// True when there may be more tasks than were looked at.
+    pub more: bool,
+}
+
+const CANDIDATES: Statement = Statement::new(
+    "candidates",
+    "SELECT t.id, t.target, t.transform
+     FROM jsonb_to_recordset($1) AS d (target text, transforms text[], free int)
+     CROSS JOIN LATERAL (
+         SELECT id, target, transform FROM dunlin_controller.tasks
+         WHERE target = d.target AND state = 'ready' AND run_at <= clock_timestamp()
+           AND (transform IS NULL OR transform = ANY (d.transforms))
+         ORDER BY priority, run_at, id LIMIT d.free
+         FOR NO KEY UPDATE SKIP LOCKED
+     ) t",
+);
+
+const GRANT: Statement = Statement::new(
+    "grant",
+    "UPDATE dunlin_controller.tasks t
+     SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
+         expires_at = clock_timestamp() + make_interval(secs => $2),
+         granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false
+     FROM jsonb_to_recordset($1) AS n (id bigint, agent text, session bigint), dunlin_controller.agents a,
+          dunlin_controller.runs r
+     WHERE t.id = n.id AND a.id = n.agent AND a.session = n.session AND r.id = t.run_id AND r.state = 'running'
+     RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
+         t.rows_total, r.migration_id, r.checksum, r.applications,
+         (SELECT s.ranges_total FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step)
+             AS known_ranges,
+         (SELECT s.key FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS key",
+);
+
+impl Store {
+    /// Claims tasks. `assign` gives candidates to agents; what it leaves out stays ready.
+    ///
+    /// # Errors
+    /// The database is not available. Leases may have been granted nevertheless when the commit was not answered.
+    pub async fn claim(
+        &self,
+        demands: &[Demand],
+        assign: impl FnOnce(&[Candidate]) -> Vec<Assignment>,
+    ) -> Result<Round, Error> {
+        let session = self.session().await?;
+        session.prepare(&[&CANDIDATES, &GRANT]).await?;
+        let demanded = Json(demands);
+        let (_, rows) = try_join(session.begin(), session.query(&CANDIDATES, &[&demanded])).await?;
+        if rows.is_empty() {
+            session.roll_back().await?;
+            return Ok(Round::default());
+        }
+        let candidates = rows.iter().map(candidate).collect::<Result<Vec<_>, _>>()?;
+        let mut found: BTreeMap<&TargetName, i32> = BTreeMap::new();
+        for candidate in &candidates {
+            *found.entry(&candidate.target).or_default() += 1;
+        }
+        let more = demands.iter().any(|demand| found.get(&demand.target).is_some_and(|found| *found >= demand.free));
+        let assignments = assign(&candidates);
+        let (rows, _) =
+            try_join(session.query(&GRANT, &[&Json(&assignments), &self.ttl_seconds()]), session.commit()).await?;
+        session.settle();
+        let mut checksums: Vec<String> = rows.iter().map(|row| row.get("checksum")).collect();
+        checksums.sort_unstable();
+        checksums.dedup();
+        let definitions = self.definitions_of(&session, &checksums).await?;
+        let granted = rows
+            .iter()
+            .map(|row| {
+                let checksum: &str = row.get("checksum");
+                let definition = definitions.get(checksum).ok_or_else(|| unknown("runs.checksum", checksum))?;
+                granted(row, Arc::clone(definition))
+            })
+            .collect::<Result<Vec<_>, _>>()?;
+        Ok(Round { more: more && !granted.is_empty(), granted })
+    }
+}
+
+fn candidate(row: &Row) -> Result<Candidate, Error> {
+    let transform = row.get::<_, Option<String>>("transform").map(TransformName::parse).transpose();
+    Ok(Candidate {
+        id: TaskId(row.get("id")),
+        target: target(row.get("target"))?,
+        transform: transform.map_err(|error| unknown("tasks.transform", &error.to_string()))?,
+    })
+}
+
+fn granted(row: &Row, definition: Arc<Definition>) -> Result<Granted, Error> {
+    let kind: &str = row.get("kind");
+    let high: Option<Vec<String>> = row.get("range_high");
+    Ok(Granted {
+        lease: lease(row.get("id"), row.get("epoch")),
+        agent: AgentId::parse(row.get::<_, String>("agent_id"))
+            .map_err(|error| unknown("tasks.agent_id", &error.to_string()))?,
+        target: target(row.get("target"))?,
+        run: RunId(row.get("run_id")),
+        migration: migration(row.get("migration_id"))?,
+        applications: row.get("applications"),
+        kind: Kind::parse(kind).ok_or_else(|| unknown("tasks.kind", kind))?,
+        step: row.get("step"),
+        range: high.map(|high| Range {
+            ordinal: row.get("range"),
+            low: row.get("range_low"),
+            high,
+            rows_total: row.get("rows_total"),
+            done: false,
+            rows: 0,
+        }),
+        known_ranges: row.get::<_, Option<i32>>("known_ranges").unwrap_or(0),
+        key: row.get::<_, Option<Json<Vec<KeyColumn>>>>("key").map(|key| key.0).unwrap_or_default(),
+        definition,
+    })
+}
+
+/// The step of a grant, by name, for messages.
+impl Granted {
+    /// The name of the step, where the task belongs to one.
+    #[must_use]
+    pub fn step_name(&self) -> Option<&StepName> {
+        let index = usize::try_from(self.step).ok()?.checked_sub(1)?;
+        self.definition.steps.get(index).map(|step| &step.name)
+    }
+}

@@ -1,0 +1,175 @@
+//! What agents see of targets: whether they reach them, and what these have applied. The target's word is taken.
+//!
+//! An unchanged registry is known by its digest, so that a thousand agents that connect at once cost a thousand small
+//! look-ups, not a thousand comparisons row by row.
+
+use std::collections::HashMap;
+
+use dunlin_shared::ids::{AgentId, MigrationId, RunId, TargetName};
+use futures::future::{try_join, try_join4};
+
+use super::advancing::migration;
+use super::applied::{digest, read_applied, take_over};
+use super::database::Store;
+use super::error::Error;
+use super::locks;
+use super::reports::finish;
+use super::session::{Session, Statement};
+use super::starting::TURN_COME;
+use super::wake::Wake;
+use crate::domain::followed::{self, Known};
+use crate::domain::report::Applied;
+use crate::domain::{Event, EventType, Severity};
+
+/// What an agent sees of a target.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sight {
+    /// The target.
+    pub target: TargetName,
+    /// Why it was not reached; `None` when it was.
+    pub error: Option<String>,
+    /// The version of PostgreSQL.
+    pub server_version: String,
+    /// The whole registry, when it was reached.
+    pub applied: Vec<Applied>,
+}
+
+const SEE_TARGET: Statement = Statement::new(
+    "see_target",
+    "WITH known AS (
+         INSERT INTO dunlin_controller.targets (name) VALUES ($2) ON CONFLICT (name) DO NOTHING
+     )
+     INSERT INTO dunlin_controller.agent_targets (agent_id, target, reachable, error)
+     SELECT id, $2, $3, $4 FROM dunlin_controller.agents WHERE id = $1
+     ON CONFLICT (agent_id, target) DO UPDATE SET reachable = excluded.reachable, error = excluded.error",
+);
+
+const TARGET_KNOWN: Statement = Statement::new(
+    "target_known",
+    "SELECT t.reachable, t.reported_at IS NOT NULL AS reported, t.registry_digest,
+            EXISTS (SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+                    WHERE s.target = t.name AND s.reachable AND a.connected_until > now()) AS reached
+     FROM dunlin_controller.targets t WHERE t.name = $1",
+);
+
+const KNOWN_REGISTRY: Statement = Statement::new(
+    "known_registry",
+    "SELECT *, coalesce(recorded_at > now() - interval '2 seconds', false) AS fresh
+     FROM dunlin_controller.target_registry WHERE target = $1",
+);
+
+const UNFINISHED_RUNS: Statement = Statement::new(
+    "unfinished_runs",
+    "SELECT id, migration_id FROM dunlin_controller.runs
+     WHERE target = $1 AND state IN ('queued', 'running', 'pausing', 'paused')",
+);
+
+const REMOVE_APPLIED: Statement = Statement::new(
+    "remove_applied",
+    "DELETE FROM dunlin_controller.target_registry WHERE target = $1 AND migration_id = ANY ($2)",
+);
+
+const WRITE_TARGET: Statement = Statement::new(
+    "write_target",
+    "UPDATE dunlin_controller.targets
+     SET reachable = $2, error = $3, server_version = CASE WHEN $4 = '' THEN server_version ELSE $4 END,
+         registry_digest = CASE WHEN $6 THEN $5 ELSE registry_digest END,
+         reported_at = CASE WHEN $6 THEN clock_timestamp() ELSE reported_at END
+     WHERE name = $1",
+);
+
+impl Store {
+    /// Takes in what an agent sees of a target.
+    ///
+    /// # Errors
+    /// The database is not available, or refuses.
+    pub async fn see_target(&self, agent: &AgentId, sight: &Sight) -> Result<Vec<Wake>, Error> {
+        self.repeat(|| self.see_once(agent, sight)).await
+    }
+
+    async fn see_once(&self, agent: &AgentId, sight: &Sight) -> Result<Vec<Wake>, Error> {
+        let session = self.session().await?;
+        let target = &sight.target;
+        let name = target.as_str();
+        let reached = sight.error.is_none();
+        let error = sight.error.as_deref().unwrap_or_default();
+        session.prepare(&[&SEE_TARGET, &locks::LOCK_SCHEDULE, &TARGET_KNOWN]).await?;
+        let (_, _, _, known) = try_join4(
+            session.begin(),
+            locks::schedule(&session, target),
+            session.execute(&SEE_TARGET, &[&agent.as_str(), &name, &reached, &error]),
+            session.query_one(&TARGET_KNOWN, &[&name]),
+        )
+        .await?;
+        let mut events = Vec::new();
+        let mut wakes = Vec::new();
+        let was_reached: bool = known.get("reachable");
+        let is_reached: bool = reached || known.get("reached");
+        if was_reached != is_reached {
+            events.push(reachability(sight, is_reached).of_agent(agent));
+        }
+        let mut seen = reached.then(|| digest(&sight.applied));
+        if reached && known.get::<_, Option<String>>("registry_digest") != seen {
+            let change = self.follow(&session, sight, known.get("reported"), &mut events).await?;
+            if change.fresh {
+                seen = None;
+            }
+            if change.started {
+                wakes.push(Wake::Dispatch);
+            }
+        }
+        let error = if is_reached { "" } else { error };
+        session.execute(&WRITE_TARGET, &[&name, &is_reached, &error, &sight.server_version, &seen, &reached]).await?;
+        finish(&session, self.replica(), events, &mut wakes).await?;
+        Ok(wakes)
+    }
+
+    async fn follow(
+        &self,
+        session: &Session,
+        sight: &Sight,
+        reported_before: bool,
+        events: &mut Vec<Event>,
+    ) -> Result<Followed, Error> {
+        let target = &sight.target;
+        let name = target.as_str();
+        let (known, runs) =
+            try_join(session.query(&KNOWN_REGISTRY, &[&name]), session.query(&UNFINISHED_RUNS, &[&name])).await?;
+        let known: Vec<Known> =
+            known.iter().map(|row| Known { row: read_applied(row), fresh: row.get("fresh") }).collect();
+        let runs: HashMap<MigrationId, RunId> = runs
+            .iter()
+            .map(|row| Ok((migration(row.get("migration_id"))?, RunId(row.get("id")))))
+            .collect::<Result<_, Error>>()?;
+        let changes = followed::compare(&known, sight.applied.clone(), &runs);
+        let fresh = known.iter().any(|known| known.fresh);
+        if !changes.remove.is_empty() {
+            session.execute(&REMOVE_APPLIED, &[&name, &changes.remove]).await?;
+        }
+        take_over(session, target, &changes.write).await?;
+        events.extend(changes.event(target).map(|event| event.with("first_report", !reported_before)));
+        let rows = session.query(&TURN_COME, &[&name]).await?;
+        let started = self.start_runs(session, target, rows, events).await?.any;
+        Ok(Followed { fresh, started })
+    }
+}
+
+struct Followed {
+    /// True when rows were stored a moment ago: the next report is compared row by row again.
+    fresh: bool,
+    /// True when runs started.
+    started: bool,
+}
+
+fn reachability(sight: &Sight, reached: bool) -> Event {
+    let target = &sight.target;
+    let event = if reached {
+        let message = format!("target {target} is reached: PostgreSQL {}", sight.server_version);
+        Event::new(EventType::TargetReachable, Severity::Info, message)
+    } else {
+        let error = sight.error.as_deref().unwrap_or_default();
+        let message = format!("target {target} cannot be reached by any agent: {error}; its tasks wait");
+        Event::new(EventType::TargetUnreachable, Severity::Warning, message)
+    };
+    event.of_target(target)
+}

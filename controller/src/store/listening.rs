@@ -1,0 +1,107 @@
+//! The listening connection: it brings the notifications of other replicas, and by its life or death tells whether the
+//! database is there.
+//!
+//! It is kept up for as long as the process lives: lost, it is made again, at first at once and then with growing rests. It
+//! is asked every few seconds whether it is alive, since a connection that is cut off silently brings nothing either.
+
+use std::time::Duration;
+
+use dunlin_shared::postgres::describe;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, interval_at, sleep, timeout};
+use tokio_postgres::{Client, Notification};
+
+use super::database::{Availability, Store};
+use super::wake::{CHANNELS, Wake};
+
+/// How often the connection is asked.
+const ASK_EVERY: Duration = Duration::from_secs(3);
+/// How long an answer may take.
+const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// The rests between tries to connect.
+const RESTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+
+/// What the listening connection tells.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// The connection is up, at first or again: anything may have happened before.
+    Up,
+    /// A notification of another replica.
+    Wake(Wake),
+}
+
+impl Store {
+    /// Brings the schema up to date as soon as the database is there, then listens. Ends when the receiver is dropped.
+    pub async fn listen(self, heard: mpsc::Sender<Heard>) {
+        let mut rest = RESTS.0;
+        let mut open = false;
+        while !heard.is_closed() {
+            let lost = match self.listen_once(&mut open, &heard).await {
+                Ok(reason) => {
+                    rest = RESTS.0;
+                    reason
+                }
+                Err(reason) => reason,
+            };
+            if heard.is_closed() {
+                return;
+            }
+            tracing::warn!(database = self.place(), reason = lost, "the controller's database is away; trying again");
+            self.set_availability(Availability::Away(lost));
+            sleep(rest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+            rest = (rest * 2).min(RESTS.1);
+        }
+    }
+
+    /// `Ok` when the connection was up and is lost; `Err` when it did not come up.
+    async fn listen_once(&self, open: &mut bool, heard: &mpsc::Sender<Heard>) -> Result<String, String> {
+        if !*open {
+            self.open().await.map_err(|error| error.to_string())?;
+            *open = true;
+        }
+        let (client, mut notifications) = self.connector().listen().await.map_err(|error| error.to_string())?;
+        let channels: Vec<String> = CHANNELS.iter().map(|channel| format!("LISTEN {channel}")).collect();
+        ask(&client, &channels.join("; ")).await?;
+        self.set_availability(Availability::Available);
+        tracing::info!(database = self.place(), "the controller's database is there");
+        if heard.send(Heard::Up).await.is_err() {
+            return Ok(String::new());
+        }
+        Ok(self.hear(&client, &mut notifications, heard).await)
+    }
+
+    async fn hear(
+        &self,
+        client: &Client,
+        notifications: &mut mpsc::UnboundedReceiver<Notification>,
+        heard: &mpsc::Sender<Heard>,
+    ) -> String {
+        let mut asking = interval_at(Instant::now() + ASK_EVERY, ASK_EVERY);
+        asking.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                notification = notifications.recv() => {
+                    let Some(notification) = notification else { return "the connection was lost".to_owned() };
+                    let wake = Wake::read(self.replica(), notification.channel(), notification.payload());
+                    if let Some(wake) = wake && heard.send(Heard::Wake(wake)).await.is_err() {
+                        return String::new();
+                    }
+                }
+                _ = asking.tick() => {
+                    if let Err(reason) = ask(client, "SELECT 1").await {
+                        return reason;
+                    }
+                }
+                () = heard.closed() => return String::new(),
+            }
+        }
+    }
+}
+
+async fn ask(client: &Client, sql: &str) -> Result<(), String> {
+    match timeout(ANSWER_WITHIN, client.batch_execute(sql)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => Err(describe(&error)),
+        Err(_) => Err("it does not answer".to_owned()),
+    }
+}

@@ -1,0 +1,27 @@
+//! The controller's database: the only place with SQL. One file for each concern, one named operation for each use.
+
+mod advancing;
+pub mod agents;
+mod applied;
+pub mod claims;
+mod database;
+mod error;
+pub mod events;
+pub mod following;
+pub mod leases;
+mod listening;
+mod locks;
+pub mod migrations;
+pub mod queueing;
+pub mod reports;
+pub mod runs;
+mod schema;
+mod session;
+mod starting;
+pub mod targets;
+mod wake;
+
+pub use database::{Availability, Store};
+pub use error::Error;
+pub use listening::Heard;
+pub use wake::Wake;

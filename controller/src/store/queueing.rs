@@ -1,0 +1,385 @@
+//! Runs are queued: all that is pending on a target, or one migration.
+//!
+//! The registry and the schedule of the target are held, so what is pending is decided on a picture that nobody changes,
+//! and two requests at once queue each migration once.
+
+use std::collections::{HashMap, HashSet};
+
+use dunlin_shared::graph;
+use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
+use dunlin_shared::migration::{Definition, StepBody, Version};
+use futures::future::{try_join, try_join3};
+use serde::Serialize;
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+use uuid::Uuid;
+
+use super::advancing::{migration, unknown};
+use super::database::Store;
+use super::error::Error;
+use super::locks;
+use super::reports::finish;
+use super::session::{Session, Statement};
+use super::starting::TURN_COME;
+use super::wake::Wake;
+use crate::domain::{Event, EventType, Severity};
+
+/// A migration that a target does not have.
+#[derive(Clone, Debug)]
+pub struct Pending {
+    /// The migration.
+    pub id: MigrationId,
+    /// Its version.
+    pub version: Version,
+    /// Its name.
+    pub name: String,
+    /// What must be applied first.
+    pub run_after: Vec<MigrationId>,
+    /// What it touches.
+    pub impacts: Vec<String>,
+    /// The code that its steps need.
+    pub transforms: Vec<TransformName>,
+    /// The names of its steps.
+    pub steps: Vec<String>,
+    /// True when it is one transaction.
+    pub atomic: bool,
+    /// Its run that has not ended.
+    pub unfinished: Option<RunId>,
+    /// Its last run, when that failed.
+    pub failed: Option<RunId>,
+    checksum: String,
+    base_epoch: i64,
+}
+
+/// Runs that a request is about.
+#[derive(Debug, Default)]
+pub struct Queued {
+    /// The runs in the order in which they start.
+    pub runs: Vec<i64>,
+    /// What to look at.
+    pub wakes: Vec<Wake>,
+}
+
+/// What became of a request to run one migration.
+#[derive(Debug)]
+pub enum Single {
+    /// It is queued.
+    Queued(Queued),
+    /// It is applied already.
+    Applied,
+    /// No such migration is registered.
+    NoMigration,
+    /// No agent has ever served the target.
+    NoTarget,
+    /// A run of it has not ended.
+    Unfinished(RunId),
+    /// Migrations that must be applied first are not.
+    Lacking(Vec<MigrationId>),
+}
+
+const TARGET_EXISTS: Statement =
+    Statement::new("target_exists", "SELECT name FROM dunlin_controller.targets WHERE name = $1");
+
+const PENDING: Statement = Statement::new(
+    "pending",
+    "SELECT m.*,
+         (SELECT r.id FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = m.id
+          AND r.state IN ('queued', 'running', 'pausing', 'paused')) AS unfinished,
+         (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r
+          WHERE r.target = $1 AND r.migration_id = m.id AND r.state IN ('succeeded', 'failed')
+          ORDER BY r.id DESC LIMIT 1) AS failed,
+         coalesce((SELECT max(t.epoch) FROM dunlin_controller.runs r JOIN dunlin_controller.tasks t ON t.run_id = r.id
+          WHERE r.target = $1 AND r.migration_id = m.id), 0) AS base_epoch
+     FROM dunlin_controller.migrations m
+     WHERE CASE WHEN $2::text IS NULL
+         THEN NOT EXISTS (SELECT FROM dunlin_controller.target_registry g WHERE g.target = $1 AND g.migration_id = m.id)
+         ELSE m.id = $2 END
+     ORDER BY m.version",
+);
+
+const APPLIED_IDS: Statement =
+    Statement::new("applied_ids", "SELECT migration_id FROM dunlin_controller.target_registry WHERE target = $1");
+
+/// The run that the next request for all that is pending comes after.
+const LAST_IN_ORDER: Statement = Statement::new(
+    "last_in_order",
+    "SELECT max(id) AS id FROM dunlin_controller.runs
+     WHERE target = $1 AND in_order AND state IN ('queued', 'running', 'pausing', 'paused')",
+);
+
+const DRAW_RUN_IDS: Statement = Statement::new(
+    "draw_run_ids",
+    "SELECT nextval(pg_get_serial_sequence('dunlin_controller.runs', 'id')) AS id FROM generate_series(1, $1::bigint)",
+);
+
+const ADD_RUNS: Statement = Statement::new(
+    "add_runs",
+    "INSERT INTO dunlin_controller.runs (id, target, migration_id, version, checksum, state, rerun, request_id, in_order,
+         after_run_id, run_after, base_epoch)
+     SELECT n.id, $1, n.migration_id, n.version, n.checksum, 'queued', n.rerun, $2, n.in_order, n.after_run_id,
+         n.run_after, n.base_epoch
+     FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version int, checksum text, rerun boolean,
+         in_order boolean, after_run_id bigint, run_after text[], base_epoch bigint)
+     ORDER BY n.id",
+);
+
+const ADD_STEPS: Statement = Statement::new(
+    "add_steps",
+    "INSERT INTO dunlin_controller.run_steps (run_id, ordinal, name, transform)
+     SELECT n.run_id, n.ordinal, n.name, n.transform
+     FROM jsonb_to_recordset($1) AS n (run_id bigint, ordinal int, name text, transform text)",
+);
+
+#[derive(Debug, Serialize)]
+struct RunRow<'a> {
+    id: i64,
+    migration_id: &'a MigrationId,
+    version: i32,
+    checksum: &'a str,
+    rerun: bool,
+    in_order: bool,
+    after_run_id: Option<i64>,
+    run_after: &'a [MigrationId],
+    base_epoch: i64,
+}
+
+#[derive(Debug, Serialize)]
+struct StepRow<'a> {
+    run_id: i64,
+    ordinal: i32,
+    name: &'a str,
+    transform: Option<&'a TransformName>,
+}
+
+/// What a target has and has not.
+#[derive(Debug)]
+pub struct Outlook {
+    /// What it does not have, in the order in which it would run.
+    pub pending: Vec<Pending>,
+    /// What it has.
+    pub applied: HashSet<MigrationId>,
+}
+
+impl Store {
+    /// What is pending on a target. `None`: no agent has ever served it.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn outlook(&self, target: &TargetName) -> Result<Option<Outlook>, Error> {
+        let session = self.session().await?;
+        let name = target.as_str();
+        if session.query_opt(&TARGET_EXISTS, &[&name]).await?.is_none() {
+            return Ok(None);
+        }
+        let applied = session.query(&APPLIED_IDS, &[&name]).await?;
+        let applied = applied.iter().filter_map(|row| MigrationId::parse(row.get::<_, String>("migration_id")).ok());
+        Ok(Some(Outlook { applied: applied.collect(), pending: pending(&session, target).await? }))
+    }
+
+    /// Queues a run for every pending migration of a target that has no unfinished one. `None`: no agent has ever served
+    /// the target.
+    ///
+    /// # Errors
+    /// The database is not available, or refuses.
+    pub async fn queue_pending(&self, target: &TargetName) -> Result<Option<Queued>, Error> {
+        self.repeat(|| self.queue_pending_once(target)).await
+    }
+
+    async fn queue_pending_once(&self, target: &TargetName) -> Result<Option<Queued>, Error> {
+        let session = self.session().await?;
+        let name = target.as_str();
+        session.begin().await?;
+        locks::registry_shared(&session).await?;
+        locks::schedule(&session, target).await?;
+        if session.query_opt(&TARGET_EXISTS, &[&name]).await?.is_none() {
+            session.roll_back().await?;
+            return Ok(None);
+        }
+        let pending = pending(&session, target).await?;
+        let new: Vec<&Pending> = pending.iter().filter(|migration| migration.unfinished.is_none()).collect();
+        let mut ids = self.draw(&session, new.len()).await?;
+        ids.sort_unstable();
+        let last: Option<i64> = session.query_one(&LAST_IN_ORDER, &[&name]).await?.get("id");
+        let before = std::iter::once(last).chain(ids.iter().copied().map(Some));
+        let rows: Vec<RunRow<'_>> = new
+            .iter()
+            .zip(&ids)
+            .zip(before)
+            .map(|((migration, id), before)| run_row(migration, *id, before, true, false))
+            .collect();
+        let drawn: HashMap<&MigrationId, i64> = new.iter().map(|migration| &migration.id).zip(ids).collect();
+        let runs = pending
+            .iter()
+            .filter_map(|migration| match migration.unfinished {
+                Some(run) => Some(run.0),
+                None => drawn.get(&migration.id).copied(),
+            })
+            .collect();
+        let wakes = self.add(session, target, &new, &rows).await?;
+        Ok(Some(Queued { runs, wakes }))
+    }
+
+    /// Queues a run of one migration.
+    ///
+    /// # Errors
+    /// The database is not available, or refuses.
+    pub async fn queue_one(&self, target: &TargetName, id: &MigrationId, rerun: bool) -> Result<Single, Error> {
+        self.repeat(|| self.queue_one_once(target, id, rerun)).await
+    }
+
+    async fn queue_one_once(&self, target: &TargetName, id: &MigrationId, rerun: bool) -> Result<Single, Error> {
+        let session = self.session().await?;
+        let name = target.as_str();
+        session
+            .prepare(&[&locks::SHARE_REGISTRY, &locks::LOCK_SCHEDULE, &TARGET_EXISTS, &PENDING, &APPLIED_IDS])
+            .await?;
+        let only = Some(id.as_str());
+        let ((_, _, _), (exists, rows, applied)) = try_join(
+            try_join3(session.begin(), locks::registry_shared(&session), locks::schedule(&session, target)),
+            try_join3(
+                session.query_opt(&TARGET_EXISTS, &[&name]),
+                session.query(&PENDING, &[&name, &only]),
+                session.query(&APPLIED_IDS, &[&name]),
+            ),
+        )
+        .await?;
+        let applied: HashSet<String> = applied.iter().map(|row| row.get("migration_id")).collect();
+        let refused = match rows.first() {
+            None => Some(Single::NoMigration),
+            Some(_) if exists.is_none() => Some(Single::NoTarget),
+            Some(_) if applied.contains(id.as_str()) && !rerun => Some(Single::Applied),
+            Some(row) => {
+                let pending = read(row)?;
+                let lacking: Vec<MigrationId> =
+                    pending.run_after.iter().filter(|id| !applied.contains(id.as_str())).cloned().collect();
+                match pending.unfinished {
+                    Some(run) => Some(Single::Unfinished(run)),
+                    None if lacking.is_empty() => None,
+                    None => Some(Single::Lacking(lacking)),
+                }
+            }
+        };
+        if let Some(refused) = refused {
+            session.roll_back().await?;
+            return Ok(refused);
+        }
+        let pending = rows.first().map(read).transpose()?.ok_or(Error::NoRow { statement: "pending" })?;
+        let ids = self.draw(&session, 1).await?;
+        let again = rerun && applied.contains(id.as_str());
+        let rows: Vec<RunRow<'_>> = ids.iter().map(|number| run_row(&pending, *number, None, false, again)).collect();
+        let wakes = self.add(session, target, &[&pending], &rows).await?;
+        Ok(Single::Queued(Queued { runs: ids, wakes }))
+    }
+
+    async fn draw(&self, session: &Session, count: usize) -> Result<Vec<i64>, Error> {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        Ok(session.query(&DRAW_RUN_IDS, &[&count]).await?.iter().map(|row| row.get("id")).collect())
+    }
+
+    /// Writes new runs, starts the first where it can start, and commits.
+    async fn add(
+        &self,
+        session: Session,
+        target: &TargetName,
+        migrations: &[&Pending],
+        rows: &[RunRow<'_>],
+    ) -> Result<Vec<Wake>, Error> {
+        if rows.is_empty() {
+            session.roll_back().await?;
+            return Ok(Vec::new());
+        }
+        let checksums: Vec<String> = migrations.iter().map(|migration| migration.checksum.clone()).collect();
+        let definitions = self.definitions_of(&session, &checksums).await?;
+        let mut steps = Vec::new();
+        for (migration, row) in migrations.iter().zip(rows) {
+            let definition = definitions
+                .get(&migration.checksum)
+                .ok_or_else(|| unknown("migrations.checksum", &migration.checksum))?;
+            steps.extend(step_rows(row.id, definition));
+        }
+        let mut events: Vec<Event> = rows.iter().map(|row| queued(target, row)).collect();
+        let request = Uuid::now_v7();
+        let (run_rows, step_rows) = (Json(rows), Json(steps));
+        session.prepare(&[&ADD_RUNS, &ADD_STEPS, &TURN_COME]).await?;
+        let (_, _, turn) = try_join3(
+            session.execute(&ADD_RUNS, &[&target.as_str(), &request, &run_rows]),
+            session.execute(&ADD_STEPS, &[&step_rows]),
+            session.query(&TURN_COME, &[&target.as_str()]),
+        )
+        .await?;
+        let mut wakes = Vec::new();
+        if self.start_runs(&session, target, turn, &mut events).await?.any {
+            wakes.push(Wake::Dispatch);
+        }
+        finish(&session, self.replica(), events, &mut wakes).await?;
+        Ok(wakes)
+    }
+}
+
+fn run_row(migration: &Pending, id: i64, after: Option<i64>, in_order: bool, rerun: bool) -> RunRow<'_> {
+    RunRow {
+        id,
+        migration_id: &migration.id,
+        version: migration.version.get(),
+        checksum: &migration.checksum,
+        rerun,
+        in_order,
+        after_run_id: after,
+        run_after: &migration.run_after,
+        base_epoch: migration.base_epoch,
+    }
+}
+
+fn step_rows(run_id: i64, definition: &Definition) -> impl Iterator<Item = StepRow<'_>> {
+    (1..).zip(&definition.steps).map(move |(ordinal, step)| StepRow {
+        run_id,
+        ordinal,
+        name: step.name.as_str(),
+        transform: match &step.body {
+            StepBody::Transform { transform, .. } => Some(transform),
+            StepBody::Sql { .. } | StepBody::Batch { .. } => None,
+        },
+    })
+}
+
+fn queued(target: &TargetName, row: &RunRow<'_>) -> Event {
+    let again = if row.rerun { ", which is applied already and is repeated" } else { "" };
+    let message = format!("run {} of {}{again} was queued", row.id, row.migration_id);
+    Event::new(EventType::RunQueued, Severity::Info, message)
+        .of_target(target)
+        .of_migration(row.migration_id)
+        .of_run(row.id.into())
+}
+
+async fn pending(session: &Session, target: &TargetName) -> Result<Vec<Pending>, Error> {
+    let rows = session.query(&PENDING, &[&target.as_str(), &None::<&str>]).await?;
+    let pending: Vec<Pending> = rows.iter().map(read).collect::<Result<_, _>>()?;
+    let graph: Vec<_> = pending.iter().map(|one| (one.id.clone(), one.version, one.run_after.clone())).collect();
+    let order = graph::order(&graph).map_err(|cycle| unknown("the registry: a cycle", &cycle.to_string()))?;
+    let mut by_id: HashMap<MigrationId, Pending> = pending.into_iter().map(|one| (one.id.clone(), one)).collect();
+    Ok(order.iter().filter_map(|id| by_id.remove(id)).collect())
+}
+
+fn read(row: &Row) -> Result<Pending, Error> {
+    let ids = |ids: Vec<String>| ids.into_iter().map(migration).collect::<Result<Vec<_>, _>>();
+    Ok(Pending {
+        id: migration(row.get("id"))?,
+        version: Version::new(row.get::<_, i32>("version").into())
+            .map_err(|error| unknown("migrations.version", &error.to_string()))?,
+        name: row.get("name"),
+        run_after: ids(row.get("run_after"))?,
+        impacts: row.get("impacts"),
+        transforms: row
+            .get::<_, Vec<String>>("transforms")
+            .into_iter()
+            .map(TransformName::parse)
+            .collect::<Result<_, _>>()
+            .map_err(|error| unknown("migrations.transforms", &error.to_string()))?,
+        steps: row.get("steps"),
+        atomic: row.get("atomic"),
+        unfinished: row.get::<_, Option<i64>>("unfinished").map(RunId),
+        failed: row.get::<_, Option<i64>>("failed").map(RunId),
+        checksum: row.get("checksum"),
+        base_epoch: row.get("base_epoch"),
+    })
+}

@@ -1,0 +1,303 @@
+//! Runs as they are told of: with their steps, their speed, and what they wait for.
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::time::SystemTime;
+
+use dunlin_shared::ids::{MigrationId, TargetName, TransformName};
+use futures::future::try_join;
+use serde_json::{Map, Value};
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+
+use super::advancing::{migration, read_step, target, unknown};
+use super::database::Store;
+use super::error::Error;
+use super::session::{Session, Statement};
+use crate::domain::run::{Failure, State};
+use crate::domain::step::{self, Step};
+use crate::domain::waits::{Fleet, Wait};
+
+/// A run as it is at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct View {
+    /// The number of the run.
+    pub id: i64,
+    /// The target.
+    pub target: TargetName,
+    /// The migration.
+    pub migration: MigrationId,
+    /// The version of the migration.
+    pub version: i32,
+    /// `apply`, `rollback` or `rehearse`.
+    pub kind: String,
+    /// Where it stands.
+    pub state: State,
+    /// True when the migration had been applied before.
+    pub rerun: bool,
+    /// The checksum of the definition that it executes.
+    pub checksum: String,
+    /// The request that queued it.
+    pub request_id: String,
+    /// Its steps, in order.
+    pub steps: Vec<StepView>,
+    /// What it waits for.
+    pub waits: Vec<Wait>,
+    /// Why it failed.
+    pub failure: Option<Failure>,
+    /// Its result.
+    pub result: Option<Map<String, Value>>,
+    /// When it was queued.
+    pub created_at: SystemTime,
+    /// When its first task was granted.
+    pub started_at: Option<SystemTime>,
+    /// When it ended.
+    pub ended_at: Option<SystemTime>,
+}
+
+/// A step of a run as it is at one moment.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepView {
+    /// The step.
+    pub step: Step,
+    /// When its first task was granted.
+    pub started_at: Option<SystemTime>,
+    /// When it ended.
+    pub ended_at: Option<SystemTime>,
+    /// Rows walked in a second since its start, without those that earlier runs have walked; 0 when it does not run.
+    pub rows_per_second: f64,
+}
+
+/// Which runs are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RunFilter {
+    /// Only on this target.
+    pub target: Option<String>,
+    /// Only of this migration.
+    pub migration: Option<String>,
+    /// Only in these states; all when empty.
+    pub states: Vec<&'static str>,
+}
+
+const RUNS_BY_ID: Statement = Statement::new(
+    "runs_by_id",
+    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+     LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
+     WHERE r.id = ANY ($1) ORDER BY r.id DESC",
+);
+
+const LIST_RUNS: Statement = Statement::new(
+    "list_runs",
+    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+     LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
+     WHERE ($1::text IS NULL OR r.target = $1) AND ($2::text IS NULL OR r.migration_id = $2)
+       AND (cardinality($3::text[]) = 0 OR r.state = ANY ($3)) AND r.id < $4
+     ORDER BY r.id DESC LIMIT $5",
+);
+
+const UNFINISHED_ON: Statement = Statement::new(
+    "unfinished_on",
+    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+     LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
+     WHERE r.target = $1 AND r.state IN ('queued', 'running', 'pausing', 'paused') ORDER BY r.id DESC",
+);
+
+const STEP_VIEWS: Statement = Statement::new(
+    "step_views",
+    "SELECT s.*, t.granted_at AS step_started_at,
+            extract(epoch FROM clock_timestamp() - t.granted_at)::float8 AS elapsed
+     FROM dunlin_controller.run_steps s
+     LEFT JOIN LATERAL (
+         SELECT min(granted_at) AS granted_at FROM dunlin_controller.tasks t
+         WHERE t.run_id = s.run_id AND t.range = 0 AND t.step IN (0, s.ordinal) AND t.kind <> 'seal'
+     ) t ON true
+     WHERE s.run_id = ANY ($1)
+     ORDER BY s.run_id, s.ordinal",
+);
+
+const APPLIED_AMONG: Statement = Statement::new(
+    "applied_among",
+    "SELECT migration_id FROM dunlin_controller.target_registry WHERE target = $1 AND migration_id = ANY ($2)",
+);
+
+const FLEET_OF: Statement = Statement::new(
+    "fleet_of",
+    "SELECT count(*) FILTER (WHERE s.reachable) AS reaching,
+            coalesce(max(s.error) FILTER (WHERE NOT s.reachable), '') AS error,
+            ARRAY (SELECT DISTINCT unnest(b.transforms) FROM dunlin_controller.agents b
+                   JOIN dunlin_controller.agent_targets c ON c.agent_id = b.id
+                   WHERE c.target = $1 AND c.reachable AND b.connected_until > now()) AS transforms
+     FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+     WHERE s.target = $1 AND a.connected_until > now()",
+);
+
+impl Store {
+    /// Runs by their numbers, in the order in which they are named; those that do not exist are left out.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn runs_by_id(&self, ids: &[i64]) -> Result<Vec<View>, Error> {
+        let session = self.session().await?;
+        let rows = session.query(&RUNS_BY_ID, &[&ids]).await?;
+        let views = views(&session, rows).await?;
+        let mut views: HashMap<i64, View> = views.into_iter().map(|view| (view.id, view)).collect();
+        Ok(ids.iter().filter_map(|id| views.remove(id)).collect())
+    }
+
+    /// A page of runs, newest first, behind a number.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn list_runs(&self, filter: &RunFilter, before: i64, limit: i64) -> Result<Vec<View>, Error> {
+        let session = self.session().await?;
+        let rows =
+            session.query(&LIST_RUNS, &[&filter.target, &filter.migration, &filter.states, &before, &limit]).await?;
+        views(&session, rows).await
+    }
+
+    /// The runs of a target that have not ended, oldest first.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn unfinished_runs(&self, target: &TargetName) -> Result<Vec<View>, Error> {
+        let session = self.session().await?;
+        let rows = session.query(&UNFINISHED_ON, &[&target.as_str()]).await?;
+        let mut views = views(&session, rows).await?;
+        views.reverse();
+        Ok(views)
+    }
+
+    /// The connected agents of a target, taken together.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn fleet(&self, target: &TargetName) -> Result<Fleet, Error> {
+        let session = self.session().await?;
+        fleet(&session, target).await
+    }
+}
+
+async fn fleet(session: &Session, target: &TargetName) -> Result<Fleet, Error> {
+    let row = session.query_one(&FLEET_OF, &[&target.as_str()]).await?;
+    Ok(Fleet {
+        reaching: row.get("reaching"),
+        error: row.get("error"),
+        transforms: row.get::<_, Vec<String>>("transforms").into_iter().collect(),
+    })
+}
+
+/// What is known of a target, as far as runs can wait for it.
+struct Surroundings {
+    fleet: Fleet,
+    applied: HashSet<String>,
+}
+
+async fn views(session: &Session, rows: Vec<Row>) -> Result<Vec<View>, Error> {
+    let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
+    let mut steps: HashMap<i64, Vec<(StepView, Option<TransformName>)>> = HashMap::new();
+    if !ids.is_empty() {
+        for row in session.query(&STEP_VIEWS, &[&ids]).await? {
+            let transform = row.get::<_, Option<String>>("transform").map(TransformName::parse).transpose();
+            let transform = transform.map_err(|error| unknown("run_steps.transform", &error.to_string()))?;
+            steps.entry(row.get("run_id")).or_default().push((step_view(&row)?, transform));
+        }
+    }
+    let mut surroundings: HashMap<TargetName, Surroundings> = HashMap::new();
+    let mut views = Vec::with_capacity(rows.len());
+    for row in &rows {
+        let steps = steps.remove(&row.get::<_, i64>("id")).unwrap_or_default();
+        let mut view = view(row, &steps)?;
+        if !view.state.ended() {
+            if !surroundings.contains_key(&view.target) {
+                surroundings.insert(view.target.clone(), look_around(session, &view.target, &rows).await?);
+            }
+            if let Some(around) = surroundings.get(&view.target) {
+                view.waits = waits(row, &view, &steps, around)?;
+            }
+        }
+        views.push(view);
+    }
+    Ok(views)
+}
+
+async fn look_around(session: &Session, target: &TargetName, rows: &[Row]) -> Result<Surroundings, Error> {
+    let dependencies: BTreeSet<String> = rows.iter().flat_map(|row| row.get::<_, Vec<String>>("run_after")).collect();
+    let dependencies: Vec<String> = dependencies.into_iter().collect();
+    let (fleet, applied) =
+        try_join(fleet(session, target), session.query(&APPLIED_AMONG, &[&target.as_str(), &dependencies])).await?;
+    Ok(Surroundings { fleet, applied: applied.iter().map(|row| row.get("migration_id")).collect() })
+}
+
+fn waits(
+    row: &Row,
+    view: &View,
+    steps: &[(StepView, Option<TransformName>)],
+    around: &Surroundings,
+) -> Result<Vec<Wait>, Error> {
+    let mut waits = Vec::new();
+    if view.state == State::Queued {
+        if let Some(behind) = row.get::<_, Option<String>>("behind") {
+            waits.push(Wait::Order(migration(behind)?));
+        }
+        for dependency in row.get::<_, Vec<String>>("run_after") {
+            if !around.applied.contains(&dependency) {
+                let dependency = migration(dependency)?;
+                if !waits.contains(&Wait::Order(dependency.clone())) {
+                    waits.push(Wait::Dependency(dependency));
+                }
+            }
+        }
+    }
+    let ahead = steps.iter().filter(|(view, _)| view.step.state != step::State::Succeeded);
+    let transforms: Vec<TransformName> = match view.state {
+        State::Queued => ahead.filter_map(|(_, transform)| transform.clone()).collect(),
+        _ => ahead.take(1).filter_map(|(_, transform)| transform.clone()).collect(),
+    };
+    waits.extend(around.fleet.waits(&transforms));
+    Ok(waits)
+}
+
+fn step_view(row: &Row) -> Result<StepView, Error> {
+    let step = read_step(row)?;
+    let elapsed: Option<f64> = row.get("elapsed");
+    let walked = step.rows_walked - step.rows_walked_before;
+    let rows_per_second = match (step.state, elapsed) {
+        (step::State::Running, Some(elapsed)) if elapsed > 0.0 => to_f64(walked) / elapsed,
+        _ => 0.0,
+    };
+    let started = step.state != step::State::Pending;
+    Ok(StepView {
+        started_at: row.get::<_, Option<SystemTime>>("step_started_at").filter(|_| started),
+        ended_at: row.get("ended_at"),
+        rows_per_second,
+        step,
+    })
+}
+
+/// A count as a float, exact up to 2^53.
+#[expect(clippy::cast_precision_loss, reason = "counts of rows above 2^53 may be inexact")]
+pub(crate) fn to_f64(count: i64) -> f64 {
+    count as f64
+}
+
+fn view(row: &Row, steps: &[(StepView, Option<TransformName>)]) -> Result<View, Error> {
+    let state: &str = row.get("state");
+    let steps: Vec<StepView> = steps.iter().map(|(view, _)| view.clone()).collect();
+    Ok(View {
+        id: row.get("id"),
+        target: target(row.get("target"))?,
+        migration: migration(row.get("migration_id"))?,
+        version: row.get("version"),
+        kind: row.get("kind"),
+        state: State::parse(state).ok_or_else(|| unknown("runs.state", state))?,
+        rerun: row.get("rerun"),
+        checksum: row.get("checksum"),
+        request_id: row.get::<_, uuid::Uuid>("request_id").to_string(),
+        waits: Vec::new(),
+        failure: row.get::<_, Option<Json<Failure>>>("failure").map(|failure| failure.0),
+        result: row.get::<_, Option<Json<Map<String, Value>>>>("result").map(|result| result.0),
+        created_at: row.get("created_at"),
+        started_at: steps.iter().filter_map(|view| view.started_at).min(),
+        ended_at: row.get("ended_at"),
+        steps,
+    })
+}

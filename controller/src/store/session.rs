@@ -1,0 +1,188 @@
+//! One connection in use, and the one place through which every statement goes: it gives each a name, a deadline and a
+//! trace.
+//!
+//! Futures of statements that are polled together are sent together: `try_join3(session.begin(), session.query(..), ..).await`
+//! costs one round trip, provided that the statements are [prepared](Session::prepare) on the connection.
+//!
+//! What must stay true: a connection goes back to the pool only outside of a transaction and with no answer outstanding.
+//! Whatever else happens to a session, cancellation included, it is closed, and the server rolls back.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use deadpool_postgres::{GenericClient, Object};
+use tokio::time::{Instant, timeout};
+use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
+
+use super::error::Error;
+
+/// How long one statement may take, waiting for locks included.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+/// What is worth a line in the log.
+const SLOW: Duration = Duration::from_secs(1);
+
+/// What a new connection is told: no replica that is stopped in the middle of a transaction holds up the others for long.
+const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
+     SET idle_in_transaction_session_timeout = '10s'; SET synchronous_commit = on";
+
+/// A statement with the name under which it is logged and traced.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    name: &'static str,
+    sql: &'static str,
+}
+
+impl Statement {
+    pub(crate) const fn new(name: &'static str, sql: &'static str) -> Self {
+        Self { name, sql }
+    }
+}
+
+/// Parameters of a statement.
+pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
+
+/// A connection in use.
+pub(crate) struct Session {
+    /// `None` only while being dropped.
+    connection: Option<Object>,
+    /// True while a transaction is open, or an answer may be outstanding.
+    unsettled: AtomicBool,
+}
+
+impl Session {
+    pub(super) async fn open(connection: Object) -> Result<Self, Error> {
+        let fresh = Object::metrics(&connection).recycle_count == 0;
+        let session = Self { connection: Some(connection), unsettled: AtomicBool::new(false) };
+        if fresh {
+            session.batch("settings", SETTINGS).await?;
+        }
+        Ok(session)
+    }
+
+    /// Makes sure that statements are prepared, so that they can be sent together.
+    pub(crate) async fn prepare(&self, statements: &[&Statement]) -> Result<(), Error> {
+        for statement in statements {
+            self.timed(statement.name, self.client().prepare_cached(statement.sql)).await?;
+        }
+        Ok(())
+    }
+
+    /// Executes a statement and returns its rows.
+    pub(crate) async fn query(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
+        let client = self.client();
+        self.timed(statement.name, async {
+            let prepared = client.prepare_cached(statement.sql).await?;
+            client.query(&prepared, parameters).await
+        })
+        .await
+    }
+
+    /// Executes a statement that returns one row.
+    pub(crate) async fn query_one(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<Row, Error> {
+        let rows = self.query(statement, parameters).await?;
+        rows.into_iter().next().ok_or(Error::NoRow { statement: statement.name })
+    }
+
+    /// Executes a statement that returns at most one row.
+    pub(crate) async fn query_opt(
+        &self,
+        statement: &Statement,
+        parameters: Parameters<'_>,
+    ) -> Result<Option<Row>, Error> {
+        Ok(self.query(statement, parameters).await?.into_iter().next())
+    }
+
+    /// Executes a statement and returns the number of rows that it changed.
+    pub(crate) async fn execute(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<u64, Error> {
+        let client = self.client();
+        self.timed(statement.name, async {
+            let prepared = client.prepare_cached(statement.sql).await?;
+            client.execute(&prepared, parameters).await
+        })
+        .await
+    }
+
+    /// Opens a transaction.
+    pub(crate) async fn begin(&self) -> Result<(), Error> {
+        self.unsettled.store(true, Ordering::Relaxed);
+        self.batch("begin", "BEGIN ISOLATION LEVEL READ COMMITTED").await
+    }
+
+    /// Commits. All futures of the transaction must have been awaited without an error, or be awaited with this one.
+    pub(crate) async fn commit(&self) -> Result<(), Error> {
+        self.batch("commit", "COMMIT").await
+    }
+
+    /// Rolls back, so that the connection can be used again.
+    pub(crate) async fn roll_back(&self) -> Result<(), Error> {
+        self.batch("rollback", "ROLLBACK").await?;
+        self.settle();
+        Ok(())
+    }
+
+    /// To be called when a commit and all that was sent with it has succeeded.
+    pub(crate) fn settle(&self) {
+        self.unsettled.store(false, Ordering::Relaxed);
+    }
+
+    async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
+        self.timed(name, self.client().batch_execute(sql)).await
+    }
+
+    fn client(&self) -> &Object {
+        match &self.connection {
+            Some(connection) => connection,
+            None => unreachable!("only drop takes the connection"),
+        }
+    }
+
+    async fn timed<T>(
+        &self,
+        name: &'static str,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<T, Error> {
+        let guard = Unfinished { unsettled: &self.unsettled, before: self.unsettled.swap(true, Ordering::Relaxed) };
+        let start = Instant::now();
+        let done = timeout(DEADLINE, work).await;
+        let elapsed = start.elapsed();
+        if elapsed >= SLOW {
+            tracing::warn!(statement = name, ?elapsed, "slow statement in the controller's database");
+        } else {
+            tracing::trace!(statement = name, ?elapsed);
+        }
+        match done {
+            Ok(Ok(value)) => {
+                guard.finish();
+                Ok(value)
+            }
+            Ok(Err(source)) => Err(Error::from_statement(name, source)),
+            Err(_) => Err(Error::Deadline { statement: name }),
+        }
+    }
+}
+
+/// Keeps a session unsettled when a statement fails or its future is dropped.
+struct Unfinished<'a> {
+    unsettled: &'a AtomicBool,
+    before: bool,
+}
+
+impl Unfinished<'_> {
+    fn finish(self) {
+        if !self.before {
+            self.unsettled.store(false, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if self.unsettled.load(Ordering::Relaxed)
+            && let Some(connection) = self.connection.take()
+        {
+            drop(Object::take(connection));
+        }
+    }
+}

@@ -1,0 +1,200 @@
+//! Which queued runs of a target start now, and which never will.
+//!
+//! Called inside a transaction that holds the [schedule](super::locks::schedule) of the target and has written what has
+//! changed: two transactions that each bring one of two missing dependencies do this one after the other, so the second
+//! sees both.
+
+use futures::future::try_join3;
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use dunlin_shared::ids::{MigrationId, RunId, TargetName};
+use dunlin_shared::migration::Definition;
+use tokio_postgres::Row;
+use tokio_postgres::types::Json;
+
+use super::advancing::{self, migration};
+use super::database::Store;
+use super::error::Error;
+use super::session::{Session, Statement};
+use crate::domain::step::Step;
+use crate::domain::{self, Cancelled, Changes, Event, EventType, Queued, Run, Severity};
+
+pub(super) const FREE_BEHIND: Statement = Statement::new(
+    "free_behind",
+    "UPDATE dunlin_controller.runs SET after_run_id = NULL WHERE after_run_id = ANY ($1) AND state = 'queued'",
+);
+
+pub(super) const TURN_COME: Statement = Statement::new(
+    "turn_come",
+    "SELECT r.id, r.target, r.migration_id, r.checksum, r.state, r.rerun, r.run_after, d.definition,
+            coalesce(g.applications, 0) AS applications,
+            ARRAY (SELECT a.migration_id FROM dunlin_controller.target_registry a
+                   WHERE a.target = r.target AND a.migration_id = ANY (r.run_after)) AS applied
+     FROM dunlin_controller.runs r
+     JOIN dunlin_controller.definitions d ON d.migration_id = r.migration_id AND d.checksum = r.checksum
+     LEFT JOIN dunlin_controller.target_registry g ON g.target = r.target AND g.migration_id = r.migration_id
+     WHERE r.target = $1 AND r.state = 'queued' AND r.after_run_id IS NULL
+     ORDER BY r.id FOR NO KEY UPDATE OF r",
+);
+
+impl Store {
+    /// Starts every run of a target whose turn has come and whose dependencies are applied. `rows` are the answer of
+    /// [`TURN_COME`], which callers send together with what goes before it.
+    pub(super) async fn start_runs(
+        &self,
+        session: &Session,
+        target: &TargetName,
+        mut rows: Vec<Row>,
+        events: &mut Vec<Event>,
+    ) -> Result<Started, Error> {
+        let mut started = Started::default();
+        loop {
+            let mut skipped = Vec::new();
+            let mut runs = Vec::new();
+            for row in &rows {
+                let run_after: Vec<String> = row.get("run_after");
+                let applied: HashSet<String> = row.get::<_, Vec<String>>("applied").into_iter().collect();
+                if !run_after.iter().all(|id| applied.contains(id)) {
+                    continue;
+                }
+                let run = self.queued(row)?;
+                if run.applications > 0 && !run.rerun { skipped.push(run) } else { runs.push(run) }
+            }
+            let mut changes = Changes::default();
+            for run in &mut runs {
+                domain::begin(run, &mut changes)?;
+            }
+            started.any |= !runs.is_empty();
+            write_started(session, &runs, &changes).await?;
+            events.append(&mut changes.events);
+            if skipped.is_empty() {
+                return Ok(started);
+            }
+            cancel_applied(session, &mut skipped, events).await?;
+            rows = session.query(&TURN_COME, &[&target.as_str()]).await?;
+        }
+    }
+
+    fn queued(&self, row: &Row) -> Result<Run, Error> {
+        let checksum: String = row.get("checksum");
+        let definition = match self.remembered(&checksum) {
+            Some(definition) => definition,
+            None => self.remember(checksum, row.get::<_, Json<Definition>>("definition").0),
+        };
+        let steps = pending_steps(&definition);
+        advancing::read_run(row, definition, steps)
+    }
+}
+
+/// What starting runs has done.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Started {
+    /// True when any run started: there are tasks.
+    pub(super) any: bool,
+}
+
+fn pending_steps(definition: &Arc<Definition>) -> Vec<Step> {
+    let ordinals = 1..;
+    ordinals.zip(&definition.steps).map(|(ordinal, step)| Step::pending(ordinal, step.name.clone())).collect()
+}
+
+async fn write_started(session: &Session, runs: &[Run], changes: &Changes) -> Result<(), Error> {
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let running: Vec<&Run> = runs.iter().collect();
+    let steps: Vec<(RunId, &Step)> = runs
+        .iter()
+        .flat_map(|run| run.steps.iter().map(|step| (run.id, step)))
+        .filter(|(_, step)| step.state != domain::step::State::Pending)
+        .collect();
+    try_join3(
+        advancing::write_runs(session, &running),
+        advancing::write_steps(session, &steps),
+        advancing::add_tasks(session, &changes.added),
+    )
+    .await?;
+    Ok(())
+}
+
+/// Ends runs of migrations that the target turned out to have already; what comes behind them goes on.
+async fn cancel_applied(session: &Session, runs: &mut [Run], events: &mut Vec<Event>) -> Result<(), Error> {
+    for run in runs.iter_mut() {
+        run.state = run.state.next(domain::run::Event::Cancel).map_err(domain::Error::from)?;
+        let message = format!(
+            "run {} of {} was cancelled before it began: target {} has the migration applied already",
+            run.id, run.migration, run.target
+        );
+        events.push(
+            Event::new(EventType::RunCancelled, Severity::Warning, message)
+                .of_target(&run.target)
+                .of_migration(&run.migration)
+                .of_run(run.id),
+        );
+    }
+    let ids: Vec<i64> = runs.iter().map(|run| run.id.0).collect();
+    let cancelled: Vec<&Run> = runs.iter().collect();
+    advancing::write_runs(session, &cancelled).await?;
+    session.execute(&FREE_BEHIND, &[&ids]).await.map(drop)
+}
+
+const QUEUED: Statement = Statement::new(
+    "queued",
+    "SELECT id, migration_id, after_run_id, run_after FROM dunlin_controller.runs
+     WHERE target = $1 AND state = 'queued' ORDER BY id FOR NO KEY UPDATE",
+);
+
+const LACKS: Statement = Statement::new(
+    "lacks",
+    "SELECT NOT EXISTS (SELECT FROM dunlin_controller.target_registry WHERE target = $1 AND migration_id = $2) AS lacks",
+);
+
+const CANCEL_RUNS: Statement = Statement::new(
+    "cancel_runs",
+    "UPDATE dunlin_controller.runs SET state = 'cancelled', ended_at = clock_timestamp()
+     WHERE id = ANY ($1) AND state = 'queued'",
+);
+
+/// Cancels the queued runs that waited for a run that has failed, and says for whom each waited.
+pub(super) async fn stop_behind(session: &Session, failed: &Run, events: &mut Vec<Event>) -> Result<(), Error> {
+    let target = failed.target.as_str();
+    let queued = session.query(&QUEUED, &[&target]).await?;
+    if queued.is_empty() {
+        return Ok(());
+    }
+    let lacks: bool = session.query_one(&LACKS, &[&target, &failed.migration.as_str()]).await?.get("lacks");
+    let queued: Vec<Queued> = queued
+        .iter()
+        .map(|row| {
+            let run_after: Vec<String> = row.get("run_after");
+            Ok(Queued {
+                id: RunId(row.get("id")),
+                migration: migration(row.get("migration_id"))?,
+                after: row.get::<_, Option<i64>>("after_run_id").map(RunId),
+                run_after: run_after.into_iter().map(migration).collect::<Result<Vec<MigrationId>, Error>>()?,
+            })
+        })
+        .collect::<Result<_, Error>>()?;
+    let cancelled = domain::cascade(failed.id, &failed.migration, lacks, &queued);
+    if cancelled.is_empty() {
+        return Ok(());
+    }
+    let ids: Vec<i64> = cancelled.iter().map(|run| run.id.0).collect();
+    session.execute(&CANCEL_RUNS, &[&ids]).await?;
+    events.extend(cancelled.iter().map(|run| cancelled_event(&failed.target, run)));
+    Ok(())
+}
+
+fn cancelled_event(target: &TargetName, run: &Cancelled) -> Event {
+    let message = format!(
+        "run {} of {} was cancelled: it waited for run {} of {}, which has not succeeded",
+        run.id, run.migration, run.waited_for, run.waited_for_migration
+    );
+    Event::new(EventType::RunCancelled, Severity::Warning, message)
+        .of_target(target)
+        .of_migration(&run.migration)
+        .of_run(run.id)
+        .with("waited_for_run", run.waited_for.0)
+        .with("waited_for_migration", run.waited_for_migration.as_str())
+}

@@ -1,0 +1,70 @@
+//! Targets as they are told of.
+
+use std::time::SystemTime;
+
+use super::database::Store;
+use super::error::Error;
+use super::session::Statement;
+
+/// A target.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Target {
+    /// The name.
+    pub name: String,
+    /// The highest version that is applied, or 0.
+    pub version: i32,
+    /// How many migrations are applied.
+    pub applied: i64,
+    /// How many registered migrations are not.
+    pub pending: i64,
+    /// How many connected agents serve it.
+    pub agents: i64,
+    /// The version of PostgreSQL.
+    pub server_version: String,
+    /// True when a connected agent reached it at its last try.
+    pub reachable: bool,
+    /// Why it was not reached.
+    pub error: String,
+    /// When an agent reported its registry last.
+    pub reported_at: Option<SystemTime>,
+}
+
+const LIST_TARGETS: Statement = Statement::new(
+    "list_targets",
+    "SELECT t.*, g.version, g.applied,
+            (SELECT count(*) FROM dunlin_controller.migrations m WHERE NOT EXISTS (
+                 SELECT FROM dunlin_controller.target_registry a WHERE a.target = t.name AND a.migration_id = m.id))
+                AS pending,
+            (SELECT count(*) FROM dunlin_controller.agent_targets s
+             JOIN dunlin_controller.agents a ON a.id = s.agent_id
+             WHERE s.target = t.name AND a.connected_until > now()) AS agents
+     FROM dunlin_controller.targets t
+     CROSS JOIN LATERAL (SELECT coalesce(max(version), 0) AS version, count(*) AS applied
+                         FROM dunlin_controller.target_registry WHERE target = t.name) g
+     WHERE t.name > $1 ORDER BY t.name LIMIT $2",
+);
+
+impl Store {
+    /// A page of targets behind a name.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn list_targets(&self, after: &str, limit: i64) -> Result<Vec<Target>, Error> {
+        let session = self.session().await?;
+        let rows = session.query(&LIST_TARGETS, &[&after, &limit]).await?;
+        Ok(rows
+            .iter()
+            .map(|row| Target {
+                name: row.get("name"),
+                version: row.get("version"),
+                applied: row.get("applied"),
+                pending: row.get("pending"),
+                agents: row.get("agents"),
+                server_version: row.get("server_version"),
+                reachable: row.get("reachable"),
+                error: row.get("error"),
+                reported_at: row.get("reported_at"),
+            })
+            .collect())
+    }
+}
