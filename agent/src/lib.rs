@@ -55,6 +55,8 @@ mod session;
 mod signals;
 mod steps;
 mod target;
+#[cfg(test)]
+mod testing;
 pub mod transform;
 mod worker;
 

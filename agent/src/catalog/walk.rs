@@ -53,19 +53,23 @@ impl Walk<'_> {
         connection: &mut Connection,
         low: Option<&KeyBound>,
     ) -> Result<Option<(KeyBound, i64)>, tokio_postgres::Error> {
+        let sql = self.rest_sql(low);
+        let Some(mut row) = self.read(connection, &sql).await?.into_iter().next() else { return Ok(None) };
+        let count = row.pop().and_then(|count| count.parse().ok()).unwrap_or(0);
+        Ok(Some((KeyBound(row), count)))
+    }
+
+    pub(crate) fn rest_sql(&self, low: Option<&KeyBound>) -> String {
         let descending: Vec<String> =
             self.key.iter().map(|column| format!("t.{} DESC", quote_ident(&column.name))).collect();
         let condition = self.condition(low, None);
         let table = self.table.quoted();
-        let sql = format!(
+        format!(
             "SELECT {values}, (SELECT count(*) FROM {table} AS t WHERE {condition}) FROM {table} AS t WHERE {condition} \
              ORDER BY {order} LIMIT 1",
             values = self.values("t"),
             order = descending.join(", "),
-        );
-        let Some(mut row) = self.read(connection, &sql).await?.into_iter().next() else { return Ok(None) };
-        let count = row.pop().and_then(|count| count.parse().ok()).unwrap_or(0);
-        Ok(Some((KeyBound(row), count)))
+        )
     }
 
     /// Every `n`th key above `low`, up to and with `high`: bounds between batches of `n` rows.
@@ -80,7 +84,7 @@ impl Walk<'_> {
         Ok(self.read(connection, &sql).await?.into_iter().map(KeyBound).collect())
     }
 
-    fn grid_sql(&self, low: Option<&KeyBound>, high: &KeyBound, n: u32) -> String {
+    pub(crate) fn grid_sql(&self, low: Option<&KeyBound>, high: &KeyBound, n: u32) -> String {
         let numbered = |alias: &str| {
             let names: Vec<String> = (1..=self.key.len()).map(|number| format!("{alias}k{number}")).collect();
             names.join(", ")

@@ -20,6 +20,8 @@ mod checkpoint;
 mod ranges;
 mod registry;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use advance::{Advance, Advanced};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};

@@ -101,7 +101,14 @@ async fn create(client: &Client) -> Result<(), tokio_postgres::Error> {
 
 async fn create_locked(client: &Client) -> Result<(), tokio_postgres::Error> {
     // Another agent may have been first: then its commit is visible now that the lock is ours.
-    let there = client.query_typed_one("SELECT to_regclass('dunlin.meta') IS NOT NULL", &[]).await?;
+    // The catalog itself is read, since a name that was looked up before the wait is remembered as missing.
+    let there = client
+        .query_typed_one(
+            "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                            WHERE n.nspname = 'dunlin' AND c.relname = 'meta')",
+            &[],
+        )
+        .await?;
     if there.try_get(0)? {
         return Ok(());
     }

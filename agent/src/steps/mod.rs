@@ -11,6 +11,8 @@ mod plan;
 mod range;
 mod seal;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use context::{Context, Tuning};
 

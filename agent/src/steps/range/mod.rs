@@ -223,6 +223,9 @@ impl Worker<'_> {
                 let job = Job { cursor: &cursor, bound, after: &after, walked, last };
                 self.batch(connection, &job).await?;
                 cursor = after;
+                if cursor.window_done() {
+                    self.learn(&cursor);
+                }
                 if last {
                     return Ok(Some(Ended::Done {
                         rows: self.sums.rows,
@@ -245,18 +248,22 @@ impl Worker<'_> {
                 bounds.clone_from(whole);
             }
         }
-        if cursor.window.stripes > 1 {
-            let hot = self.hot;
-            let learnt = self
-                .context
-                .tuning
-                .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&hot)));
-            if let Some(sentence) = learnt {
-                self.context.lease.note(EventType::AgentNote, format!("step {}: {sentence}", self.step_name));
-            }
-        }
         self.cursor = Some(cursor);
         Ok(None)
+    }
+
+    /// Takes in what a window has shown about stripes.
+    fn learn(&self, cursor: &Cursor) {
+        if cursor.window.stripes == 1 {
+            return;
+        }
+        let learnt = self
+            .context
+            .tuning
+            .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&self.hot)));
+        if let Some(sentence) = learnt {
+            self.context.lease.note(EventType::AgentNote, format!("step {}: {sentence}", self.step_name));
+        }
     }
 
     /// The ends of the batches above `at`; the last is the end of the window.

@@ -1,0 +1,288 @@
+//! The rules of the ledger, each against a real PostgreSQL.
+
+use dunlin_proto::v1::grant;
+use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
+use serde_json::{Map, Value, json};
+use tokio_postgres::Client;
+
+use super::*;
+use crate::limits::{self, Durability, Limits};
+use crate::steps::Ended;
+use crate::testing::{Lab, MIGRATION, connect, seal, until};
+
+fn address() -> Address {
+    Address {
+        migration: MigrationId::parse(MIGRATION).unwrap(),
+        step: Some(StepName::parse("change").unwrap()),
+        range: 1,
+    }
+}
+
+fn claim(epoch: i64, again: bool) -> Claim {
+    Claim {
+        address: address(),
+        kind: Kind::Range,
+        epoch: Epoch(epoch),
+        run: RunId(1),
+        applications: 0,
+        checksum: "c".to_owned(),
+        again,
+    }
+}
+
+/// A database with a table of one row and the checkpoint of one range.
+async fn lab() -> Lab {
+    let lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (n bigint); INSERT INTO t VALUES (5)").await;
+    lab.sql(
+        "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, high, run_id)
+         VALUES ('sample', 'change', 1, 'range', 0, 'c', '{9}', 1)",
+    )
+    .await;
+    lab
+}
+
+async fn begin(client: &Client) {
+    let sql = limits::begin(Limits::default(), Durability::Later, limits::IDLE_LIMIT, "mark");
+    client.batch_execute(&sql).await.unwrap();
+}
+
+async fn take_and_commit(client: &Client, claim: &Claim) -> Taken {
+    begin(client).await;
+    let taken = take(client, claim).await.unwrap();
+    client.batch_execute(if matches!(taken, Taken::Mine(_)) { "COMMIT" } else { "ROLLBACK" }).await.unwrap();
+    taken
+}
+
+async fn change(client: &Client) {
+    begin(client).await;
+    client.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
+}
+
+async fn advance(client: &Client, epoch: i64, batches: i64, then: &str) -> Result<Advanced, Error> {
+    let address = address();
+    let counters = Map::from_iter([("seen".to_owned(), Value::from(2))]);
+    let advance = Advance {
+        address: &address,
+        epoch: Epoch(epoch),
+        mark: "mark",
+        batches,
+        cursor: Some(json!({"by": epoch})),
+        rows: 1,
+        rows_walked: 1,
+        rows_total: 0,
+        counters: &counters,
+        state: State::Open,
+        measured: None,
+    };
+    let advanced = advance.execute(client, then).await;
+    if advanced.is_err() {
+        client.batch_execute("ROLLBACK").await.unwrap();
+    }
+    advanced
+}
+
+async fn value(lab: &Lab) -> i64 {
+    lab.number("SELECT n FROM t").await
+}
+
+#[tokio::test]
+async fn an_epoch_that_is_not_newer_cannot_take() {
+    let lab = lab().await;
+    assert!(matches!(take_and_commit(&lab.client, &claim(2, false)).await, Taken::Mine(_)));
+    for epoch in [1, 2] {
+        let taken = take_and_commit(&lab.client, &claim(epoch, false)).await;
+        assert!(matches!(taken, Taken::Stale(Stale { stored: Some(2), applications: 0 })), "{taken:?}");
+    }
+}
+
+#[tokio::test]
+async fn the_same_lease_can_take_again_and_an_older_one_cannot() {
+    let lab = lab().await;
+    take_and_commit(&lab.client, &claim(2, false)).await;
+    assert!(matches!(take_and_commit(&lab.client, &claim(2, true)).await, Taken::Mine(_)));
+    assert!(matches!(take_and_commit(&lab.client, &claim(1, true)).await, Taken::Stale(_)));
+}
+
+#[tokio::test]
+async fn a_range_that_no_plan_has_written_cannot_be_taken() {
+    let lab = lab().await;
+    let mut claim = claim(5, false);
+    claim.address.range = 2;
+    assert!(matches!(take_and_commit(&lab.client, &claim).await, Taken::Stale(Stale { stored: None, .. })));
+}
+
+#[tokio::test]
+async fn a_stale_epoch_cannot_commit() {
+    let lab = lab().await;
+    let newer = connect(&lab.url).await;
+    take_and_commit(&lab.client, &claim(1, false)).await;
+    change(&lab.client).await;
+    // It has changed rows and not advanced: nothing makes the newer lease wait.
+    take_and_commit(&newer, &claim(2, false)).await;
+    assert!(matches!(advance(&lab.client, 1, 0, ";COMMIT").await, Err(Error::Moved)));
+    assert_eq!(value(&lab).await, 5);
+    change(&newer).await;
+    advance(&newer, 2, 0, ";COMMIT").await.unwrap();
+    assert_eq!(value(&lab).await, 16);
+}
+
+#[tokio::test]
+async fn a_take_waits_for_an_open_transaction_that_has_advanced() {
+    let lab = lab().await;
+    let older = connect(&lab.url).await;
+    take_and_commit(&older, &claim(1, false)).await;
+    change(&older).await;
+    advance(&older, 1, 0, "").await.unwrap();
+
+    let newer = connect(&lab.url).await;
+    let taking = tokio::spawn(async move { take_and_commit(&newer, &claim(2, false)).await });
+    until(
+        &lab.client,
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+    .await;
+    older.batch_execute("COMMIT").await.unwrap();
+    let Taken::Mine(checkpoint) = taking.await.unwrap() else { panic!("stale") };
+    assert_eq!(checkpoint.cursor, Some(json!({"by": 1})), "it goes on where the older one has committed");
+    assert_eq!(checkpoint.batches, 1);
+}
+
+#[tokio::test]
+async fn the_ghost_of_an_own_transaction_cannot_double_a_batch() {
+    let lab = lab().await;
+    // The connection of this transaction is cut for the agent, and the server has not noticed.
+    let ghost = connect(&lab.url).await;
+    take_and_commit(&ghost, &claim(1, false)).await;
+    begin(&ghost).await;
+
+    let again = connect(&lab.url).await;
+    let Taken::Mine(checkpoint) = take_and_commit(&again, &claim(1, true)).await else { panic!("stale") };
+    change(&again).await;
+    advance(&again, 1, checkpoint.batches, ";COMMIT").await.unwrap();
+
+    ghost.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
+    assert!(matches!(advance(&ghost, 1, 0, ";COMMIT").await, Err(Error::Moved)));
+    assert_eq!(value(&lab).await, 16, "the batch was done once");
+}
+
+#[tokio::test]
+async fn a_transaction_that_sql_has_ended_cannot_advance() {
+    let lab = lab().await;
+    take_and_commit(&lab.client, &claim(1, false)).await;
+    change(&lab.client).await;
+    lab.sql("COMMIT; BEGIN").await;
+    assert!(matches!(advance(&lab.client, 1, 0, ";COMMIT").await, Err(Error::Moved)));
+}
+
+#[tokio::test]
+async fn counters_add_up_over_advances() {
+    let lab = lab().await;
+    take_and_commit(&lab.client, &claim(1, false)).await;
+    for batches in 0..3 {
+        begin(&lab.client).await;
+        advance(&lab.client, 1, batches, ";COMMIT").await.unwrap();
+    }
+    let sums = sums(&lab.client, &address().migration).await.unwrap();
+    assert_eq!((sums.rows, &sums.counters["seen"]), (3, &Value::from(6)));
+}
+
+#[tokio::test]
+async fn a_sealed_migration_cannot_be_begun_again_by_a_stale_lease() {
+    let lab = Lab::new().await;
+    lab.work(3, grant::Task::Seal(seal(&[], &[]))).await.unwrap();
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints").await, 0);
+    // The checkpoints are gone, and with them every epoch: only the registry tells.
+    let mut statement = claim(9, false);
+    statement.address.range = 0;
+    statement.kind = Kind::Statement;
+    let taken = take_and_commit(&lab.client, &Claim { run: RunId(2), ..statement.clone() }).await;
+    assert!(matches!(taken, Taken::Stale(Stale { stored: None, applications: 1 })), "{taken:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints").await, 0);
+    // A rerun may.
+    let rerun = Claim { run: RunId(2), applications: 1, ..statement };
+    assert!(matches!(take_and_commit(&lab.client, &rerun).await, Taken::Mine(_)));
+}
+
+#[tokio::test]
+async fn a_take_that_waited_for_a_seal_sees_it() {
+    let lab = Lab::new().await;
+    // An open transaction that seals: it has inserted the registry row and deleted the checkpoint.
+    lab.sql(
+        "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id)
+         VALUES ('sample', 'change', 0, 'statement', 1, 'c', 1)",
+    )
+    .await;
+    let sealing = connect(&lab.url).await;
+    sealing
+        .batch_execute(
+            "BEGIN;
+             INSERT INTO dunlin.migrations_registry
+                 (id, version, name, description, checksum, run_after, impacts, run_id, agent_id, rows, result, started_at)
+             VALUES ('sample', 1, '', '', '', '{}', '{}', 1, 'a', 0, '{}', now());
+             DELETE FROM dunlin.checkpoints",
+        )
+        .await
+        .unwrap();
+    let other = connect(&lab.url).await;
+    let taking = tokio::spawn(async move {
+        let mut claim = Claim { run: RunId(2), ..claim(2, false) };
+        claim.address.range = 0;
+        claim.kind = Kind::Statement;
+        take_and_commit(&other, &claim).await
+    });
+    until(
+        &lab.client,
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+    )
+    .await;
+    sealing.batch_execute("COMMIT").await.unwrap();
+    let taken = taking.await.unwrap();
+    assert!(matches!(taken, Taken::Stale(Stale { applications: 1, .. })), "{taken:?}");
+}
+
+#[tokio::test]
+async fn a_seal_whose_answer_was_lost_is_recognised_as_done() {
+    let lab = Lab::new().await;
+    lab.work(1, grant::Task::Seal(seal(&[], &[]))).await.unwrap();
+    // The same run tries again, by the same lease or the next.
+    let Ended::Done { already_done, applied, .. } = lab.work(2, grant::Task::Seal(seal(&[], &[]))).await.unwrap()
+    else {
+        panic!("not done")
+    };
+    assert!(already_done);
+    assert_eq!(applied.unwrap().applications, 1);
+    assert_eq!(lab.number("SELECT applications::bigint FROM dunlin.migrations_registry").await, 1);
+}
+
+#[tokio::test]
+async fn many_agents_prepare_a_target_at_the_same_time() {
+    let lab = Lab::new().await;
+    lab.sql("DROP SCHEMA dunlin CASCADE").await;
+    let clients = futures::future::join_all((0..8).map(|_| connect(&lab.url))).await;
+    let prepared = futures::future::join_all(clients.iter().map(prepare)).await;
+    for facts in prepared {
+        facts.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_role_that_may_not_create_the_schema_is_told_what_to_grant_and_can_use_it() {
+    let lab = Lab::new().await;
+    lab.sql("DROP SCHEMA dunlin CASCADE; CREATE ROLE plain; SET ROLE plain").await;
+    let error = prepare(&lab.client).await.unwrap_err();
+    assert!(error.to_string().contains("GRANT CREATE ON DATABASE"), "{error}");
+    lab.sql("RESET ROLE").await;
+    prepare(&lab.client).await.unwrap();
+    lab.sql("GRANT USAGE ON SCHEMA dunlin TO plain; SET ROLE plain").await;
+    prepare(&lab.client).await.unwrap();
+    lab.sql("RESET ROLE; DROP OWNED BY plain; DROP ROLE plain").await;
+}
+
+#[tokio::test]
+async fn a_read_only_target_is_told_apart() {
+    let lab = Lab::new().await;
+    lab.sql("SET default_transaction_read_only = on").await;
+    let error = prepare(&lab.client).await.unwrap_err();
+    assert!(error.to_string().contains("primary"), "{error}");
+}

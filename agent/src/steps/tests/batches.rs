@@ -1,0 +1,145 @@
+use dunlin_proto::v1::EventType;
+
+use crate::steps::{Ended, Error};
+use crate::testing::{Lab, batch_step, range_task, refusal};
+
+const TRIPLE: &str = "UPDATE t SET n = n * 3 + 1 WHERE :batch";
+
+async fn filled(rows: i32) -> Lab {
+    let lab = Lab::new().await;
+    lab.sql(&format!(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 5, filler text NOT NULL DEFAULT repeat('x', 150));
+         INSERT INTO t SELECT i FROM generate_series(1, {rows}) i; ANALYZE t"
+    ))
+    .await;
+    lab
+}
+
+#[tokio::test]
+async fn a_range_that_is_done_is_not_done_again() {
+    let mut lab = filled(100).await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 2);
+    lab.work_through(&step).await;
+    let planned = lab.plan(&step).await;
+    assert!(planned.ranges[0].done);
+    assert_eq!(planned.ranges[0].rows, 100);
+    let ended = lab.work(50, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+    assert!(matches!(ended, Ended::Done { rows: 100, rows_walked: 100, already_done: true, .. }));
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 100);
+}
+
+#[tokio::test]
+async fn a_failed_batch_names_its_rows_and_its_range_goes_on_after_the_step_is_mended() {
+    let mut lab = filled(100).await;
+    lab.sql("UPDATE t SET n = -1 WHERE id = 55; ALTER TABLE t ADD CHECK (n > -2)").await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    lab.sql("UPDATE t SET n = 0 WHERE id = 55; ALTER TABLE t ADD CHECK (n <> 1)").await;
+    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+    assert_eq!((error.step.as_str(), error.sqlstate.as_str()), ("change", "23514"));
+    assert_eq!(error.rows, "(id) > (50) and <= (60)");
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 50, "what was done stays done");
+    let mended = batch_step("t", "UPDATE t SET n = 16 WHERE :batch", 10, 1000, 1);
+    lab.work(2, range_task(&mended, &planned, &planned.ranges[0])).await.unwrap();
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 100);
+}
+
+#[tokio::test]
+async fn a_range_that_the_target_has_forgotten_is_refused() {
+    let mut lab = filled(100).await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
+    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+    assert!(error.message.contains("put back"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_batch_that_commits_by_itself_is_refused() {
+    let mut lab = filled(100).await;
+    let step = batch_step("t", "UPDATE t SET n = 7 WHERE :batch; COMMIT; BEGIN", 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+    assert!(error.message.contains("ended the transaction"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn deletes_and_inserts_are_batches_too() {
+    let mut lab = filled(300).await;
+    lab.sql("CREATE TABLE copy (id bigint, n bigint)").await;
+    let copy = batch_step("t", "INSERT INTO copy SELECT x.id, x.n FROM t AS x WHERE :batch(x)", 10, 100, 2);
+    assert_eq!(lab.work_through(&copy).await, 300);
+    assert_eq!(lab.number("SELECT count(DISTINCT id) FROM copy").await, 300);
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
+    assert_eq!(lab.work_through(&batch_step("t", "DELETE FROM t WHERE id % 2 = 0 AND :batch", 10, 100, 2)).await, 150);
+    assert_eq!(lab.number("SELECT count(*) FROM t").await, 150);
+}
+
+#[tokio::test]
+async fn rows_are_told_only_when_they_are_durable_and_the_end_waits_for_the_disk() {
+    let mut lab = filled(500).await;
+    lab.sql("CREATE TABLE seen (mode text)").await;
+    let sql = "UPDATE t SET n = n * 3 + 1 WHERE :batch; INSERT INTO seen SELECT current_setting('synchronous_commit')";
+    let step = batch_step("t", sql, 100, 1000, 1);
+    let planned = lab.plan(&step).await;
+    let context = lab.context(1);
+    crate::steps::run(&context, &range_task(&step, &planned, &planned.ranges[0]), false).await.unwrap();
+    assert_eq!(context.lease.durable(), (505, 500), "five rows are the notes in `seen`");
+    let modes = lab.row("SELECT string_agg(mode, ' ') FROM seen").await.get::<_, String>(0);
+    assert_eq!(modes, "off off off off on");
+}
+
+#[tokio::test]
+async fn updates_in_stripes_stay_on_their_page() {
+    let mut lab = filled(20_000).await;
+    let before = lab.number("SELECT pg_relation_size('t')").await;
+    let step = batch_step("t", TRIPLE, 500, 100_000, 0);
+    let planned = lab.plan(&step).await;
+    lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
+    assert_eq!(cursor.get::<_, &str>(0), "8");
+    let growth = lab.number("SELECT pg_relation_size('t') * 100").await / before;
+    assert!(growth < 140, "the table has {growth} % of its size");
+    assert!(lab.sent().0.is_empty(), "nothing was changed about the order");
+}
+
+#[tokio::test]
+async fn updates_of_an_indexed_column_go_in_key_order() {
+    let mut lab = filled(20_000).await;
+    lab.sql("CREATE INDEX ON t ((n + 1))").await;
+    let step = batch_step("t", TRIPLE, 500, 100_000, 0);
+    let planned = lab.plan(&step).await;
+    lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
+    assert_eq!(cursor.get::<_, &str>(0), "1");
+}
+
+#[tokio::test]
+async fn stripes_that_do_not_pay_are_noticed() {
+    let mut lab = filled(20_000).await;
+    // An old snapshot holds pruning back, so no update finds room on its page.
+    let old = crate::testing::connect(&lab.url).await;
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
+    let step = batch_step("t", TRIPLE, 500, 10_000, 0);
+    let planned = lab.plan(&step).await;
+    for range in &planned.ranges {
+        lab.work(1, range_task(&step, &planned, range)).await.unwrap();
+    }
+    let notes = lab.sent().0;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert_eq!(notes[0].r#type(), EventType::AgentNote);
+    let stripes =
+        "SELECT string_agg(cursor #>> '{window,stripes}', ' ' ORDER BY range) FROM dunlin.checkpoints WHERE range > 0";
+    assert_eq!(lab.row(stripes).await.get::<_, &str>(0), "8 1");
+}
+
+#[tokio::test]
+async fn a_deadlock_can_be_tried_again() {
+    let mut lab = filled(10).await;
+    let step =
+        batch_step("t", "UPDATE t SET n = CASE WHEN true THEN (SELECT 1 FROM fail()) END WHERE :batch", 10, 10, 1);
+    lab.sql("CREATE FUNCTION fail() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '40P01'; END $$").await;
+    let planned = lab.plan(&step).await;
+    let ended = lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await;
+    assert!(matches!(&ended, Err(Error::Passing(error)) if error.sqlstate == "40P01"), "{ended:?}");
+}

@@ -1,0 +1,228 @@
+use dunlin_shared::key::KeyBound;
+
+use crate::catalog::{self, Walk};
+use crate::limits::{self, Limits};
+use crate::testing::{Lab, batch_step, plan_task, refusal};
+
+/// Walks a table of the key `columns` filled by `rows` and changes every row once, in ranges, stripes and batches.
+async fn walks(columns: &str, key: &str, rows: &str) {
+    let mut lab = Lab::new().await;
+    lab.sql(&format!("CREATE TABLE t ({columns}, n bigint NOT NULL DEFAULT 5, PRIMARY KEY ({key}))")).await;
+    lab.sql(&format!("INSERT INTO t SELECT {rows} ON CONFLICT DO NOTHING")).await;
+    let count = lab.number("SELECT count(*) FROM t").await;
+    assert!(count > 100, "{count} rows");
+    for (stripes, size) in [(1, 7), (3, 5)] {
+        lab.sql("DELETE FROM dunlin.checkpoints; UPDATE t SET n = 5").await;
+        let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", size, 60, stripes);
+        assert_eq!(lab.work_through(&step).await, count, "{columns}");
+        assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 16").await, 0, "{columns}");
+    }
+}
+
+#[tokio::test]
+async fn integers_are_walked_also_below_zero() {
+    walks("id bigint", "id", "(random() * 1e6)::bigint - 500000 FROM generate_series(1, 300)").await;
+    walks("id int", "id", "i - 150 FROM generate_series(1, 300) i").await;
+    walks("id smallint", "id", "i * 100 - 15000 FROM generate_series(1, 300) i").await;
+    walks("id bigint", "id", "9223372036854775807 - i * i FROM generate_series(0, 300) i").await;
+}
+
+#[tokio::test]
+async fn uuids_are_walked() {
+    walks("id uuid", "id", "gen_random_uuid() FROM generate_series(1, 300)").await;
+}
+
+#[tokio::test]
+async fn texts_are_walked_in_the_order_of_their_collation() {
+    let texts = "(ARRAY['a','B','ä','Z','_','-','é','ß',' ','''','\\','\"'])[1 + i % 12] || i || E'\\\\''\"' FROM generate_series(1, 300) i";
+    walks("id text COLLATE \"und-x-icu\"", "id", texts).await;
+    walks("id varchar(40)", "id", texts).await;
+    walks("id text COLLATE \"C\"", "id", texts).await;
+    walks("id char(12)", "id", "'k' || i FROM generate_series(1, 300) i").await;
+}
+
+#[tokio::test]
+async fn times_are_walked_to_the_microsecond() {
+    walks("id timestamptz", "id", "now() + i * interval '1 microsecond' FROM generate_series(1, 300) i").await;
+    walks(
+        "id timestamp",
+        "id",
+        "'2020-03-29 01:59:59.999999'::timestamp + i * interval '7 hours' FROM generate_series(1, 300) i",
+    )
+    .await;
+    walks("id date", "id", "'0044-03-15 BC'::date + i * 1000 FROM generate_series(1, 300) i").await;
+    walks("id interval", "id", "i * interval '-1 month 2 days 03:04:05.6' FROM generate_series(1, 300) i").await;
+}
+
+#[tokio::test]
+async fn numbers_of_any_size_are_walked() {
+    walks("id numeric", "id", "i * 12345678901234567890.123456789 - 1e20 FROM generate_series(1, 300) i").await;
+    walks("id float8", "id", "i / 3.0 FROM generate_series(1, 300) i").await;
+}
+
+#[tokio::test]
+async fn several_columns_are_walked_as_one_key() {
+    walks(
+        "a text COLLATE \"und-x-icu\", b int",
+        "a, b",
+        "(ARRAY['x','X','y'])[1 + i % 3], i FROM generate_series(1, 300) i",
+    )
+    .await;
+    walks("b int, a text, c date", "a, c, b", "i % 5, 't' || i % 7, current_date + i FROM generate_series(1, 300) i")
+        .await;
+}
+
+#[tokio::test]
+async fn names_in_mixed_case_and_with_quotes_are_walked() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        r#"CREATE SCHEMA "My Schema"; CREATE TABLE "My Schema"."User's" ("Id ""x" bigint PRIMARY KEY, n bigint DEFAULT 5);
+           INSERT INTO "My Schema"."User's" SELECT i FROM generate_series(1, 300) i"#,
+    )
+    .await;
+    let sql = r#"UPDATE "My Schema"."User's" SET n = n * 3 + 1 WHERE :batch"#;
+    assert_eq!(lab.work_through(&batch_step("My Schema.User's", sql, 10, 100, 2)).await, 300);
+    assert_eq!(lab.number(r#"SELECT count(*) FROM "My Schema"."User's" WHERE n = 16"#).await, 300);
+}
+
+#[tokio::test]
+async fn domains_and_enums_are_walked() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE DOMAIN code AS text CHECK (value <> ''); CREATE TYPE mood AS ENUM ('sad', 'ok', 'a b');
+         CREATE TABLE t (c code, m mood, n bigint DEFAULT 5, PRIMARY KEY (m, c));
+         INSERT INTO t SELECT 'c' || i, (ARRAY['sad','ok','a b'])[1 + i % 3]::mood FROM generate_series(1, 300) i",
+    )
+    .await;
+    assert_eq!(lab.work_through(&batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 70, 3)).await, 300);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 300);
+}
+
+#[tokio::test]
+async fn a_partitioned_table_is_walked_through_its_parent() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint DEFAULT 5) PARTITION BY HASH (id);
+         CREATE TABLE t0 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 0);
+         CREATE TABLE t1 PARTITION OF t FOR VALUES WITH (MODULUS 2, REMAINDER 1);
+         INSERT INTO t SELECT i FROM generate_series(1, 300) i",
+    )
+    .await;
+    assert_eq!(lab.work_through(&batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 70, 0)).await, 300);
+}
+
+#[tokio::test]
+async fn a_unique_index_can_be_the_key() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (a int NOT NULL, b text NOT NULL, n bigint DEFAULT 5); CREATE UNIQUE INDEX ON t (b, a);
+         INSERT INTO t SELECT i, 'x' || i % 9 FROM generate_series(1, 300) i",
+    )
+    .await;
+    let mut step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 70, 2);
+    step.batch.as_mut().unwrap().key = vec!["a".to_owned(), "b".to_owned()];
+    assert_eq!(lab.work_through(&step).await, 300);
+    let key = lab.plan(&step).await.key;
+    assert_eq!(key.iter().map(|column| column.name.as_str()).collect::<Vec<_>>(), ["b", "a"], "the index's order");
+}
+
+#[tokio::test]
+async fn what_cannot_be_a_key_is_refused_with_the_way_out() {
+    let lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE none (a int, b int, c int NOT NULL, d int NOT NULL, e text NOT NULL);
+         CREATE UNIQUE INDEX of_null ON none (a);
+         CREATE UNIQUE INDEX partial ON none (c) WHERE c > 0;
+         CREATE INDEX plain ON none (d);
+         CREATE UNIQUE INDEX down ON none (c DESC, d);
+         CREATE UNIQUE INDEX pattern ON none (e text_pattern_ops);
+         CREATE VIEW view AS SELECT 1 AS id",
+    )
+    .await;
+    for (table, key, what) in [
+        ("none", "", "no primary key"),
+        ("none", "a", "may be NULL"),
+        ("none", "b", "CREATE UNIQUE INDEX"),
+        ("none", "c", "only part"),
+        ("none", "d", "not unique"),
+        ("none", "c d", "descending"),
+        ("none", "e", "another order"),
+        ("none", "missing", "CREATE UNIQUE INDEX"),
+        ("view", "", "a view"),
+        ("nowhere", "", "no table"),
+        ("not a name", "", "no table"),
+    ] {
+        let mut step = batch_step(table, "UPDATE none SET a = 1 WHERE :batch", 10, 10, 0);
+        step.batch.as_mut().unwrap().key = key.split_whitespace().map(str::to_owned).collect();
+        let error = refusal(lab.work(1, plan_task(&step, 0)).await);
+        assert!(error.message.contains(what) && error.message.contains(table), "{table} ({key}): {}", error.message);
+    }
+}
+
+#[tokio::test]
+async fn a_step_that_assigns_its_key_is_refused() {
+    let lab = Lab::new().await;
+    lab.sql("CREATE TABLE \"T\" (id bigint PRIMARY KEY, n int)").await;
+    let step = batch_step("T", "UPDATE \"T\" AS u SET n = 1, id = id + 1 WHERE :batch(u)", 10, 10, 0);
+    let error = refusal(lab.work(1, plan_task(&step, 0)).await);
+    assert!(error.message.contains("assigns the key column `id`"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_walk_along_several_columns_uses_the_index() {
+    let lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (a text COLLATE \"und-x-icu\", b int, n int, PRIMARY KEY (a, b));
+         INSERT INTO t SELECT 'k' || i % 50, i, 0 FROM generate_series(1, 20000) i; ANALYZE t",
+    )
+    .await;
+    let connection = lab.target.lend().await.unwrap();
+    let table = catalog::find(&connection, "t").await.unwrap();
+    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default() };
+    let bound = |a: &str, b: i32| KeyBound(vec![a.to_owned(), b.to_string()]);
+    let (low, high) = (bound("k20", 500), bound("k30", 9000));
+    lab.sql(&format!("BEGIN; {}", limits::WALK)).await;
+    for sql in [
+        walk.nth_sql(Some(&low), None, 100),
+        walk.nth_sql(Some(&low), Some(&high), 100),
+        walk.grid_sql(Some(&low), &high, 100),
+        walk.rest_sql(Some(&low)),
+    ] {
+        let rows = lab.client.query(&format!("EXPLAIN {sql}"), &[]).await.unwrap();
+        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+        let plan = plan.join("\n");
+        assert!(
+            plan.contains("Index Only Scan using t_pkey") || plan.contains("Index Only Scan Backward using t_pkey"),
+            "{plan}"
+        );
+        assert!(plan.contains("Index Cond: (ROW(") || plan.contains("Index Cond: ((ROW("), "{plan}");
+        assert!(!plan.contains("Seq Scan"), "{plan}");
+    }
+}
+
+#[tokio::test]
+async fn a_batch_uses_the_index_of_several_columns() {
+    let lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (a text COLLATE \"und-x-icu\", b int, n int, PRIMARY KEY (a, b));
+         INSERT INTO t SELECT 'k' || i % 50, i, 0 FROM generate_series(1, 20000) i; ANALYZE t",
+    )
+    .await;
+    let key = {
+        let connection = lab.target.lend().await.unwrap();
+        let table = catalog::find(&connection, "t").await.unwrap();
+        catalog::resolve(&connection, &table, &[]).await.unwrap()
+    };
+    let range = dunlin_shared::key::KeyRange {
+        low: Some(KeyBound(vec!["k20".to_owned(), "500".to_owned()])),
+        high: KeyBound(vec!["k20".to_owned(), "3000".to_owned()]),
+    };
+    let predicate = dunlin_shared::key::predicate(&key.columns, &range, None, "t");
+    let rows = lab.client.query(&format!("EXPLAIN UPDATE t SET n = 1 WHERE {predicate}"), &[]).await.unwrap();
+    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
+    assert!(
+        plan.iter().any(|line| line.contains("Index Cond: ((ROW(") || line.contains("Index Cond: (ROW(")),
+        "{plan:#?}"
+    );
+}

@@ -1,0 +1,9 @@
+//! The steps against a real PostgreSQL.
+
+mod batches;
+mod exactly_once;
+mod keys;
+mod no_transaction;
+mod plan;
+mod statement;
+mod transforms;

@@ -1,0 +1,119 @@
+use std::time::Duration;
+
+use dunlin_proto::v1::{EventType, Step, StepKind};
+
+use crate::limits::Limits;
+use crate::steps::{Ended, Error};
+use crate::testing::{Lab, connect, refusal, sql_step, statement_task, until};
+
+fn outside(sql: &str) -> Step {
+    Step { kind: StepKind::SqlNoTransaction.into(), ..sql_step(sql) }
+}
+
+const BUILD: &str = "CREATE INDEX CONCURRENTLY t_n ON t (n)";
+
+async fn lab() -> Lab {
+    let lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, i FROM generate_series(1, 100) i")
+        .await;
+    lab
+}
+
+const VALID: &str = "SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('t_n') AND indisvalid";
+
+#[tokio::test]
+async fn an_index_is_built_concurrently_once() {
+    let lab = lab().await;
+    let first = lab.work(1, statement_task(outside(BUILD))).await.unwrap();
+    assert!(matches!(first, Ended::Done { already_done: false, .. }));
+    assert_eq!(lab.number(VALID).await, 1);
+    let second = lab.work(2, statement_task(outside(BUILD))).await.unwrap();
+    assert!(matches!(second, Ended::Done { already_done: true, .. }));
+}
+
+#[tokio::test]
+async fn an_interrupted_build_is_removed_and_done_again() {
+    let mut lab = lab().await;
+    lab.limits = Limits { lock_timeout: Duration::from_millis(100), ..Limits::default() };
+    // A transaction that wrote the table: the build waits for it, in vain.
+    let writer = connect(&lab.url).await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1000, 1)").await.unwrap();
+    let blocked = lab.work(1, statement_task(outside(BUILD))).await;
+    assert!(matches!(&blocked, Err(Error::Passing(error)) if error.sqlstate == "55P03"), "{blocked:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 1);
+    writer.batch_execute("COMMIT").await.unwrap();
+    lab.work(2, statement_task(outside(BUILD))).await.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+    let notes = lab.sent().0;
+    assert_eq!(notes.len(), 1);
+    assert_eq!(notes[0].r#type(), EventType::StepRepaired);
+    assert!(notes[0].message.contains("t_n"), "{}", notes[0].message);
+}
+
+#[tokio::test]
+async fn an_index_that_was_built_without_being_recorded_counts_as_done() {
+    let mut lab = lab().await;
+    lab.sql(
+        "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id)
+         VALUES ('sample', 'change', 0, 'statement', 1, '', 1)",
+    )
+    .await;
+    lab.sql(BUILD).await;
+    lab.work(2, statement_task(outside(BUILD))).await.unwrap();
+    assert!(lab.sent().0[0].message.contains("counts as done"));
+}
+
+#[tokio::test]
+async fn an_index_of_somebody_else_is_not_taken_for_an_own() {
+    let lab = lab().await;
+    lab.sql(BUILD).await;
+    let error = refusal(lab.work(1, statement_task(outside(BUILD))).await);
+    assert_eq!(error.sqlstate, "42P07");
+}
+
+#[tokio::test]
+async fn two_leases_never_build_at_the_same_time() {
+    let lab = lab().await;
+    let other = connect(&lab.url).await;
+    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample change', 0))").await.unwrap();
+    let context = lab.context(1);
+    let task = statement_task(outside(BUILD));
+    let building = crate::steps::run(&context, &task, false);
+    let release = async {
+        until(
+            &lab.client,
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_try%'",
+        )
+        .await;
+        assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('t_n')").await, 0);
+        other.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(building, release);
+    ended.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+}
+
+#[tokio::test]
+async fn a_lease_that_was_overtaken_while_it_waited_does_nothing() {
+    let lab = lab().await;
+    let other = connect(&lab.url).await;
+    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample change', 0))").await.unwrap();
+    let context = lab.context(1);
+    let task = statement_task(outside(BUILD));
+    let building = crate::steps::run(&context, &task, false);
+    let overtake = async {
+        until(&lab.client, "SELECT count(*) = 1 FROM dunlin.checkpoints").await;
+        lab.sql("UPDATE dunlin.checkpoints SET epoch = 2").await;
+        other.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(building, overtake);
+    assert!(matches!(ended, Err(Error::Moved)), "{ended:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('t_n')").await, 0);
+}
+
+#[tokio::test]
+async fn other_statements_outside_a_transaction_are_repeated() {
+    let lab = lab().await;
+    lab.work(1, statement_task(outside("VACUUM t"))).await.unwrap();
+    assert_eq!(lab.row("SELECT state FROM dunlin.checkpoints").await.get::<_, &str>(0), "done");
+}

@@ -1,0 +1,102 @@
+use dunlin_shared::key::{KeyBound, KeyRange};
+
+use crate::steps::Ended;
+use crate::testing::{Lab, Planned, batch_step, plan_task, refusal};
+
+const UPDATE: &str = "UPDATE t SET n = n + 1 WHERE :batch";
+
+fn assert_contiguous(planned: &Planned) {
+    let mut low: Option<KeyBound> = None;
+    for (number, range) in (1..).zip(&planned.ranges) {
+        assert_eq!(range.ordinal, number);
+        let keys = KeyRange::try_from(range).unwrap();
+        assert_eq!(keys.low, low);
+        low = Some(keys.high);
+    }
+}
+
+#[tokio::test]
+async fn ranges_are_contiguous_and_count_every_row_once() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i * 7, 0 FROM generate_series(1, 1050) i",
+    )
+    .await;
+    let planned = lab.plan(&batch_step("t", UPDATE, 10, 100, 0)).await;
+    assert_contiguous(&planned);
+    assert_eq!(planned.ranges.len(), 11);
+    assert_eq!(planned.ranges.iter().map(|range| range.rows_total).sum::<i64>(), 1050);
+    assert_eq!(planned.ranges[10].rows_total, 50);
+}
+
+#[tokio::test]
+async fn an_empty_table_has_no_ranges() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int)").await;
+    assert!(lab.plan(&batch_step("t", UPDATE, 10, 100, 0)).await.ranges.is_empty());
+}
+
+#[tokio::test]
+async fn the_first_range_goes_before_the_rest_is_known() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 300) i")
+        .await;
+    let step = batch_step("t", UPDATE, 10, 100, 0);
+    assert!(matches!(lab.work(1, plan_task(&step, 0)).await.unwrap(), Ended::Yielded));
+    assert_eq!(lab.sent().1.ranges.len(), 1);
+    assert!(matches!(lab.work(2, plan_task(&step, 1)).await.unwrap(), Ended::Done { .. }));
+    assert_eq!(lab.sent().1.ranges.len(), 2);
+}
+
+#[tokio::test]
+async fn a_controller_that_has_lost_a_report_gets_the_ranges_again() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 500) i")
+        .await;
+    let step = batch_step("t", UPDATE, 10, 100, 0);
+    let first = lab.plan(&step).await;
+    lab.work(90, plan_task(&step, 2)).await.unwrap();
+    let again = lab.sent().1;
+    assert_eq!(again.ranges, first.ranges[2..]);
+    assert_eq!(again.key, first.key);
+}
+
+#[tokio::test]
+async fn a_plan_that_the_target_has_forgotten_is_refused() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 500) i")
+        .await;
+    let error = refusal(lab.work(1, plan_task(&batch_step("t", UPDATE, 10, 100, 0), 3)).await);
+    assert!(error.message.contains("put back"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_half_done_step_may_get_another_text_and_not_another_key() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, other bigint NOT NULL UNIQUE, n int);
+         INSERT INTO t SELECT i, i, 0 FROM generate_series(1, 500) i",
+    )
+    .await;
+    lab.plan(&batch_step("t", UPDATE, 10, 100, 0)).await;
+    let mended = batch_step("t", "UPDATE t SET n = n + 2 WHERE :batch", 10, 100, 0);
+    lab.work(90, plan_task(&mended, 5)).await.unwrap();
+    let mut moved = mended.clone();
+    moved.batch.as_mut().unwrap().key = vec!["other".to_owned()];
+    let error = refusal(lab.work(91, plan_task(&moved, 5)).await);
+    assert!(error.message.contains("another table or key"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn a_finished_batch_step_cannot_change() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 50) i")
+        .await;
+    let step = batch_step("t", UPDATE, 10, 100, 0);
+    lab.work_through(&step).await;
+    let ended = lab.work(90, plan_task(&step, 1)).await.unwrap();
+    assert!(matches!(ended, Ended::Done { already_done: true, .. }));
+    let changed = batch_step("t", "UPDATE t SET n = n + 2 WHERE :batch", 10, 100, 0);
+    let error = refusal(lab.work(91, plan_task(&changed, 1)).await);
+    assert!(error.message.contains("another text"), "{}", error.message);
+}
