@@ -29,6 +29,8 @@ pub(crate) struct Follow {
     pub(crate) target: String,
     /// The runs. Empty: all of the target, without end.
     pub(crate) run_ids: Vec<i64>,
+    /// A controller has answered already. Otherwise a first try that fails is the end: the address may be wrong.
+    pub(crate) answered: bool,
     /// How long to go on trying when no controller answers.
     pub(crate) patience: Duration,
 }
@@ -102,6 +104,9 @@ async fn attempts(
             Err(error) if error.passes() => error,
             Err(error) => return Err(error),
         };
+        if tries == 0 && !heard && !what.answered {
+            return Err(error);
+        }
         let since = match lost {
             Some(since) if !heard => since,
             _ => {
@@ -154,25 +159,4 @@ pub(crate) fn goes_on(run_ids: &[i64]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use dunlin_proto::v1::RunState;
-
-    use super::*;
-
-    #[test]
-    fn runs_are_complete_once_all_have_ended() {
-        let mut followed = Followed::default();
-        let run = |id, state: RunState| (id, Run { id, state: state.into(), ..Run::default() });
-        followed.runs.extend([run(1, RunState::Succeeded), run(2, RunState::Running)]);
-        assert!(followed.complete(&[1]));
-        assert!(!followed.complete(&[1, 2]));
-        assert!(!followed.complete(&[3]));
-        assert!(!followed.complete(&[]));
-    }
-
-    #[test]
-    fn what_goes_on_can_be_followed_again() {
-        assert_eq!(goes_on(&[4]), "Run 4 goes on; `dunlin watch 4` follows it again.");
-        assert_eq!(goes_on(&[4, 5]), "The runs go on; `dunlin watch 4 5` follows them again.");
-    }
-}
+mod tests;

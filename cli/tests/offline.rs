@@ -61,6 +61,7 @@ fn no_controller_is_exit_code_3_and_says_what_to_do() {
         &["register", example],
         &["run", "--pending"],
         &["run", "update-user-roles"],
+        &["watch", "4", "5"],
         &["status"],
         &["list"],
         &["show", "update-user-roles"],
@@ -84,14 +85,6 @@ fn a_wait_in_vain_is_exit_code_3() {
     let output = dunlin(dir.path(), &["wait", "--timeout", "300ms"]);
     assert_eq!(code(&output), 3);
     assert!(stderr(&output).contains("not ready after 300ms: no controller answers"), "{}", stderr(&output));
-}
-
-#[test]
-fn a_watch_in_vain_says_that_the_runs_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let output = dunlin(dir.path(), &["watch", "4", "5", "--patience", "300ms"]);
-    assert_eq!(code(&output), 3);
-    assert!(stderr(&output).contains("`dunlin watch 4 5` follows them again"), "{}", stderr(&output));
 }
 
 #[test]

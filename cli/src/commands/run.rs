@@ -84,6 +84,7 @@ async fn watch(args: &Args, runs: &[Run], controllers: &Controllers) -> Result<F
     let what = Follow {
         target: args.target.target.clone(),
         run_ids: runs.iter().map(|run| run.id).collect(),
+        answered: true,
         patience: args.patience.patience.into(),
     };
     follow(controllers, &what).await

@@ -40,6 +40,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     let what = Follow {
         target: if args.runs.is_empty() { args.target.target.clone() } else { String::new() },
         run_ids: args.runs.clone(),
+        answered: false,
         patience: args.patience.patience.into(),
     };
     let followed = follow(controllers, &what).await?;

@@ -1,0 +1,145 @@
+//! Following runs at a controller that breaks its streams.
+
+use std::net::SocketAddr;
+use std::sync::Mutex;
+
+use dunlin_proto::v1::run_service_server::{RunService, RunServiceServer};
+use dunlin_proto::v1::{
+    Event, GetRunRequest, GetRunResponse, ListEventsRequest, ListEventsResponse, ListRunsRequest, ListRunsResponse,
+    RunMigrationRequest, RunMigrationResponse, RunPendingMigrationsRequest, RunPendingMigrationsResponse, RunState,
+};
+use futures::stream::{self, BoxStream};
+use tokio::net::TcpListener;
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+use super::*;
+
+type Item = Result<WatchRunsResponse, Status>;
+
+/// A controller that answers each watch with the next of these streams.
+struct Fake {
+    streams: Mutex<Vec<Vec<Item>>>,
+    asked: &'static Mutex<Vec<i64>>,
+}
+
+#[tonic::async_trait]
+impl RunService for Fake {
+    type WatchRunsStream = BoxStream<'static, Item>;
+
+    async fn watch_runs(&self, request: Request<WatchRunsRequest>) -> Result<Response<Self::WatchRunsStream>, Status> {
+        self.asked.lock().unwrap().push(request.into_inner().after_sequence);
+        let mut streams = self.streams.lock().unwrap();
+        let next = if streams.is_empty() { vec![Err(Status::unavailable("no more"))] } else { streams.remove(0) };
+        Ok(Response::new(Box::pin(stream::iter(next))))
+    }
+
+    async fn run_pending_migrations(
+        &self,
+        _: Request<RunPendingMigrationsRequest>,
+    ) -> Result<Response<RunPendingMigrationsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn run_migration(&self, _: Request<RunMigrationRequest>) -> Result<Response<RunMigrationResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn get_run(&self, _: Request<GetRunRequest>) -> Result<Response<GetRunResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_runs(&self, _: Request<ListRunsRequest>) -> Result<Response<ListRunsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn list_events(&self, _: Request<ListEventsRequest>) -> Result<Response<ListEventsResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+}
+
+/// Follows run 1 at a controller that answers with these streams; and what it was asked for.
+async fn followed(streams: Vec<Vec<Item>>, answered: bool) -> (Result<Followed, Error>, Vec<i64>) {
+    let asked: &'static Mutex<Vec<i64>> = Box::leak(Box::default());
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address: SocketAddr = listener.local_addr().unwrap();
+    let service = RunServiceServer::new(Fake { streams: Mutex::new(streams), asked });
+    let server = tonic::transport::Server::builder().add_service(service);
+    tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
+    let what = Follow { target: String::new(), run_ids: vec![1], answered, patience: Duration::from_millis(300) };
+    let outcome = follow(&Controllers::new(format!("http://{address}")), &what).await;
+    let asked = asked.lock().unwrap().clone();
+    (outcome, asked)
+}
+
+fn told(state: RunState, sequence: i64) -> Item {
+    Ok(WatchRunsResponse {
+        run: Some(Run { id: 1, migration_id: "sample".to_owned(), state: state.into(), ..Run::default() }),
+        event: Some(Event { message: "something".to_owned(), ..Event::default() }),
+        sequence,
+    })
+}
+
+fn broken() -> Item {
+    Err(Status::unavailable("the controller stops"))
+}
+
+#[tokio::test]
+async fn a_stream_that_breaks_is_taken_up_behind_the_last_event() {
+    let streams = vec![
+        vec![told(RunState::Queued, 7), told(RunState::Running, 8), broken()],
+        vec![broken()],
+        vec![told(RunState::Succeeded, 9)],
+    ];
+    let (outcome, asked) = followed(streams, false).await;
+    assert_eq!(outcome.unwrap().runs()[0].state(), RunState::Succeeded);
+    assert_eq!(asked, [0, 8, 8]);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_before_the_run_is_taken_up_too() {
+    let streams = vec![vec![told(RunState::Running, 3)], vec![told(RunState::Failed, 4)]];
+    let (outcome, asked) = followed(streams, true).await;
+    let runs = outcome.unwrap().runs();
+    assert_eq!(Error::of_runs(&runs).unwrap_err().exit_code(), 1);
+    assert_eq!(asked, [0, 3]);
+}
+
+#[tokio::test]
+async fn patience_ends_and_says_that_the_run_goes_on() {
+    let (outcome, asked) = followed(vec![vec![told(RunState::Running, 3), broken()]], false).await;
+    let error = outcome.unwrap_err();
+    assert_eq!(error.exit_code(), 3);
+    assert!(error.to_string().contains("Run 1 goes on; `dunlin watch 1` follows it again."), "{error}");
+    assert!(asked.len() > 2, "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_first_try_in_vain_is_the_end() {
+    let (outcome, asked) = followed(Vec::new(), false).await;
+    assert_eq!(outcome.unwrap_err().exit_code(), 3);
+    assert_eq!(asked, [0]);
+}
+
+#[tokio::test]
+async fn a_refusal_is_the_end() {
+    let (outcome, asked) = followed(vec![vec![Err(Status::not_found("there is no run 1"))]], true).await;
+    assert_eq!(outcome.unwrap_err().exit_code(), 4);
+    assert_eq!(asked, [0]);
+}
+
+#[test]
+fn runs_are_complete_once_all_have_ended() {
+    let mut followed = Followed::default();
+    let run = |id, state: RunState| (id, Run { id, state: state.into(), ..Run::default() });
+    followed.runs.extend([run(1, RunState::Succeeded), run(2, RunState::Running)]);
+    assert!(followed.complete(&[1]));
+    assert!(!followed.complete(&[1, 2]));
+    assert!(!followed.complete(&[3]));
+    assert!(!followed.complete(&[]));
+}
+
+#[test]
+fn several_runs_can_be_followed_again() {
+    assert_eq!(goes_on(&[4, 5]), "The runs go on; `dunlin watch 4 5` follows them again.");
+}
