@@ -78,6 +78,8 @@ async fn serve(
     stop: CancellationToken,
 ) {
     let stopped = || status::error(Code::Unavailable, "STOPPING", "this controller stops; connect to another one");
+    // The outgoing stream must not end before its status is known: this one outlives all that is sent.
+    let _open = sender.clone();
     let opened = tokio::select! {
         opened = open(&replica, &mut incoming, sender, &ending) => opened,
         () = stop.cancelled() => Err(stopped()),

@@ -43,7 +43,7 @@ pub struct Stored {
 const LOADING: [&Statement; 4] =
     [&advancing::LOCK_RUNS, &advancing::LOCK_TASKS, &advancing::LOCK_OPEN_TASKS, &advancing::LOCK_STEPS];
 
-const WRITING: [&Statement; 10] = [
+const WRITING: [&Statement; 11] = [
     &advancing::WRITE_TASKS,
     &advancing::WRITE_STEPS,
     &advancing::WRITE_RUNS,
@@ -53,6 +53,7 @@ const WRITING: [&Statement; 10] = [
     &applied::RECORD_APPLIED,
     &events::APPEND_EVENTS,
     &wake::NOTIFY,
+    &FREE_BEHIND,
     &TURN_COME,
 ];
 

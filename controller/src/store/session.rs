@@ -1,16 +1,21 @@
 //! One connection in use, and the one place through which every statement goes: it gives each a name, a deadline and a
 //! trace.
 //!
-//! Futures of statements that are polled together are sent together: `try_join3(session.begin(), session.query(..), ..).await`
-//! costs one round trip, provided that the statements are [prepared](Session::prepare) on the connection.
+//! Futures of statements that are polled together are sent together, in their order: a `try_join3(session.begin(),
+//! session.query(..), session.commit())` costs one round trip, once the statements are [prepared](Session::prepare) on the
+//! connection.
 //!
 //! What must stay true: a connection goes back to the pool only outside of a transaction and with no answer outstanding.
 //! Whatever else happens to a session, cancellation included, it is closed, and the server rolls back.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::time::Duration;
 
 use deadpool_postgres::{GenericClient, Object};
+use futures::poll;
+use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
@@ -47,6 +52,8 @@ pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 pub(crate) struct Session {
     /// `None` only while being dropped.
     connection: Option<Object>,
+    /// Held while a statement is prepared and sent: the order of futures is the order of statements.
+    turn: Mutex<()>,
     /// True while a transaction is open, or an answer may be outstanding.
     unsettled: AtomicBool,
 }
@@ -54,7 +61,7 @@ pub(crate) struct Session {
 impl Session {
     pub(super) async fn open(connection: Object) -> Result<Self, Error> {
         let fresh = Object::metrics(&connection).recycle_count == 0;
-        let session = Self { connection: Some(connection), unsettled: AtomicBool::new(false) };
+        let session = Self { connection: Some(connection), turn: Mutex::default(), unsettled: AtomicBool::new(false) };
         if fresh {
             session.batch("settings", SETTINGS).await?;
         }
@@ -73,8 +80,9 @@ impl Session {
     pub(crate) async fn query(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<Vec<Row>, Error> {
         let client = self.client();
         self.timed(statement.name, async {
+            let turn = self.turn.lock().await;
             let prepared = client.prepare_cached(statement.sql).await?;
-            client.query(&prepared, parameters).await
+            sent(client.query(&prepared, parameters), turn).await
         })
         .await
     }
@@ -98,8 +106,9 @@ impl Session {
     pub(crate) async fn execute(&self, statement: &Statement, parameters: Parameters<'_>) -> Result<u64, Error> {
         let client = self.client();
         self.timed(statement.name, async {
+            let turn = self.turn.lock().await;
             let prepared = client.prepare_cached(statement.sql).await?;
-            client.execute(&prepared, parameters).await
+            sent(client.execute(&prepared, parameters), turn).await
         })
         .await
     }
@@ -128,7 +137,11 @@ impl Session {
     }
 
     async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
-        self.timed(name, self.client().batch_execute(sql)).await
+        self.timed(name, async {
+            let turn = self.turn.lock().await;
+            sent(self.client().batch_execute(sql), turn).await
+        })
+        .await
     }
 
     fn client(&self) -> &Object {
@@ -160,6 +173,17 @@ impl Session {
             Ok(Err(source)) => Err(Error::from_statement(name, source)),
             Err(_) => Err(Error::Deadline { statement: name }),
         }
+    }
+}
+
+/// Sends a statement, lets the next one be sent, and waits for the answer.
+async fn sent<T>(work: impl Future<Output = T>, turn: MutexGuard<'_, ()>) -> T {
+    let mut work = pin!(work);
+    let first = poll!(work.as_mut());
+    drop(turn);
+    match first {
+        Poll::Ready(answer) => answer,
+        Poll::Pending => work.await,
     }
 }
 
