@@ -103,10 +103,6 @@ impl Lab {
         }
     }
 
-    pub(crate) fn book(&self) -> &Book {
-        &self.book
-    }
-
     pub(crate) async fn work(&self, epoch: i64, task: grant::Task) -> Result<Ended, Error> {
         steps::run(&self.context(epoch), &task, false).await
     }

@@ -43,8 +43,7 @@ pub(crate) async fn insert_ranges(
     let ordinals: Vec<i32> = ranges.iter().map(|range| range.ordinal).collect();
     let totals: Vec<i64> = ranges.iter().map(|range| range.rows_total).collect();
     // Arrays of arrays must be rectangular in SQL, and a first range has no low: JSON carries them.
-    let lows: Vec<Option<String>> =
-        ranges.iter().map(|range| range.keys.low.as_ref().map(|bound| json(bound))).collect();
+    let lows: Vec<Option<String>> = ranges.iter().map(|range| range.keys.low.as_ref().map(json)).collect();
     let highs: Vec<String> = ranges.iter().map(|range| json(&range.keys.high)).collect();
     client
         .execute_typed(

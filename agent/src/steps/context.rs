@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dunlin_proto::v1::Step;
-use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TransformName};
+use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TargetName, TransformName};
 use futures::future::join;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -22,7 +22,15 @@ use crate::transform::Transforms;
 /// What the agent has learnt about the order of batches, by migration and step. It lives as long as the process, and all
 /// workers on a target share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tuning(Arc<Mutex<HashMap<(String, String, String), StripeChoice>>>);
+pub(crate) struct Tuning(Arc<Mutex<HashMap<TunedStep, StripeChoice>>>);
+
+/// A step of a migration on a target.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+struct TunedStep {
+    target: TargetName,
+    migration: MigrationId,
+    step: String,
+}
 
 impl Tuning {
     /// Reads or changes what is known about a step on a target.
@@ -32,7 +40,11 @@ impl Tuning {
         step: &str,
         work: impl FnOnce(&mut Option<StripeChoice>) -> T,
     ) -> T {
-        let name = (context.target.name().to_string(), context.migration.to_string(), step.to_owned());
+        let name = TunedStep {
+            target: context.target.name().clone(),
+            migration: context.migration.clone(),
+            step: step.to_owned(),
+        };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let mut choice = known.remove(&name);
         let result = work(&mut choice);

@@ -20,7 +20,7 @@ use dunlin_shared::sql::{assigned_columns, quote_ident};
 use self::batch::{Body, Job};
 use self::durable::{Durable, Sums};
 use self::order::{Cursor, Shares, Window};
-use self::stripes::HotShare;
+use self::stripes::{HotShare, Opening, Shown};
 use super::context::names;
 use super::{Context, Ended, Error, seal};
 use crate::catalog::{self, Table, Walk};
@@ -102,6 +102,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         batch_rows: u32::try_from(settings.size).ok().filter(|size| *size > 0).unwrap_or(BATCH_ROWS),
         durable: Durable::default(),
         hot: HotShare::default(),
+        window_rows: i64::from(WINDOW_ROWS),
     };
     worker.run(&mut connection, settings.stripes).await
 }
@@ -123,6 +124,7 @@ struct Worker<'a> {
     sums: Sums,
     durable: Durable,
     hot: HotShare,
+    window_rows: i64,
 }
 
 impl Worker<'_> {
@@ -152,42 +154,44 @@ impl Worker<'_> {
         stripes: i32,
     ) -> Result<Cursor, Error> {
         let rows_left = self.rows_left();
-        let window_rows = i64::from(WINDOW_ROWS);
+        let mut opening = self.opening(connection, stripes).await?;
+        let wanted = opening.batches.map_or(WINDOW_ROWS, |batches| self.batch_rows.saturating_mul(batches));
+        let wanted_rows = i64::from(wanted);
         // A rest of less than half a window is not worth a window of its own.
-        let high = if rows_left <= window_rows + window_rows / 2 {
+        let high = if rows_left <= wanted_rows + wanted_rows / 2 {
             None
         } else {
-            let bound = self.walk().nth(connection, low.as_ref(), Some(&self.range.high), WINDOW_ROWS).await;
+            let bound = self.walk().nth(connection, low.as_ref(), Some(&self.range.high), wanted).await;
             bound.map_err(|error| Error::of_postgres(&error, self.place))?
         };
-        let rows = if high.is_some() { window_rows } else { rows_left };
+        self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
+        if stripes == 0 {
+            // Each stripe should have a batch at least, so that other transactions lie between two visits to a page.
+            let most = u32::try_from(self.window_rows / i64::from(self.batch_rows)).unwrap_or(u32::MAX);
+            opening.stripes = opening.stripes.min(most).max(1);
+        }
         let high = high.unwrap_or_else(|| self.range.high.clone());
-        let stripes = self.stripes(connection, stripes, rows).await?;
-        self.hot.reset();
-        Ok(Cursor::start(Window { low, high, stripes }))
+        Ok(Cursor::start(Window { low, high, stripes: opening.stripes }))
     }
 
-    async fn stripes(&mut self, connection: &mut Connection, wanted: i32, rows: i64) -> Result<u32, Error> {
+    async fn opening(&mut self, connection: &mut Connection, wanted: i32) -> Result<Opening, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
+        let plain = Opening { stripes: 1, batches: None };
         if let Ok(fixed) = u32::try_from(wanted)
             && fixed > 0
         {
             let can = fixed == 1 || catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)?;
-            return Ok(if can { fixed } else { 1 });
+            return Ok(if can { Opening { stripes: fixed, ..plain } } else { plain });
         }
-        let Body::Sql(_) = self.body else { return Ok(1) };
-        let known = self.context.tuning.with(self.context, &self.step.name, |choice| *choice);
+        let Body::Sql(_) = self.body else { return Ok(plain) };
+        let tuning = &self.context.tuning;
+        let known = tuning.with(self.context, &self.step.name, |choice| *choice);
         if known.is_none() {
             let guess = self.guess(connection).await?;
-            self.context.tuning.with(self.context, &self.step.name, |choice| *choice.get_or_insert(guess));
+            tuning.with(self.context, &self.step.name, |choice| *choice.get_or_insert(guess));
         }
-        let stripes = self
-            .context
-            .tuning
-            .with(self.context, &self.step.name, |choice| choice.as_mut().map_or(1, StripeChoice::next_window));
-        // Each stripe should have a batch at least, so that other transactions lie between two visits to a page.
-        let most = u32::try_from(rows / i64::from(self.batch_rows)).unwrap_or(u32::MAX);
-        Ok(stripes.min(most).max(1))
+        Ok(tuning
+            .with(self.context, &self.step.name, |choice| choice.as_mut().map_or(plain, StripeChoice::next_window)))
     }
 
     async fn guess(&self, connection: &mut Connection) -> Result<StripeChoice, Error> {
@@ -206,7 +210,9 @@ impl Worker<'_> {
     /// Works through a window from the cursor on. `None` when it is finished and the range is not.
     async fn window(&mut self, connection: &mut Connection, mut cursor: Cursor) -> Result<Option<Ended>, Error> {
         let last_window = cursor.window.high == self.range.high;
-        let rows = if last_window { self.rows_left() } else { self.rows_left().min(i64::from(WINDOW_ROWS)) };
+        let rows = if last_window { self.rows_left() } else { self.rows_left().min(self.window_rows) };
+        self.hot.reset();
+        let before = self.sums;
         // In the middle of a stripe its rest is walked first, since keys cannot be compared here.
         let begun = cursor.at != cursor.window.low;
         let mut bounds = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
@@ -224,7 +230,7 @@ impl Worker<'_> {
                 self.batch(connection, &job).await?;
                 cursor = after;
                 if cursor.window_done() {
-                    self.learn(&cursor);
+                    self.learn(&cursor, before);
                 }
                 if last {
                     return Ok(Some(Ended::Done {
@@ -253,14 +259,17 @@ impl Worker<'_> {
     }
 
     /// Takes in what a window has shown about stripes.
-    fn learn(&self, cursor: &Cursor) {
-        if cursor.window.stripes == 1 {
-            return;
-        }
+    fn learn(&self, cursor: &Cursor, before: Sums) {
+        let shown = Shown {
+            stripes: cursor.window.stripes,
+            walked: self.sums.rows_walked - before.rows_walked,
+            changed: self.sums.rows - before.rows,
+            hot: self.hot,
+        };
         let learnt = self
             .context
             .tuning
-            .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&self.hot)));
+            .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&shown)));
         if let Some(sentence) = learnt {
             self.context.lease.note(EventType::AgentNote, format!("step {}: {sentence}", self.step_name));
         }

@@ -2,7 +2,8 @@
 //!
 //! Stripes pay when an update finds room on the page that it changes, so that it is HOT: no index entry, less log. Whether it
 //! does depends on things that no catalog says (a transaction elsewhere that holds back pruning, triggers, the fill of pages), so
-//! after each window the share of HOT updates decides.
+//! after each window the share of HOT updates decides. They cost a walk over the window for each stripe, which does not pay where
+//! only few of the rows change: a small first window in key order shows how many do.
 
 use crate::catalog::Layout;
 
@@ -18,50 +19,98 @@ const WINDOWS_BEFORE_RETRY: u32 = 8;
 /// Updates that a measurement needs.
 const ENOUGH_UPDATES: i64 = 100;
 
+/// Of 100 rows walked, so many must change for stripes to pay.
+const DENSE_PERCENT: i64 = 30;
+
+/// Batches in the first window, which shows how many of the rows change.
+const PROBE_BATCHES: u32 = 5;
+
 /// What is known about a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StripeChoice {
     /// Key order: the catalog says that stripes cannot pay.
     KeyOrder,
+    /// Stripes could pay: a small window in key order shows whether enough rows change.
+    Untried,
     /// Stripes, unless a measurement refutes them.
     Striped,
     /// Stripes did not pay; key order for so many windows more.
     Refuted(u32),
 }
 
+/// How to open the next window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    /// Its stripes.
+    pub(crate) stripes: u32,
+    /// Its batches, where it is not to be as large as windows are.
+    pub(crate) batches: Option<u32>,
+}
+
+/// What a window has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Shown {
+    /// Its stripes.
+    pub(crate) stripes: u32,
+    /// Rows walked.
+    pub(crate) walked: i64,
+    /// Rows changed.
+    pub(crate) changed: i64,
+    /// Updates and HOT updates.
+    pub(crate) hot: HotShare,
+}
+
 impl StripeChoice {
     /// The guess for an update of a table that lies on disk like this.
     pub(crate) fn guess(layout: Layout) -> Self {
         let roomy = layout.rows_per_page.is_none_or(|rows| rows > ROWS_PER_PAGE);
-        if layout.indexed || layout.scattered || !roomy { Self::KeyOrder } else { Self::Striped }
+        if layout.indexed || layout.scattered || !roomy { Self::KeyOrder } else { Self::Untried }
     }
 
-    /// The stripes of the next window.
-    pub(crate) fn next_window(&mut self) -> u32 {
-        match self {
-            Self::KeyOrder => 1,
-            Self::Striped => STRIPES,
+    /// The next window.
+    pub(crate) fn next_window(&mut self) -> Opening {
+        let (stripes, batches) = match self {
+            Self::KeyOrder => (1, None),
+            Self::Untried => (1, Some(PROBE_BATCHES)),
+            Self::Striped => (STRIPES, None),
             Self::Refuted(0) => {
-                *self = Self::Striped;
-                STRIPES
+                *self = Self::Untried;
+                (1, Some(PROBE_BATCHES))
             }
             Self::Refuted(left) => {
                 *left -= 1;
-                1
+                (1, None)
             }
-        }
+        };
+        Opening { stripes, batches }
     }
 
-    /// Takes in what a striped window has shown. Returns a sentence when the choice changes.
-    pub(crate) fn learn(&mut self, share: &HotShare) -> Option<String> {
-        if *self != Self::Striped || share.updated < ENOUGH_UPDATES || share.hot * 2 >= share.updated {
-            return None;
+    /// Takes in what a window has shown. Returns a sentence when stripes are given up.
+    pub(crate) fn learn(&mut self, shown: &Shown) -> Option<String> {
+        let dense = shown.changed * 100 >= shown.walked * DENSE_PERCENT;
+        let hot = shown.hot;
+        match self {
+            Self::Untried if dense => {
+                *self = Self::Striped;
+                return None;
+            }
+            Self::Untried | Self::Striped if !dense => {
+                let percent = shown.changed * 100 / shown.walked.max(1);
+                *self = Self::Refuted(WINDOWS_BEFORE_RETRY);
+                return Some(format!(
+                    "{percent} % of the rows change: too few for stripes; the next {WINDOWS_BEFORE_RETRY} windows go in plain \
+                     key order"
+                ));
+            }
+            Self::Striped if shown.stripes > 1 && hot.updated >= ENOUGH_UPDATES && hot.hot * 2 < hot.updated => {
+                *self = Self::Refuted(WINDOWS_BEFORE_RETRY);
+            }
+            _ => return None,
         }
-        *self = Self::Refuted(WINDOWS_BEFORE_RETRY);
         Some(format!(
             "only {} % of the updates in stripes stayed on their page: the next {WINDOWS_BEFORE_RETRY} windows go in plain key \
              order, then stripes are tried again",
-            share.hot * 100 / share.updated
+            hot.hot * 100 / hot.updated
         ))
     }
 }
@@ -101,8 +150,8 @@ mod tests {
 
     #[test]
     fn the_catalog_gives_the_first_guess() {
-        assert_eq!(StripeChoice::guess(ROOMY), StripeChoice::Striped);
-        assert_eq!(StripeChoice::guess(Layout { rows_per_page: None, ..ROOMY }), StripeChoice::Striped);
+        assert_eq!(StripeChoice::guess(ROOMY), StripeChoice::Untried);
+        assert_eq!(StripeChoice::guess(Layout { rows_per_page: None, ..ROOMY }), StripeChoice::Untried);
         for layout in [
             Layout { indexed: true, ..ROOMY },
             Layout { scattered: true, ..ROOMY },
@@ -112,15 +161,41 @@ mod tests {
         }
     }
 
+    fn dense(stripes: u32, hot: HotShare) -> Shown {
+        Shown { stripes, walked: 1000, changed: 900, hot }
+    }
+
+    fn stripes(choice: &mut StripeChoice) -> u32 {
+        choice.next_window().stripes
+    }
+
+    #[test]
+    fn stripes_begin_once_a_small_window_has_shown_that_many_rows_change() {
+        let mut choice = StripeChoice::Untried;
+        assert_eq!(choice.next_window(), Opening { stripes: 1, batches: Some(PROBE_BATCHES) });
+        assert_eq!(choice.learn(&dense(1, HotShare::default())), None);
+        assert_eq!(choice.next_window(), Opening { stripes: STRIPES, batches: None });
+    }
+
+    #[test]
+    fn stripes_do_not_begin_where_few_rows_change() {
+        let mut choice = StripeChoice::Untried;
+        let shown = Shown { changed: 100, ..dense(1, HotShare::default()) };
+        assert!(choice.learn(&shown).unwrap().contains("10 %"));
+        assert_eq!(stripes(&mut choice), 1);
+    }
+
     #[test]
     fn stripes_that_do_not_pay_are_left_and_tried_again() {
         let mut choice = StripeChoice::Striped;
         let mut share = HotShare::default();
         share.add(1000, 0, false);
         share.add(2000, 100, true);
-        assert!(choice.learn(&share).unwrap().contains("10 %"));
-        let windows: Vec<u32> = (0..10).map(|_| choice.next_window()).collect();
-        assert_eq!(windows, [1, 1, 1, 1, 1, 1, 1, 1, STRIPES, STRIPES]);
+        assert!(choice.learn(&dense(8, share)).unwrap().contains("10 %"));
+        let windows: Vec<Opening> = (0..9).map(|_| choice.next_window()).collect();
+        assert!(windows.iter().all(|opening| opening.stripes == 1));
+        assert_eq!(windows[8].batches, Some(PROBE_BATCHES), "it is tried again");
+        assert_eq!(choice, StripeChoice::Untried);
     }
 
     #[test]
@@ -131,15 +206,15 @@ mod tests {
         // The session has handed its counters over in between.
         share.add(500, 450, true);
         assert_eq!((share.updated, share.hot), (1500, 1350));
-        assert_eq!(choice.learn(&share), None);
-        assert_eq!(choice.next_window(), STRIPES);
+        assert_eq!(choice.learn(&dense(8, share)), None);
+        assert_eq!(stripes(&mut choice), STRIPES);
     }
 
     #[test]
-    fn few_updates_prove_nothing() {
+    fn few_updates_prove_nothing_about_their_pages() {
         let mut choice = StripeChoice::Striped;
         let mut share = HotShare::default();
         share.add(20, 0, true);
-        assert_eq!(choice.learn(&share), None);
+        assert_eq!(choice.learn(&dense(8, share)), None);
     }
 }

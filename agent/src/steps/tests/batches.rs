@@ -120,7 +120,7 @@ async fn stripes_that_do_not_pay_are_noticed() {
     // An old snapshot holds pruning back, so no update finds room on its page.
     let old = crate::testing::connect(&lab.url).await;
     old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
-    let step = batch_step("t", TRIPLE, 500, 10_000, 0);
+    let step = batch_step("t", TRIPLE, 200, 10_000, 0);
     let planned = lab.plan(&step).await;
     for range in &planned.ranges {
         lab.work(1, range_task(&step, &planned, range)).await.unwrap();
@@ -131,6 +131,18 @@ async fn stripes_that_do_not_pay_are_noticed() {
     let stripes =
         "SELECT string_agg(cursor #>> '{window,stripes}', ' ' ORDER BY range) FROM dunlin.checkpoints WHERE range > 0";
     assert_eq!(lab.row(stripes).await.get::<_, &str>(0), "8 1");
+}
+
+#[tokio::test]
+async fn where_few_rows_change_batches_go_in_key_order() {
+    let mut lab = filled(20_000).await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE id % 10 = 0 AND :batch", 500, 100_000, 0);
+    let planned = lab.plan(&step).await;
+    lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
+    assert_eq!(cursor.get::<_, &str>(0), "1");
+    assert!(lab.sent().0[0].message.contains("10 % of the rows change"));
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 2000);
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ async fn a_controller_that_has_lost_a_report_gets_the_ranges_again() {
 
 #[tokio::test]
 async fn a_plan_that_the_target_has_forgotten_is_refused() {
-    let mut lab = Lab::new().await;
+    let lab = Lab::new().await;
     lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 500) i")
         .await;
     let error = refusal(lab.work(1, plan_task(&batch_step("t", UPDATE, 10, 100, 0), 3)).await);
