@@ -1,7 +1,7 @@
 //! `dunlin plan`: what would run on a target, in which order, and what each migration waits for.
 
 use comfy_table::{Cell, Color};
-use dunlin_proto::v1::{PlanPendingRequest, PlanPendingResponse, PlannedMigration};
+use dunlin_proto::v1::{PlanPendingRequest, PlanPendingResponse, PlannedMigration, Wait, WaitReason};
 
 use crate::args::Target;
 use crate::connection::Controllers;
@@ -68,10 +68,64 @@ pub(super) fn table(look: &Look, pending: &[PlannedMigration]) -> String {
 }
 
 fn waits(migration: &PlannedMigration) -> Cell {
-    let mut parts: Vec<String> = migration.waits.iter().map(|wait| wait.message.clone()).collect();
-    if migration.failed_run_id > 0 {
-        parts.push(format!("run {} of it failed", migration.failed_run_id));
+    let mut parts: Vec<String> = migration.waits.iter().filter_map(|wait| short(wait, migration)).collect();
+    if parts.is_empty() {
+        parts.push("nothing".to_owned());
     }
-    let text = if parts.is_empty() { "nothing".to_owned() } else { parts.join("; ") };
-    if migration.failed_run_id > 0 { Cell::new(text).fg(Color::Red) } else { Cell::new(text) }
+    if migration.failed_run_id == 0 {
+        return Cell::new(parts.join(", "));
+    }
+    parts.push(format!("(run {} of it failed)", migration.failed_run_id));
+    Cell::new(parts.join(" ")).fg(Color::Red)
+}
+
+/// What is waited for, in a word or two where that says everything.
+fn short(wait: &Wait, migration: &PlannedMigration) -> Option<String> {
+    match wait.reason() {
+        WaitReason::Dependency => Some(wait.migration_id.clone()),
+        WaitReason::Order => {
+            let others = migration.waits.iter().any(|other| other.reason() != WaitReason::Order);
+            (!others).then(|| format!("its turn, behind {}", wait.migration_id))
+        }
+        WaitReason::Run => Some(format!("run {} of it, which has not ended", wait.run_id)),
+        WaitReason::Agent | WaitReason::Transform | WaitReason::Unspecified => Some(wait.message.clone()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_tells_what_each_migration_waits_for() {
+        let wait = |reason: WaitReason, id: &str| Wait {
+            reason: reason.into(),
+            migration_id: id.to_owned(),
+            ..Wait::default()
+        };
+        let migration = |id: &str, version, waits| PlannedMigration {
+            id: id.to_owned(),
+            version,
+            steps: 1,
+            waits,
+            ..PlannedMigration::default()
+        };
+        let plan = PlanPendingResponse {
+            target: "main".to_owned(),
+            version: 2,
+            pending: vec![
+                migration("a", 3, Vec::new()),
+                migration("b", 4, vec![wait(WaitReason::Order, "a")]),
+                migration("c", 5, vec![wait(WaitReason::Dependency, "a"), wait(WaitReason::Order, "b")]),
+            ],
+        };
+        assert_eq!(
+            text(&Look::plain(None), &plan),
+            "main is at schema version 2; 3 pending migrations would bring it to 5:\n\n\
+             ORDER  VERSION  MIGRATION  STEPS  WAITS FOR\n    \
+                 1        3  a          1      nothing\n    \
+                 2        4  b          1      its turn, behind a\n    \
+                 3        5  c          1      a\n"
+        );
+    }
 }

@@ -45,9 +45,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         .await
         .map_err(|missing| Error::Unreachable(format!("not ready after {}: {missing}", args.timeout)))?;
     let ready = Ready { controller: controllers.urls().to_owned(), target: target.clone(), agents };
-    output.answer(&ready, |_| {
-        format!("Ready: {} to {target}.", words::plural(agents, "agent connects", "agents connect"))
-    })
+    output.answer(&ready, |_| format!("Ready: {} {target}.", words::plural(agents, "agent serves", "agents serve")))
 }
 
 /// Waits until a controller serves and at least `agents` agents reach the target, and returns their number.

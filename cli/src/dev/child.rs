@@ -1,37 +1,48 @@
 //! A program that runs below this one: its log goes to a file, its warnings to standard error, and it never outlives
 //! this process.
+//!
+//! It writes to the file itself, not to a pipe that would break with this process and take its last words with it; the
+//! file is followed from here.
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
 use tokio::fs::File;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
-use tokio::process::{ChildStderr, ChildStdin, Command};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::{ChildStdin, Command};
 use tokio::task::JoinHandle;
 
-/// Starts the program in `$@`, tells its process id, and when standard input ends, terminates it.
+/// Starts the program in `$@` with its log in `$0` and tells its process id; when standard input ends, terminates it, and
+/// kills it when that does not help for 15 seconds.
 const SUPERVISOR: &str = r#"
 exec 3<&0
-"$@" </dev/null >/dev/null 3<&- &
+"$@" </dev/null >>"$0" 2>&1 3<&- &
 child=$!
 echo $child
-exec >/dev/null
-(read -r _ <&3; kill -TERM $child) 2>/dev/null &
+exec >/dev/null 2>&1
+(
+    read -r _ <&3
+    kill -TERM $child
+    i=0
+    while [ $i -lt 150 ] && kill -0 $child; do sleep 0.1; i=$((i + 1)); done
+    kill -KILL $child
+) &
 waiter=$!
 wait $child
 status=$?
-kill $waiter 2>/dev/null
+kill $waiter
 exit $status
 "#;
 
-/// How long a child may take to end after it was asked to.
-const STOP: Duration = Duration::from_secs(15);
+/// How long a child may take to end until it is told that it is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// How often the log is looked at.
+const LOOK: Duration = Duration::from_millis(100);
 
 /// How many lines of the log are shown when a child dies.
 const LAST_LINES: usize = 12;
@@ -43,10 +54,12 @@ pub(super) struct Child {
     pub(super) name: String,
     /// Its process id.
     pub(super) pid: i32,
+    /// Its log file.
+    pub(super) log: PathBuf,
     supervisor: tokio::process::Child,
     stdin: Option<ChildStdin>,
-    log: JoinHandle<()>,
-    last: Arc<Mutex<VecDeque<String>>>,
+    ended: Arc<AtomicBool>,
+    follower: JoinHandle<io::Result<()>>,
 }
 
 /// How a program is started.
@@ -69,33 +82,29 @@ pub(super) struct Start<'a> {
 impl Start<'_> {
     /// Starts the program.
     pub(super) async fn spawn(self) -> io::Result<Child> {
+        let log = self.logs.join(format!("{}.log", self.name));
+        File::create(&log).await?;
         let mut command = Command::new("sh");
         command
-            .args(["-c", SUPERVISOR, "dunlin-dev"])
+            .args(["-c", SUPERVISOR])
+            .arg(&log)
             .arg(self.program)
             .args(&self.arguments)
             .envs(self.environment)
             // Ctrl-C goes to the whole foreground group of the terminal; the order in which things stop is decided here.
             .process_group(0)
             .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stdout(Stdio::piped());
         let mut supervisor = command.spawn()?;
         let missing = || io::Error::other("a pipe to the program is missing");
         let stdin = supervisor.stdin.take().ok_or_else(missing)?;
         let stdout = supervisor.stdout.take().ok_or_else(missing)?;
-        let stderr = supervisor.stderr.take().ok_or_else(missing)?;
         let first = BufReader::new(stdout).lines().next_line().await?;
         let pid = first.and_then(|line| line.trim().parse().ok()).ok_or_else(missing)?;
-        let last = Arc::new(Mutex::new(VecDeque::new()));
-        let log = Log {
-            file: File::create(self.logs.join(format!("{}.log", self.name))).await?,
-            prefix: self.name.clone(),
-            verbose: self.verbose,
-            last: Arc::clone(&last),
-        };
-        let log = tokio::spawn(log.copy(BufReader::new(stderr).lines()));
-        Ok(Child { name: self.name, pid, supervisor, stdin: Some(stdin), log, last })
+        let ended = Arc::new(AtomicBool::new(false));
+        let follower = follow(log.clone(), self.name.clone(), self.verbose, Arc::clone(&ended));
+        let follower = tokio::spawn(follower);
+        Ok(Child { name: self.name, pid, log, supervisor, stdin: Some(stdin), ended, follower })
     }
 }
 
@@ -108,49 +117,43 @@ impl Child {
     /// Ends the program: asks first, and kills it when it takes too long.
     pub(super) async fn stop(mut self) {
         drop(self.stdin.take());
-        if tokio::time::timeout(STOP, self.supervisor.wait()).await.is_err() {
-            eprintln!("{} does not end by itself: killing it", self.name);
-            let _gone_already = kill(Pid::from_raw(self.pid), Signal::SIGKILL);
+        if tokio::time::timeout(PATIENCE, self.supervisor.wait()).await.is_err() {
+            eprintln!("Waiting for {} to end.", self.name);
             let _ended = self.supervisor.wait().await;
         }
-        let _written = self.log.await;
+        self.ended.store(true, Ordering::Release);
+        let _told = self.follower.await;
     }
 
     /// The last lines of its log.
     pub(super) fn last_lines(&self) -> String {
-        let lines = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-        lines.iter().map(|line| format!("  {line}\n")).collect()
+        let text = std::fs::read(&self.log).unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LAST_LINES)..].iter().map(|line| format!("  {line}\n")).collect()
     }
 }
 
-/// The file with the log of a program.
-pub(super) fn log_file(logs: &Path, name: &str) -> PathBuf {
-    logs.join(format!("{name}.log"))
-}
-
-/// What is done with the log of a program.
-struct Log {
-    file: File,
-    prefix: String,
-    verbose: bool,
-    last: Arc<Mutex<VecDeque<String>>>,
-}
-
-impl Log {
-    async fn copy(mut self, mut lines: Lines<BufReader<ChildStderr>>) {
-        while let Ok(Some(line)) = lines.next_line().await {
-            if self.verbose || matters(&line) {
-                eprintln!("{} | {line}", self.prefix);
+/// Shows what a program writes to its log, until it has ended.
+async fn follow(log: PathBuf, name: String, verbose: bool, ended: Arc<AtomicBool>) -> io::Result<()> {
+    let mut reader = BufReader::new(File::open(log).await?);
+    let mut line = Vec::new();
+    loop {
+        let last = ended.load(Ordering::Acquire);
+        let read = reader.read_until(b'\n', &mut line).await?;
+        if line.ends_with(b"\n") || (last && !line.is_empty()) {
+            let text = String::from_utf8_lossy(&line);
+            if verbose || matters(&text) {
+                eprintln!("{name} | {}", text.trim_end());
             }
-            // A full disk must not stop the program: the line is shown at least.
-            let _lost = self.file.write_all(format!("{line}\n").as_bytes()).await;
-            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
-            last.push_back(line);
-            if last.len() > LAST_LINES {
-                last.pop_front();
-            }
+            line.clear();
         }
-        let _lost = self.file.flush().await;
+        if read == 0 {
+            if last {
+                return Ok(());
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 }
 
@@ -182,32 +185,42 @@ mod tests {
         assert!(!matters("2026-11-23T12:00:00Z  INFO dunlin: listening"));
     }
 
-    #[tokio::test]
-    async fn a_child_that_dies_leaves_its_last_lines() {
-        let logs = tempfile::tempdir().unwrap();
-        let mut child = start(logs.path(), "echo 'x INFO one' >&2; exit 3").spawn().await.unwrap();
-        assert_eq!(child.ended().await.unwrap().code(), Some(3));
-        let (last, pid) = (Arc::clone(&child.last), child.pid);
-        child.stop().await;
-        assert_eq!(last.lock().unwrap().iter().collect::<Vec<_>>(), ["x INFO one"]);
-        assert!(kill(Pid::from_raw(pid), None).is_err());
-        assert_eq!(std::fs::read_to_string(log_file(logs.path(), "sample")).unwrap(), "x INFO one\n");
+    fn runs(pid: i32) -> bool {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_ok()
     }
 
     #[tokio::test]
-    async fn a_child_ends_when_it_is_stopped() {
+    async fn a_child_that_dies_leaves_its_last_lines() {
         let logs = tempfile::tempdir().unwrap();
-        let child =
-            start(logs.path(), "trap 'echo bye >&2; exit 0' TERM; echo ready >&2; while :; do sleep 0.02; done")
-                .spawn()
-                .await
-                .unwrap();
-        let (last, pid) = (Arc::clone(&child.last), child.pid);
-        while last.lock().unwrap().is_empty() {
+        let mut child = start(logs.path(), "echo 'x INFO one' >&2; echo 'x INFO two'; exit 3").spawn().await.unwrap();
+        assert_eq!(child.ended().await.unwrap().code(), Some(3));
+        assert_eq!(child.last_lines(), "  x INFO one\n  x INFO two\n");
+        let pid = child.pid;
+        child.stop().await;
+        assert!(!runs(pid));
+    }
+
+    #[tokio::test]
+    async fn a_child_is_asked_to_end_when_it_is_stopped() {
+        let logs = tempfile::tempdir().unwrap();
+        let script = "trap 'echo x INFO bye; exit 0' TERM; echo x INFO ready; while :; do sleep 0.02; done";
+        let child = start(logs.path(), script).spawn().await.unwrap();
+        let (log, pid) = (child.log.clone(), child.pid);
+        while std::fs::read(&log).unwrap().is_empty() {
             tokio::task::yield_now().await;
         }
         child.stop().await;
-        assert_eq!(last.lock().unwrap().back().map(String::as_str), Some("bye"));
-        assert!(kill(Pid::from_raw(pid), None).is_err());
+        assert_eq!(std::fs::read_to_string(log).unwrap(), "x INFO ready\nx INFO bye\n");
+        assert!(!runs(pid));
+    }
+
+    #[tokio::test]
+    async fn a_child_ends_with_whoever_holds_it() {
+        let logs = tempfile::tempdir().unwrap();
+        let mut child = start(logs.path(), "echo x INFO ready; exec sleep 1000").spawn().await.unwrap();
+        // What the kernel does when this process is killed.
+        drop(child.stdin.take());
+        child.ended().await.unwrap();
+        assert!(!runs(child.pid));
     }
 }

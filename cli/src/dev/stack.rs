@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -11,7 +11,7 @@ use std::time::Duration;
 use tempfile::TempDir;
 use tokio::net::TcpListener;
 
-use super::child::{Child, Start, log_file};
+use super::child::{Child, Start};
 use super::database::Database;
 use super::programs;
 use crate::commands::wait;
@@ -167,11 +167,9 @@ impl Stack {
     }
 
     /// Name, process id and log file of each child.
-    pub(crate) fn children(&self) -> impl Iterator<Item = (&str, i32, PathBuf)> {
-        self.controller
-            .iter()
-            .chain(&self.agents)
-            .map(|child| (child.name.as_str(), child.pid, log_file(self.logs.path(), &child.name)))
+    pub(crate) fn children(&self) -> impl Iterator<Item = (&str, i32, &Path)> {
+        let children = self.controller.iter().chain(&self.agents);
+        children.map(|child| (child.name.as_str(), child.pid, child.log.as_path()))
     }
 }
 
