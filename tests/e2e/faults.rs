@@ -88,6 +88,8 @@ async fn an_index_built_concurrently_is_valid_although_its_builder_was_killed() 
     let definition = r#"
         id = "email-index"
         version = 1
+        name = "A test"
+        description = "For a test."
         [[step]]
         name = "index"
         transaction = false

@@ -120,6 +120,8 @@ async fn a_transform_waits_for_an_agent_that_has_its_code() {
     let definition = r#"
         id = "authors"
         version = 1
+        name = "A test"
+        description = "For a test."
         [[step]]
         name = "link"
         batch = { table = "books", size = 10 }

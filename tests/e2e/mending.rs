@@ -4,7 +4,7 @@ use dunlin_proto::v1::RunState;
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::numbers;
 
-use crate::definitions::{trivial, trivial_after};
+use crate::definitions::{head, trivial, trivial_after};
 
 #[tokio::test]
 async fn a_failed_migration_is_read_mended_and_run_again() {
@@ -14,9 +14,10 @@ async fn a_failed_migration_is_read_mended_and_run_again() {
     fleet.main().execute("UPDATE people SET born = 'unknown' WHERE id = 333").await;
     let years = |expression: &str| {
         format!(
-            "id = \"years\"\nversion = 2\nrun_after = [\"before\"]\n\n[[step]]\nname = \"fill the year\"\n\
+            "{}run_after = [\"before\"]\n\n[[step]]\nname = \"fill the year\"\n\
              batch = {{ table = \"people\", size = 50, range = 100 }}\n\
-             sql = \"UPDATE people SET year = {expression} WHERE :batch\"\n"
+             sql = \"UPDATE people SET year = {expression} WHERE :batch\"\n",
+            head("years", 2)
         )
     };
     fleet
@@ -81,8 +82,9 @@ async fn steps_that_are_done_are_skipped_and_may_not_change() {
     let fleet = Fleet::start().await;
     let migration = |first: &str, second: &str| {
         format!(
-            "id = \"two-steps\"\nversion = 1\n\n[[step]]\nname = \"first\"\ntransaction = false\nsql = \"{first}\"\n\n\
-             [[step]]\nname = \"second\"\nsql = \"{second}\"\n"
+            "{}\n[[step]]\nname = \"first\"\ntransaction = false\nsql = \"{first}\"\n\n\
+             [[step]]\nname = \"second\"\nsql = \"{second}\"\n",
+            head("two-steps", 1)
         )
     };
     fleet.main().execute("CREATE TABLE told (what text)").await;
@@ -113,6 +115,8 @@ async fn an_atomic_migration_leaves_nothing_behind_when_its_check_fails() {
     let definition = r#"
         id = "atomic"
         version = 1
+        name = "A test"
+        description = "For a test."
         [[step]]
         name = "table"
         sql = "CREATE TABLE made (id int)"
@@ -146,6 +150,8 @@ async fn a_check_that_fails_before_keeps_the_first_step_from_running() {
     let definition = r#"
         id = "roles"
         version = 1
+        name = "A test"
+        description = "For a test."
         [[before]]
         name = "only known roles"
         sql = "SELECT NOT EXISTS (SELECT FROM users WHERE role NOT IN ('student', 'teacher'))"

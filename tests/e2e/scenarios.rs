@@ -2,7 +2,7 @@
 
 use dunlin_tests::fleet::Fleet;
 
-use crate::definitions::{ADD_LEVEL, RENAME_ROLE, create_platform, trivial, trivial_after};
+use crate::definitions::{ADD_LEVEL, RENAME_ROLE, batched, create_platform, trivial, trivial_after};
 
 #[tokio::test]
 async fn a_new_field_is_added_and_the_version_is_that_of_the_migration() {
@@ -140,15 +140,9 @@ async fn a_batched_migration_can_be_repeated_deliberately() {
     let fleet = Fleet::start().await;
     fleet.main().execute("CREATE TABLE counted AS SELECT i AS id, 0 AS n FROM generate_series(1, 500) AS i").await;
     fleet.main().execute("ALTER TABLE counted ADD PRIMARY KEY (id)").await;
-    let definition = r#"
-        id = "count"
-        version = 1
-        [[step]]
-        name = "count"
-        batch = { table = "counted", size = 50, range = 100 }
-        sql = "UPDATE counted SET n = n + 1 WHERE :batch"
-    "#;
-    fleet.register(&[("count.toml", definition)]).await;
+    let definition =
+        batched("count", 1, "table = \"counted\", size = 50, range = 100", "UPDATE counted SET n = n + 1 WHERE :batch");
+    fleet.register(&[("count.toml", &definition)]).await;
     for expected in 1..=3 {
         let arguments: &[&str] = if expected == 1 { &["run", "count"] } else { &["run", "count", "--rerun"] };
         let _run = fleet.dunlin(arguments).await.ended(0);
@@ -196,22 +190,17 @@ async fn the_definition_of_an_applied_migration_can_not_change() {
 async fn all_problems_of_a_set_are_told_at_once_and_nothing_is_registered() {
     let fleet = Fleet::start().await;
     fleet.write("good.toml", &trivial("good", 1, "CREATE TABLE good (id int)"));
-    fleet.write(
-        "unknown-field.toml",
-        "id = \"unknown-field\"\nversion = 2\ncolour = \"red\"\n\n[[step]]\nname = \"a\"\nsql = \"SELECT 1\"\n",
-    );
+    let stray = trivial("unknown-field", 2, "SELECT 1").replace("run_after = []", "colour = \"red\"");
+    fleet.write("unknown-field.toml", &stray);
     fleet.write("missing.toml", &trivial_after("missing", 3, &["not-there"], "SELECT 1"));
     fleet.write("same-version.toml", &trivial("same-version", 1, "SELECT 1"));
-    fleet.write(
-        "no-batch.toml",
-        "id = \"no-batch\"\nversion = 6\n\n[[step]]\nname = \"a\"\nbatch = { table = \"t\" }\nsql = \"UPDATE t SET a = 1\"\n",
-    );
+    fleet.write("no-batch.toml", &batched("no-batch", 6, "table = \"t\"", "UPDATE t SET a = 1"));
     for arguments in [["register", "migrations"], ["check", "migrations"]] {
         let problems = fleet.dunlin(&arguments).await.ended(2);
         let _problems = problems.says(&[
-            "unknown-field.toml:3:1",
+            "unknown-field.toml:5:1",
             "colour",
-            "missing.toml:3",
+            "missing.toml:5",
             "not-there",
             "same-version.toml",
             "no-batch.toml",

@@ -4,16 +4,16 @@
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::programs::Program;
 
+use crate::definitions::batched;
+
 /// Runs `UPDATE ... SET n = n * 3 + 1` over a table `items (.., n, was)` and checks every row.
 async fn transforms_once(table: &str, fill: &str, batch: &str) {
     let fleet = Fleet::builder().agents(2).start().await;
     fleet.main().execute(&format!("CREATE TABLE items ({table}, n bigint, was bigint); {fill}; ANALYZE items")).await;
     fleet.main().execute("UPDATE items SET n = 7, was = 7").await;
     let rows: i64 = fleet.main().value("SELECT count(*) FROM items").await;
-    let definition = format!(
-        "id = \"items\"\nversion = 1\n\n[[step]]\nname = \"triple\"\nbatch = {{ table = \"items\", {batch} }}\n\
-         sql = \"UPDATE items SET n = n * 3 + 1 WHERE :batch\"\n"
-    );
+    let batch = format!("table = \"items\", {batch}");
+    let definition = batched("items", 1, &batch, "UPDATE items SET n = n * 3 + 1 WHERE :batch");
     fleet.register(&[("items.toml", &definition)]).await;
     let _run = fleet.dunlin(&["run", "items"]).await.ended(0);
     let once: i64 = fleet.main().value("SELECT count(*) FROM items WHERE n = was * 3 + 1").await;
@@ -59,7 +59,7 @@ async fn a_unique_key_that_is_not_the_primary_key_can_be_named() {
     transforms_once(
         "id int PRIMARY KEY, number numeric NOT NULL UNIQUE",
         "INSERT INTO items SELECT i, i / 7.0 - 50 FROM generate_series(1, 1000) AS i",
-        "key = [\\\"number\\\"], size = 33, range = 100",
+        "key = [\"number\"], size = 33, range = 100",
     )
     .await;
 }
@@ -84,9 +84,8 @@ async fn an_empty_table_is_done_at_once() {
 async fn a_table_without_a_usable_key_is_refused_with_a_reason() {
     let fleet = Fleet::start().await;
     fleet.main().execute("CREATE TABLE keyless (n int); INSERT INTO keyless VALUES (1)").await;
-    let definition = "id = \"keyless\"\nversion = 1\n\n[[step]]\nname = \"touch\"\nbatch = { table = \"keyless\" }\n\
-                      sql = \"UPDATE keyless SET n = 2 WHERE :batch\"\n";
-    fleet.register(&[("keyless.toml", definition)]).await;
+    let definition = batched("keyless", 1, "table = \"keyless\"", "UPDATE keyless SET n = 2 WHERE :batch");
+    fleet.register(&[("keyless.toml", &definition)]).await;
     let _failed = fleet.dunlin(&["run", "keyless"]).await.ended(1).says(&["keyless", "key"]);
     assert_eq!(fleet.main().value::<i32>("SELECT n FROM keyless").await, 1);
 }
@@ -95,9 +94,8 @@ async fn a_table_without_a_usable_key_is_refused_with_a_reason() {
 async fn an_update_that_assigns_the_key_is_refused() {
     let fleet = Fleet::start().await;
     fleet.main().execute("CREATE TABLE moving (id int PRIMARY KEY); INSERT INTO moving VALUES (1), (2)").await;
-    let definition = "id = \"moving\"\nversion = 1\n\n[[step]]\nname = \"move\"\nbatch = { table = \"moving\" }\n\
-                      sql = \"UPDATE moving SET id = id + 10 WHERE :batch\"\n";
-    fleet.write("moving.toml", definition);
+    let definition = batched("moving", 1, "table = \"moving\"", "UPDATE moving SET id = id + 10 WHERE :batch");
+    fleet.write("moving.toml", &definition);
     // Where the key is named the registry can refuse it already; here only the target knows the key.
     let _registered = fleet.dunlin(&["register", "migrations"]).await.ended(0);
     let _failed = fleet.dunlin(&["run", "moving"]).await.ended(1).says(&["moving", "id"]);
@@ -118,6 +116,8 @@ async fn rows_are_deleted_and_copied_in_batches() {
     let definition = r#"
         id = "archive"
         version = 1
+        name = "A test"
+        description = "For a test."
         [[step]]
         name = "copy"
         batch = { table = "public.letters", size = 50, range = 300 }

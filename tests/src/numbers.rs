@@ -20,7 +20,7 @@ pub async fn create(database: &Database, rows: u32) {
 #[must_use]
 pub fn migration(id: &str, version: u32, batch: &str) -> String {
     format!(
-        "id = \"{id}\"\nversion = {version}\n\n\
+        "id = \"{id}\"\nversion = {version}\nname = \"A test\"\ndescription = \"For a test.\"\n\n\
          [[step]]\nname = \"triple\"\nbatch = {{ table = \"numbers\", {batch} }}\nsql = \"{TRANSFORM}\"\n"
     )
 }
