@@ -4,7 +4,7 @@
 //! gets what another has. Which agent gets which task is decided in between, in memory. The commit is synchronous: an
 //! epoch that was granted is never granted again, also not after a crash of the database.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use dunlin_shared::ids::{AgentId, MigrationId, RunId, StepName, TargetName, TaskId, TransformName};
@@ -155,7 +155,7 @@ impl Store {
         checksums.sort_unstable();
         checksums.dedup();
         let definitions = self.definitions_of(&session, &checksums).await?;
-        let granted = rows
+        let mut granted = rows
             .iter()
             .map(|row| {
                 let checksum: &str = row.get("checksum");
@@ -163,6 +163,9 @@ impl Store {
                 granted(row, Arc::clone(definition))
             })
             .collect::<Result<Vec<_>, _>>()?;
+        // In the order of the claim: the first ranges are worked on first.
+        let places: HashMap<TaskId, usize> = assignments.iter().map(|one| one.id).zip(0..).collect();
+        granted.sort_by_key(|one| places.get(&one.lease.task).copied());
         Ok(Round { more: more && !granted.is_empty(), granted })
     }
 }

@@ -19,6 +19,8 @@ mod schema;
 mod session;
 mod starting;
 pub mod targets;
+#[cfg(test)]
+mod tests;
 mod wake;
 
 pub use database::{Availability, Store};

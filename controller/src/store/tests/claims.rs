@@ -1,0 +1,167 @@
+use std::collections::BTreeSet;
+
+use dunlin_shared::ids::{Epoch, TaskId};
+use futures::future::join_all;
+
+use super::lab::{Lab, atomic, batched, claim, done, failed};
+use crate::domain::Verdict;
+use crate::domain::report::{Counted, Range, Report};
+use crate::domain::run::State;
+
+fn ranges(numbers: impl Iterator<Item = i32>) -> Report {
+    let ranges = numbers
+        .map(|ordinal| Range {
+            ordinal,
+            low: (ordinal > 1).then(|| vec![(ordinal - 1).to_string(), "a".to_owned()]),
+            high: vec![ordinal.to_string(), "a".to_owned()],
+            rows_total: 10,
+            done: false,
+            rows: 0,
+        })
+        .collect();
+    Report::Ranges { ranges, key: Vec::new() }
+}
+
+#[tokio::test]
+async fn replicas_that_claim_at_once_get_each_task_once() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(1..=100)).await;
+
+    let replicas = [lab.replica().await, lab.replica().await, lab.replica().await];
+    let mut tasks = BTreeSet::new();
+    loop {
+        let round = join_all(replicas.iter().map(|store| claim(store, &agent, 7))).await;
+        let granted: Vec<_> = round.into_iter().flatten().collect();
+        if granted.is_empty() {
+            break;
+        }
+        for one in granted {
+            assert_eq!(one.lease.epoch, Epoch(1));
+            assert!(tasks.insert(one.lease.task), "granted twice");
+        }
+    }
+    assert_eq!(tasks.len(), 100);
+}
+
+#[tokio::test]
+async fn a_range_is_granted_as_it_was_planned() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(1..=2)).await;
+    let granted = lab.claim(&agent, 10).await;
+    let range = granted[1].range.clone().unwrap();
+    assert_eq!((range.ordinal, range.rows_total), (2, 10));
+    assert_eq!(range.low, Some(vec!["1".to_owned(), "a".to_owned()]));
+    assert_eq!(range.high, ["2", "a"]);
+}
+
+#[tokio::test]
+async fn an_expired_lease_is_granted_again_with_the_next_epoch_and_the_old_holder_changes_nothing() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("a").await;
+    let first = lab.claim_one(&agent).await;
+    lab.run_out(first.lease).await;
+    assert!(!lab.store.expire().await.unwrap().is_empty());
+    assert!(lab.store.expire().await.unwrap().is_empty(), "once");
+
+    let other = lab.agent("b").await;
+    let second = lab.claim_one(&other).await;
+    assert_eq!(second.lease.task, first.lease.task);
+    assert_eq!(second.lease.epoch, first.lease.epoch.next());
+
+    let stored = lab.report(first.lease, done(1)).await;
+    assert_eq!(stored.verdicts, [Ok(Verdict::Late)]);
+    let stored = lab.report(first.lease, failed(false)).await;
+    assert_eq!(stored.verdicts, [Ok(Verdict::Late)]);
+    assert_eq!(lab.run(run).await.state, State::Running);
+    assert!(lab.store.renew(&[(first.lease, Counted::default())]).await.unwrap().kept.is_empty());
+
+    lab.report(second.lease, done(1)).await;
+    assert_eq!(lab.run(run).await.state, State::Succeeded);
+    assert_eq!(lab.events(run).await, ["run_queued", "run_started", "lease_expired", "run_succeeded"]);
+}
+
+#[tokio::test]
+async fn leases_of_a_run_are_above_those_of_every_earlier_run() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("a").await;
+    let mut last = Epoch::ZERO;
+    for _again in 0..3 {
+        let granted = lab.claim_one(&agent).await;
+        assert!(granted.lease.epoch > last);
+        last = granted.lease.epoch;
+        lab.run_out(granted.lease).await;
+        lab.store.expire().await.unwrap();
+    }
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, failed(false)).await;
+    lab.queue("a").await;
+    assert!(lab.claim_one(&agent).await.lease.epoch > granted.lease.epoch);
+}
+
+#[tokio::test]
+async fn what_an_agent_does_not_announce_goes_back_at_once() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(1..=2)).await;
+    let granted = lab.claim(&agent, 2).await;
+
+    let (again, welcomed) = lab.hello("a", &[plan.lease, granted[0].lease]).await;
+    let mut kept: Vec<_> = welcomed.kept.iter().map(|(lease, ..)| *lease).collect();
+    kept.sort();
+    assert_eq!(kept, [plan.lease, granted[0].lease]);
+    assert!(lab.claim(&agent, 5).await.is_empty(), "the older stream is granted nothing");
+    let taken = lab.claim_one(&again).await;
+    assert_eq!(taken.lease.task, granted[1].lease.task);
+    assert_eq!(taken.lease.epoch, granted[1].lease.epoch.next());
+}
+
+#[tokio::test]
+async fn a_plan_that_has_yielded_lets_its_ranges_go_first() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(1..=2)).await;
+    let yielded = Report::Released {
+        reason: crate::domain::report::ReleaseReason::Yielded,
+        message: String::new(),
+        counted: Counted::default(),
+    };
+    lab.report(plan.lease, yielded).await;
+    let granted = lab.claim(&agent, 10).await;
+    let order: Vec<TaskId> = granted.iter().map(|granted| granted.lease.task).collect();
+    assert_eq!((order.len(), order.last()), (3, Some(&plan.lease.task)));
+    assert_eq!(granted[2].known_ranges, 2);
+}
+
+#[tokio::test]
+async fn the_next_due_moment_is_known() {
+    let lab = Lab::new().await;
+    assert_eq!(lab.store.next_due().await.unwrap(), None);
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("a").await;
+    let granted = lab.claim_one(&agent).await;
+    let due = lab.store.next_due().await.unwrap().unwrap();
+    assert!(due.as_secs() > 500, "{due:?}");
+    lab.report(granted.lease, failed(true)).await;
+    let due = lab.store.next_due().await.unwrap().unwrap();
+    assert!(due.as_millis() <= 200, "{due:?}");
+    assert!(lab.claim(&agent, 1).await.is_empty(), "it rests");
+}

@@ -1,0 +1,8 @@
+//! The store against a real PostgreSQL.
+
+mod claims;
+mod lab;
+mod reports;
+mod schedule;
+mod schema;
+mod targets;

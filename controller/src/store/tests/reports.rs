@@ -1,0 +1,181 @@
+use futures::future::join_all;
+
+use super::super::reports::Filed;
+use super::lab::{Lab, atomic, batched, done, failed, main};
+use crate::domain::Verdict;
+use crate::domain::report::{Counted, Range, Report};
+use crate::domain::run::State;
+use crate::domain::step;
+
+fn range(ordinal: i32, done: bool) -> Range {
+    Range { ordinal, low: None, high: vec![ordinal.to_string()], rows_total: 10, done, rows: if done { 4 } else { 0 } }
+}
+
+fn ranges(numbers: &[i32]) -> Report {
+    Report::Ranges { ranges: numbers.iter().map(|number| range(*number, false)).collect(), key: Vec::new() }
+}
+
+#[tokio::test]
+async fn a_batched_step_ends_with_its_plan_and_all_its_ranges() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(&[1, 2])).await;
+    lab.report(plan.lease, ranges(&[1, 2, 3])).await;
+    let granted = lab.claim(&agent, 10).await;
+    assert_eq!(granted.len(), 3, "what is told twice is taken in once");
+    for one in &granted {
+        lab.report(one.lease, done(10)).await;
+    }
+    let step = lab.run(run).await.steps[0].step.clone();
+    assert_eq!((step.ranges_done, step.ranges_total, step.rows, step.state), (3, 3, 30, step::State::Running));
+
+    lab.report(plan.lease, done(0)).await;
+    let seal = lab.claim_one(&agent).await;
+    assert_eq!(lab.run(run).await.steps[0].step.state, step::State::Succeeded);
+    lab.report(seal.lease, done(0)).await;
+    let view = lab.run(run).await;
+    assert_eq!(view.state, State::Succeeded);
+    assert_eq!(view.result.unwrap()["rows"], 30);
+    assert_eq!(lab.applied().await[0].applications, 1);
+    let expected = ["run_queued", "run_started", "step_started", "step_succeeded", "run_succeeded"];
+    assert_eq!(lab.events(run).await, expected);
+}
+
+#[tokio::test]
+async fn a_report_that_contradicts_what_is_known_is_refused_alone() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    let filed = |report| Filed { lease: plan.lease, report };
+    let stored = lab.store.store_reports(&[filed(ranges(&[1])), filed(ranges(&[3])), filed(ranges(&[2]))]).await;
+    let verdicts = stored.unwrap().verdicts;
+    assert_eq!(verdicts[0], Ok(Verdict::Effective));
+    assert!(verdicts[1].as_ref().unwrap_err().contains("range 2 was expected, 3 was reported"));
+    assert_eq!(verdicts[2], Ok(Verdict::Effective));
+    assert_eq!(lab.run(run).await.steps[0].step.ranges_total, 2);
+}
+
+#[tokio::test]
+async fn ranges_that_an_earlier_run_has_finished_are_counted_and_not_repeated() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    let report = Report::Ranges { ranges: vec![range(1, true), range(2, false)], key: Vec::new() };
+    lab.report(plan.lease, report).await;
+    lab.report(plan.lease, done(0)).await;
+    let open = lab.claim_one(&agent).await;
+    assert_eq!(open.range.unwrap().ordinal, 2);
+    let view = lab.run(run).await.steps.remove(0).step;
+    assert_eq!((view.rows, view.rows_walked, view.rows_total, view.ranges_done), (4, 10, 20, 1));
+}
+
+#[tokio::test]
+async fn progress_is_counted_once_however_often_it_is_told() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(&[1])).await;
+    let lease = lab.claim_one(&agent).await.lease;
+    let told = |rows| (lease, Counted { rows, rows_walked: rows });
+    for rows in [3, 7, 5] {
+        let renewed = lab.store.renew(&[told(rows), told(rows)]).await.unwrap();
+        assert_eq!(renewed.kept, [lease]);
+    }
+    let rows = async || lab.run(run).await.steps[0].step.rows;
+    assert_eq!(rows().await, 7);
+    lab.report(lease, done(10)).await;
+    assert_eq!(rows().await, 10);
+}
+
+#[tokio::test]
+async fn a_failure_cancels_what_waited_for_it_and_says_for_whom() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &[]), atomic("c", 3, &["a"])]).await;
+    let agent = lab.agent("a").await;
+    let runs = lab.queue_pending().await;
+    let first = lab.claim_one(&agent).await;
+    lab.report(first.lease, failed(false)).await;
+    assert_eq!(lab.states(&runs).await, [State::Failed, State::Cancelled, State::Cancelled]);
+    let events = lab.store.events_after(&main(), 0, Some(&[runs[2]]), 10).await.unwrap();
+    let last = events.last().unwrap();
+    assert!(last.message.contains("it waited for run"), "{}", last.message);
+    assert!(lab.claim(&agent, 10).await.is_empty());
+
+    // Mended and run again.
+    let mut mended = atomic("a", 1, &[]);
+    mended.content = mended.content.replace("bigint", "int");
+    lab.register(&[mended]).await;
+    let again = lab.queue_pending().await;
+    for _migration in 0..3 {
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, done(0)).await;
+    }
+    assert_eq!(lab.states(&again).await, [State::Succeeded; 3]);
+}
+
+#[tokio::test]
+async fn an_error_that_passes_is_tried_again_and_not_for_ever() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("a").await;
+    for _try in 0..8 {
+        let sql = "UPDATE dunlin_controller.tasks SET run_at = now()";
+        lab.client.batch_execute(sql).await.unwrap();
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, failed(true)).await;
+    }
+    let view = lab.run(run).await;
+    assert_eq!(view.state, State::Failed);
+    assert!(view.failure.unwrap().message.contains("failed 8 times"));
+    assert_eq!(lab.events(run).await.iter().filter(|event| **event == "task_retried").count(), 7);
+}
+
+#[tokio::test]
+async fn events_of_a_target_are_numbered_without_gaps_under_concurrency() {
+    let lab = Lab::new().await;
+    let files: Vec<_> = (1..=20).map(|version| atomic(&format!("m{version}"), version, &[])).collect();
+    lab.register(&files).await;
+    let agent = lab.agent("a").await;
+    for version in 1..=20 {
+        lab.queue(&format!("m{version}")).await;
+    }
+    let granted = lab.claim(&agent, 50).await;
+    assert_eq!(granted.len(), 20);
+    let stores = [lab.replica().await, lab.replica().await, lab.store.clone()];
+    let reports = granted.iter().zip(stores.iter().cycle()).map(|(granted, store)| async move {
+        let report = if granted.lease.task.0 % 3 == 0 { failed(false) } else { done(1) };
+        store.store_reports(&[Filed { lease: granted.lease, report }]).await.unwrap()
+    });
+    join_all(reports).await;
+    let row = lab
+        .client
+        .query_one(
+            "SELECT count(*), min(sequence), max(sequence), max(last_sequence)
+             FROM dunlin_controller.events JOIN dunlin_controller.targets ON name = target",
+            &[],
+        )
+        .await
+        .unwrap();
+    let (count, least, most, last): (i64, i64, i64, i64) = (row.get(0), row.get(1), row.get(2), row.get(3));
+    assert_eq!((least, most, last), (1, count, count));
+    let disordered = lab
+        .client
+        .query_one(
+            "SELECT count(*) FROM dunlin_controller.events a JOIN dunlin_controller.events b USING (target)
+             WHERE a.sequence < b.sequence AND a.id > b.id",
+            &[],
+        )
+        .await
+        .unwrap();
+    assert_eq!(disordered.get::<_, i64>(0), 0);
+}

@@ -1,0 +1,117 @@
+use super::super::following::Sight;
+use super::lab::{Lab, atomic, done, id, main};
+use crate::domain::report::Report;
+use crate::domain::run::State;
+
+async fn followed(lab: &Lab) -> Vec<String> {
+    let events = lab.store.list_events(&Default::default(), None, 1000).await.unwrap();
+    events
+        .into_iter()
+        .filter(|event| event.event_type.map(|kind| kind.as_str()) == Some("registry_followed"))
+        .map(|event| event.message)
+        .collect()
+}
+
+/// Lets what tasks have reported grow old.
+async fn age(lab: &Lab) {
+    let sql = "UPDATE dunlin_controller.target_registry SET recorded_at = recorded_at - interval '1 hour'";
+    lab.client.batch_execute(sql).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_word_of_a_restored_target_is_taken() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &[])]).await;
+    let agent = lab.agent("x").await;
+    lab.queue_pending().await;
+    for _migration in 0..2 {
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, done(0)).await;
+    }
+    let all = lab.applied().await;
+    lab.see(&agent, &all).await;
+    assert!(followed(&lab).await.is_empty(), "nothing new");
+
+    lab.see(&agent, &all[..1]).await;
+    assert_eq!(lab.applied().await.len(), 2, "a report that is older than a row takes nothing away");
+    age(&lab).await;
+    lab.see(&agent, &all[..1]).await;
+    assert_eq!(lab.store.schema_version(&main()).await.unwrap(), Some(1));
+    let told = followed(&lab).await;
+    assert_eq!(told.len(), 1);
+    assert!(told[0].contains("it does not have b"), "{told:?}");
+
+    let again = lab.queue_pending().await;
+    assert_eq!(lab.run(again[0]).await.migration, id("b"));
+}
+
+#[tokio::test]
+async fn a_queued_run_whose_migration_the_target_turns_out_to_have_is_cancelled_and_the_next_starts() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &[]), atomic("c", 3, &["b"])]).await;
+    let agent = lab.agent("x").await;
+    let runs = lab.queue_pending().await;
+    let first = lab.claim_one(&agent).await;
+    let mut applied = lab.applied().await;
+    applied.push(crate::domain::report::Applied {
+        id: "b".to_owned(),
+        version: 2,
+        name: String::new(),
+        checksum: "other".to_owned(),
+        applications: 1,
+        run_id: 77,
+        agent_id: String::new(),
+        rows: 0,
+        result: serde_json::Map::new(),
+        applied_at: None,
+        last_applied_at: None,
+    });
+    lab.see(&agent, &applied).await;
+    assert_eq!(followed(&lab).await.len(), 1);
+    lab.report(first.lease, done(0)).await;
+    assert_eq!(lab.states(&runs).await, [State::Succeeded, State::Cancelled, State::Running]);
+}
+
+#[tokio::test]
+async fn a_registry_that_contradicts_a_task_fails_its_run_clearly() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("x").await;
+    let run = lab.queue("a").await;
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, Report::Stale { stored: 0.into(), applications: 1 }).await;
+    let failure = lab.run(run).await.failure.unwrap();
+    assert!(failure.message.contains("was applied 1 times"), "{}", failure.message);
+}
+
+#[tokio::test]
+async fn a_stale_lease_is_followed_by_one_above_what_the_target_has() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("x").await;
+    lab.queue("a").await;
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, Report::Stale { stored: 41.into(), applications: 0 }).await;
+    assert_eq!(lab.claim_one(&agent).await.lease.epoch, 42.into());
+}
+
+#[tokio::test]
+async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
+    let lab = Lab::new().await;
+    let (one, other) = (lab.agent("one").await, lab.agent("other").await);
+    let away = Sight {
+        target: main(),
+        error: Some("no route".to_owned()),
+        server_version: String::new(),
+        applied: Vec::new(),
+    };
+    lab.store.see_target(&one.id, &away).await.unwrap();
+    let target = async || lab.store.list_targets("", 10).await.unwrap().remove(0);
+    assert!(target().await.reachable);
+    lab.store.see_target(&other.id, &away).await.unwrap();
+    let told = target().await;
+    assert_eq!((told.reachable, told.error.as_str()), (false, "no route"));
+    assert_eq!(told.server_version, "15");
+    let fleet = lab.store.fleet(&main()).await.unwrap();
+    assert_eq!((fleet.reaching, fleet.error.as_str()), (0, "no route"));
+}
