@@ -1,6 +1,8 @@
 //! `dunlin dev`: everything on this machine, and nothing left afterwards.
 
+use std::fs::Permissions;
 use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
 
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::process::Process;
@@ -14,9 +16,9 @@ async fn dev_starts_everything_and_takes_everything_away_again() {
     let fleet = Fleet::builder().controllers(0).agents(0).start().await;
     let temporary = fleet.directory().join("tmp");
     std::fs::create_dir(&temporary).unwrap();
-    // A server that runs as another user must find its directory in there.
-    open_to_all(&temporary);
-    open_to_all(fleet.directory());
+    // As /tmp is: a server that runs as another user puts its directory there, and removes it.
+    std::fs::set_permissions(&temporary, Permissions::from_mode(0o1777)).unwrap();
+    std::fs::set_permissions(fleet.directory(), Permissions::from_mode(0o755)).unwrap();
     let mut command = fleet.dunlin_command(&["dev", "--listen", fleet.address(0), "--agents", "2", "--slots", "1"]);
     command.env("TMPDIR", &temporary);
     let mut dev = Process::start(command, "dev", fleet.directory());
@@ -54,9 +56,4 @@ async fn dev_uses_a_database_of_ones_own_and_leaves_it_alone_afterwards() {
     assert_eq!(dev.ended().await.code(), Some(0), "{}", dev.log());
     let applied: i64 = fleet.main().value("SELECT count(*) FROM dunlin.migrations_registry").await;
     assert_eq!(applied, 1);
-}
-
-fn open_to_all(directory: &std::path::Path) {
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(directory, std::fs::Permissions::from_mode(0o755)).unwrap();
 }

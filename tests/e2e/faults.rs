@@ -7,6 +7,8 @@ use dunlin_tests::gate::Gate;
 use dunlin_tests::numbers;
 use dunlin_tests::until::until;
 
+use crate::definitions::trivial;
+
 const ROWS: u32 = 4000;
 
 #[tokio::test]
@@ -81,6 +83,61 @@ async fn an_agent_frozen_for_longer_than_its_lease_changes_nothing_afterwards() 
 }
 
 #[tokio::test]
+async fn an_agent_killed_in_an_atomic_migration_leaves_it_to_another_to_do_once() {
+    let mut fleet = Fleet::builder().agents(1).lease_ttl("1s").start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    let gate = Gate::close(fleet.main(), "numbers", "true").await;
+    fleet.register(&[("whole.toml", &trivial("whole", 1, "UPDATE numbers SET n = n * 3 + 1"))]).await;
+    let _started = fleet.dunlin(&["run", "whole", "--detach"]).await.ended(0);
+    gate.reached_by(1).await;
+    fleet.agent(0).kill();
+    // The killed agent's transaction still stands at the gate, with every row changed and locked. Now two want to.
+    fleet.start_agent();
+    until("the migration is granted again", async || {
+        let events = fleet.events().await;
+        events.iter().any(|event| event.r#type() == EventType::LeaseExpired).then_some(())
+    })
+    .await;
+    gate.open().await;
+    let run = fleet.last_run("whole").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    let applications: i32 = fleet.main().value("SELECT applications FROM dunlin.migrations_registry").await;
+    assert_eq!(applications, 1);
+}
+
+#[tokio::test]
+async fn agents_killed_again_and_again_get_the_work_done_in_the_end() {
+    let mut fleet = Fleet::builder().agents(2).lease_ttl("500ms").start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    // Slow enough to be killed many times, and to get somewhere in between.
+    fleet
+        .main()
+        .execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$;
+             CREATE TRIGGER slow AFTER UPDATE ON numbers FOR EACH STATEMENT EXECUTE FUNCTION slow()",
+        )
+        .await;
+    fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 20, range = 200"))]).await;
+    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let batches = "SELECT coalesce(sum(batches), 0)::bigint FROM dunlin.checkpoints WHERE kind = 'range'";
+    for round in 0..6 {
+        let before: i64 = fleet.main().value(batches).await;
+        until("some batches more are done", async || {
+            let ended = fleet.last_run("triple").await?.end_time.is_some();
+            (ended || fleet.main().value::<i64>(batches).await >= before + 10).then_some(())
+        })
+        .await;
+        fleet.agent(round % 2).kill();
+        fleet.restart_agent(round % 2);
+    }
+    let run = fleet.last_run("triple").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), ROWS).await;
+    assert_eq!(fleet.last_run("triple").await.unwrap().rows, i64::from(ROWS));
+}
+
+#[tokio::test]
 async fn an_index_built_concurrently_is_valid_although_its_builder_was_killed() {
     let mut fleet = Fleet::builder().agents(1).lease_ttl("2s").start().await;
     fleet.main().execute("CREATE TABLE users (id int PRIMARY KEY, email text NOT NULL)").await;
@@ -118,9 +175,7 @@ async fn an_index_built_concurrently_is_valid_although_its_builder_was_killed() 
 async fn a_lock_that_is_not_free_in_time_is_tried_again() {
     let fleet = Fleet::builder().environment("DUNLIN_LOCK_TIMEOUT", "100ms").start().await;
     fleet.main().execute("CREATE TABLE busy (id int PRIMARY KEY)").await;
-    fleet
-        .register(&[("busy.toml", &crate::definitions::trivial("busy", 1, "ALTER TABLE busy ADD COLUMN n int"))])
-        .await;
+    fleet.register(&[("busy.toml", &trivial("busy", 1, "ALTER TABLE busy ADD COLUMN n int"))]).await;
     let reader = fleet.main().again().await;
     reader.execute("BEGIN; SELECT count(*) FROM busy").await;
     let _started = fleet.dunlin(&["run", "busy", "--detach"]).await.ended(0);

@@ -42,12 +42,12 @@ async fn what_stands_behind_a_failure_is_cancelled_and_says_for_whom_it_waited()
         .await;
     let _failed = fleet.dunlin(&["run", "--pending"]).await.ended(1);
     let events = fleet.events().await;
-    for migration in ["child", "later"] {
+    for (migration, waited_for) in [("child", "bad"), ("later", "child")] {
         let event = events
             .iter()
             .find(|event| event.migration_id == migration && event.r#type() == EventType::RunCancelled)
             .unwrap_or_else(|| panic!("{migration} is not cancelled: {events:#?}"));
-        assert!(event.message.contains("bad"), "{event:?}");
+        assert!(event.message.contains(waited_for), "{event:?}");
     }
 }
 

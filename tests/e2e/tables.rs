@@ -4,7 +4,7 @@
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::programs::Program;
 
-use crate::definitions::batched;
+use crate::definitions::{batched, head};
 
 /// Runs `UPDATE ... SET n = n * 3 + 1` over a table `items (.., n, was)` and checks every row.
 async fn transforms_once(table: &str, fill: &str, batch: &str) {
@@ -73,6 +73,30 @@ async fn negative_and_sparse_integers_are_all_reached_whatever_the_stripes() {
         "size = 10, range = 150, stripes = 4",
     )
     .await;
+}
+
+#[tokio::test]
+async fn names_that_need_quotes_are_quoted() {
+    let fleet = Fleet::start().await;
+    fleet
+        .main()
+        .execute(
+            r#"CREATE SCHEMA "Old Shop";
+               CREATE TABLE "Old Shop"."Order" ("Order Id" int PRIMARY KEY, "select" int);
+               INSERT INTO "Old Shop"."Order" SELECT i, 0 FROM generate_series(1, 500) AS i"#,
+        )
+        .await;
+    let definition = head("quoted", 1)
+        + r#"
+        [[step]]
+        name = "it's \"quoted\""
+        batch = { table = '"Old Shop"."Order"', size = 50, range = 100 }
+        sql = '''UPDATE "Old Shop"."Order" AS "o" SET "select" = "select" + 1 WHERE :batch("o")'''
+    "#;
+    fleet.register(&[("quoted.toml", &definition)]).await;
+    let _run = fleet.dunlin(&["run", "quoted"]).await.ended(0);
+    let values: Vec<i32> = fleet.main().values(r#"SELECT DISTINCT "select" FROM "Old Shop"."Order""#).await;
+    assert_eq!(values, [1]);
 }
 
 #[tokio::test]

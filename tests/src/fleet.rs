@@ -233,6 +233,15 @@ impl Fleet {
         .await;
     }
 
+    /// How many leases each connected agent holds, in the order of their ids.
+    ///
+    /// # Panics
+    /// When the controller does not answer.
+    pub async fn leases(&self) -> Vec<i32> {
+        let agents = self.list_agents().await.expect("the list of agents");
+        agents.iter().filter(|agent| agent.connected).map(|agent| agent.leases).collect()
+    }
+
     async fn list_agents(&self) -> Option<Vec<Agent>> {
         let answer = FleetServiceClient::new(self.channel()).list_agents(ListAgentsRequest::default()).await;
         Some(answer.ok()?.into_inner().agents)
@@ -378,21 +387,6 @@ impl Fleet {
     pub async fn events(&self) -> Vec<Event> {
         let request = ListEventsRequest { target: "main".to_owned(), page_size: 1000, ..Default::default() };
         self.runs().list_events(request).await.expect("the list of events").into_inner().events
-    }
-
-    /// Which agents have done range tasks of a migration, and how many each, as the controllers' database tells.
-    pub async fn ranges_by_agent(&self, migration: &str) -> Vec<(String, i64)> {
-        let rows = self
-            .control
-            .rows(
-                "SELECT t.agent_id, count(*) FROM dunlin_controller.tasks t
-                 JOIN dunlin_controller.runs r ON r.id = t.run_id
-                 WHERE r.migration_id = $1 AND t.kind = 'range' AND t.state = 'done'
-                 GROUP BY 1 ORDER BY 1",
-                &[&migration],
-            )
-            .await;
-        rows.iter().map(|row| (row.get(0), row.get(1))).collect()
     }
 }
 
