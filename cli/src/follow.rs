@@ -23,12 +23,16 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// What is followed, and how.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Follow {
     /// The target; may be empty when runs are named.
     pub(crate) target: String,
     /// The runs. Empty: all of the target, without end.
     pub(crate) run_ids: Vec<i64>,
+    /// The runs as far as they are known already.
+    pub(crate) known: Vec<Run>,
+    /// Events up to this number in the history of the target are not told.
+    pub(crate) after_sequence: i64,
     /// A controller has answered already. Otherwise a first try that fails is the end: the address may be wrong.
     pub(crate) answered: bool,
     /// How long to go on trying when no controller answers.
@@ -54,7 +58,8 @@ impl Followed {
         let Some(run) = response.run else { return };
         progress.update(&run, response.event.as_ref());
         if let Some(event) = response.event.filter(|event| event.r#type() == EventType::RunCancelled) {
-            self.reasons.insert(run.id, event.message);
+            let reason = event.message.split_once("was cancelled: ").map(|(_, reason)| reason.to_owned());
+            self.reasons.insert(run.id, reason.unwrap_or(event.message));
         }
         self.sequence = self.sequence.max(response.sequence);
         self.runs.insert(run.id, run);
@@ -72,7 +77,8 @@ impl Followed {
 /// No controller answers for `patience`, one refuses, or Ctrl-C.
 pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<Followed, Error> {
     let mut progress = Progress::new();
-    let mut followed = Followed::default();
+    progress.expect(&what.known);
+    let mut followed = Followed { sequence: what.after_sequence, ..Followed::default() };
     let outcome = tokio::select! {
         outcome = attempts(controllers, what, &mut followed, &mut progress) => outcome,
         _ = tokio::signal::ctrl_c() => {

@@ -32,7 +32,7 @@ impl Output {
     pub(crate) fn answer<T: Serialize>(&self, message: &T, text: impl FnOnce(&Look) -> String) -> Result<(), Error> {
         match self.format {
             Format::Json => {
-                let document = serde_json::to_string(message).map_err(|error| Error::Output(error.into()))?;
+                let document = crate::render::json(message).map_err(|error| Error::Output(error.into()))?;
                 print(&document)
             }
             Format::Table => print(&text(&self.look)),

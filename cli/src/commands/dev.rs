@@ -153,7 +153,11 @@ fn text(look: &Look, args: &Args, stack: &Stack) -> String {
     }
     text.push_str("  dunlin new my-first-migration   # writes migrations/my-first-migration.toml\n");
     text.push_str("  dunlin register migrations\n  dunlin run --pending\n");
-    let psql = stack.psql().unwrap_or_else(|| "psql".to_owned());
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let psql = match stack.psql() {
+        Some(psql) if !std::env::split_paths(&path).any(|place| place.join("psql").is_file()) => psql,
+        _ => "psql".to_owned(),
+    };
     let _infallible = writeln!(text, "  {psql} '{}'\n", stack.database_url());
     text.push_str(if args.postgres.is_some() {
         "Ctrl-C stops controller and agents; the database stays."

@@ -84,6 +84,8 @@ async fn watch(args: &Args, runs: &[Run], controllers: &Controllers) -> Result<F
     let what = Follow {
         target: args.target.target.clone(),
         run_ids: runs.iter().map(|run| run.id).collect(),
+        known: runs.to_vec(),
+        after_sequence: 0,
         answered: true,
         patience: args.patience.patience.into(),
     };

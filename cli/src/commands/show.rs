@@ -36,6 +36,8 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
 
 fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> String {
     let list = |items: &[String]| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
+    let changed = migration.update_time.as_ref().filter(|time| Some(*time) != migration.register_time.as_ref());
+    let changed = time_or(look, changed, "-");
     let mut text = format!("{}\n", look.bold(&format!("{} (version {})", migration.id, migration.version)));
     for (name, value) in [
         ("name", migration.name.as_str()),
@@ -44,7 +46,7 @@ fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> Str
         ("impacts", &list(&migration.impacts)),
         ("transaction", if migration.atomic { "one for the whole migration" } else { "one for each step or batch" }),
         ("registered", &time_or(look, migration.register_time.as_ref(), "-")),
-        ("changed", &time_or(look, migration.update_time.as_ref(), "-")),
+        ("changed", &changed),
         ("checksum", &migration.checksum),
     ] {
         let _infallible = writeln!(text, "  {:<13} {}", format!("{name}:"), value.replace('\n', "\n                "));

@@ -48,6 +48,14 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     output.answer(&ready, |_| format!("Ready: {} {target}.", words::plural(agents, "agent serves", "agents serve")))
 }
 
+/// Waits until a controller serves.
+///
+/// # Errors
+/// What is missing when the time is over.
+pub(crate) async fn serving(controllers: &Controllers, timeout: Duration) -> Result<(), String> {
+    repeat(controllers, timeout, || serves(controllers)).await
+}
+
 /// Waits until a controller serves and at least `agents` agents reach the target, and returns their number.
 ///
 /// # Errors
@@ -58,9 +66,18 @@ pub(crate) async fn ready(
     agents: usize,
     timeout: Duration,
 ) -> Result<usize, String> {
+    repeat(controllers, timeout, || reaches(controllers, target, agents)).await
+}
+
+/// Looks again and again, until it is so or the time is over.
+async fn repeat<T, F: Future<Output = Result<T, String>>>(
+    controllers: &Controllers,
+    timeout: Duration,
+    mut look: impl FnMut() -> F,
+) -> Result<T, String> {
     let deadline = Instant::now() + timeout;
     loop {
-        let missing = match tokio::time::timeout_at(deadline, look(controllers, target, agents)).await {
+        let missing = match tokio::time::timeout_at(deadline, look()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(missing)) => missing,
             Err(_) => format!("the controller at {} does not answer", controllers.urls()),
@@ -72,14 +89,20 @@ pub(crate) async fn ready(
     }
 }
 
-/// Looks once.
-async fn look(controllers: &Controllers, target: &str, agents: usize) -> Result<usize, String> {
+/// Whether a controller serves.
+async fn serves(controllers: &Controllers) -> Result<(), String> {
     let channel = controllers.connect().await.map_err(|error| error.to_string())?;
     let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     let status = health.map_err(|status| format!("the controller does not tell its health: {}", status.message()))?;
     if status.into_inner().status() != ServingStatus::Serving {
         return Err("the controller runs but does not serve: look whether its database is up".to_owned());
     }
+    Ok(())
+}
+
+/// Whether enough agents reach the target, and how many do.
+async fn reaches(controllers: &Controllers, target: &str, agents: usize) -> Result<usize, String> {
+    serves(controllers).await?;
     let serving = super::agents::all(controllers, target).await.map_err(|error| error.to_string())?;
     let connected = serving.iter().filter(|agent| agent.connected).count();
     if connected < agents {

@@ -1,6 +1,6 @@
 //! `dunlin watch [RUN...]`: follows runs to their end, or everything on a target until Ctrl-C.
 
-use dunlin_proto::v1::{GetRunResponse, RunPendingMigrationsResponse};
+use dunlin_proto::v1::{GetRunResponse, ListEventsRequest, RunPendingMigrationsResponse, RunState};
 
 use crate::args::Target;
 use crate::connection::Controllers;
@@ -40,6 +40,8 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     let what = Follow {
         target: if args.runs.is_empty() { args.target.target.clone() } else { String::new() },
         run_ids: args.runs.clone(),
+        known: Vec::new(),
+        after_sequence: if args.runs.is_empty() { latest(controllers, &args.target.target).await? } else { 0 },
         answered: false,
         patience: args.patience.patience.into(),
     };
@@ -54,6 +56,18 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     Error::of_runs(&followed.runs())
 }
 
+/// The number of the last event of a target: what has happened before is what `dunlin events` is for.
+async fn latest(controllers: &Controllers, target: &str) -> Result<i64, Error> {
+    let request = ListEventsRequest {
+        target: target.to_owned(),
+        page_size: 1,
+        newest_first: true,
+        ..ListEventsRequest::default()
+    };
+    let events = controllers.runs().await?.list_events(request).await?.into_inner().events;
+    Ok(events.first().map_or(0, |event| event.sequence))
+}
+
 /// The table of how runs ended.
 pub(super) fn runs_text(look: &Look, followed: &Followed) -> String {
     runs::outcome(look, &followed.runs())
@@ -63,17 +77,17 @@ pub(super) fn runs_text(look: &Look, followed: &Followed) -> String {
 pub(super) fn report(output: &Output, followed: &Followed) -> Result<(), Error> {
     let look = Look::of(&std::io::stderr());
     let runs = followed.runs();
-    for run in runs.iter().filter(|run| run.state() == dunlin_proto::v1::RunState::Failed) {
+    for run in runs.iter().filter(|run| run.state() == RunState::Failed) {
         eprintln!("{}\n", failure::failure(&look, run));
     }
-    let cancelled = runs.iter().filter(|run| run.state() == dunlin_proto::v1::RunState::Cancelled).map(|run| {
+    let cancelled = runs.iter().filter(|run| run.state() == RunState::Cancelled).map(|run| {
         let why = followed.reasons.get(&run.id).map_or("", String::as_str);
         (run, why)
     });
     if let Some(table) = failure::cancelled(&look, cancelled) {
         eprintln!("{table}");
     }
-    let failed = runs.iter().filter(|run| run.state() != dunlin_proto::v1::RunState::Succeeded).count();
+    let failed = runs.iter().filter(|run| run.state() != RunState::Succeeded).count();
     if failed > 0 && runs.len() > 1 {
         output.say(&format!("{} of {} did not succeed:\n", failed, words::plural(runs.len(), "run", "runs")))?;
     }

@@ -75,6 +75,8 @@ impl Stack {
             verbose: settings.verbose,
         };
         self.controller = Some(spawned(start).await?);
+        let controllers = Controllers::new(self.controller_url());
+        self.wait(wait::serving(&controllers, READY)).await?;
         for number in 1..=settings.agents {
             let name = format!("agent-{number}");
             let start = Start {
@@ -96,9 +98,13 @@ impl Stack {
             };
             self.agents.push(spawned(start).await?);
         }
-        let controllers = Controllers::new(self.controller_url());
+        self.wait(wait::ready(&controllers, "main", settings.agents, READY)).await
+    }
+
+    /// Waits until something is ready, or a child dies.
+    async fn wait<T>(&mut self, ready: impl Future<Output = Result<T, String>>) -> Result<(), Error> {
         tokio::select! {
-            ready = wait::ready(&controllers, "main", settings.agents, READY) => {
+            ready = ready => {
                 ready.map(|_| ()).map_err(|missing| Error::Dev(format!("not ready after {READY:?}: {missing}")))
             }
             error = self.death() => Err(error),

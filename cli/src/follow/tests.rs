@@ -66,7 +66,7 @@ async fn followed(streams: Vec<Vec<Item>>, answered: bool) -> (Result<Followed, 
     let service = RunServiceServer::new(Fake { streams: Mutex::new(streams), asked });
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let what = Follow { target: String::new(), run_ids: vec![1], answered, patience: Duration::from_millis(300) };
+    let what = Follow { run_ids: vec![1], answered, patience: Duration::from_millis(300), ..Follow::default() };
     let outcome = follow(&Controllers::new(format!("http://{address}")), &what).await;
     let asked = asked.lock().unwrap().clone();
     (outcome, asked)

@@ -4,6 +4,7 @@
 
 pub(crate) mod failure;
 mod format;
+mod json;
 mod look;
 pub(crate) mod problem;
 pub(crate) mod progress;
@@ -13,6 +14,7 @@ mod table;
 pub(crate) mod words;
 
 pub(crate) use format::{count, duration, seconds, time_or};
+pub(crate) use json::json;
 pub(crate) use look::{Look, error_line};
 pub(crate) use status::status;
 pub(crate) use table::{Align, Columns};

@@ -39,6 +39,16 @@ impl Progress {
         Self { look, kind }
     }
 
+    /// Takes the runs that will be told of, so that the bars have their final shape from the start.
+    pub(crate) fn expect(&mut self, runs: &[Run]) {
+        if let Kind::Bars(bars) = &mut self.kind {
+            for run in runs {
+                bars.widen(run);
+                bars.states.insert(run.id, run.state());
+            }
+        }
+    }
+
     /// Takes what a controller tells about a run.
     pub(crate) fn update(&mut self, run: &Run, event: Option<&Event>) {
         match &mut self.kind {
@@ -88,10 +98,10 @@ impl Bars {
     }
 
     fn update(&mut self, look: &Look, run: &Run, event: Option<&Event>) {
-        self.width = self.width.max(run.migration_id.chars().count().min(32));
+        self.widen(run);
         if let Some(event) = event
             && let Some(colour) = words::severity_colour(event.severity())
-            && event.r#type() != EventType::RunFailed
+            && !matches!(event.r#type(), EventType::RunFailed | EventType::RunCancelled)
         {
             self.print(&look.paint(&line(look, event), colour));
         }
@@ -108,6 +118,10 @@ impl Bars {
             self.show(run);
         }
         self.count_waiting(run);
+    }
+
+    fn widen(&mut self, run: &Run) {
+        self.width = self.width.max(run.migration_id.chars().count().min(32));
     }
 
     /// The bar of a run that is worked on.
@@ -155,19 +169,16 @@ impl Bars {
 
 fn style(bar: bool) -> ProgressStyle {
     let template =
-        if bar { "{spinner} {prefix} [{bar:20}] {percent:>3}%  {wide_msg}" } else { "{spinner} {prefix} {wide_msg}" };
+        if bar { "{spinner} {prefix} [{bar:16}] {percent:>3}% {wide_msg}" } else { "{spinner} {prefix} {wide_msg}" };
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")
         .tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
 }
 
-/// What stands behind the bar of a run.
+/// What stands behind the bar of a run, the most important first: a narrow terminal cuts the end off.
 fn message(run: &Run) -> String {
     let mut parts = Vec::new();
-    if !run.current_step.is_empty() {
-        parts.push(run.current_step.clone());
-    }
     if run.state() != RunState::Running {
         parts.push(words::run_state(run.state()).to_owned());
     }
@@ -177,6 +188,11 @@ fn message(run: &Run) -> String {
     }
     if let Some(left) = runs::eta(run) {
         parts.push(format!("{} left", super::seconds(left)));
+    }
+    if !run.current_step.is_empty() {
+        parts.push(run.current_step.clone());
+    } else if run.rows_total > 0 {
+        parts.push("checking and recording".to_owned());
     }
     if let Some(wait) = run.waits.first() {
         parts.push(wait.message.clone());

@@ -1,0 +1,50 @@
+//! Answers as JSON: compact, and whole numbers without a fraction, as protobuf JSON writes those that are doubles.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+use serde_json::Serializer;
+use serde_json::ser::{CompactFormatter, Formatter};
+
+/// The document of an answer.
+pub(crate) fn json<T: Serialize>(message: &T) -> Result<String, serde_json::Error> {
+    let mut document = Vec::new();
+    message.serialize(&mut Serializer::with_formatter(&mut document, Whole(CompactFormatter)))?;
+    Ok(String::from_utf8_lossy(&document).into_owned())
+}
+
+/// Leaves the `.0` of whole numbers out.
+struct Whole(CompactFormatter);
+
+impl Formatter for Whole {
+    fn write_f64<W: ?Sized + Write>(&mut self, writer: &mut W, value: f64) -> io::Result<()> {
+        // Up to this magnitude every whole number has a double of its own.
+        if value.fract() == 0.0 && value.abs() < 9_007_199_254_740_992.0 {
+            return write!(writer, "{value:.0}");
+        }
+        self.0.write_f64(writer, value)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_proto::v1::{GetSchemaVersionResponse, Run};
+
+    use super::*;
+
+    #[test]
+    fn the_version_is_exactly_this_document() {
+        let answer = GetSchemaVersionResponse { target: "main".to_owned(), version: 5 };
+        assert_eq!(json(&answer).unwrap(), r#"{"target":"main","version":5}"#);
+        let none = GetSchemaVersionResponse { target: "main".to_owned(), version: 0 };
+        assert_eq!(json(&none).unwrap(), r#"{"target":"main","version":0}"#);
+    }
+
+    #[test]
+    fn whole_numbers_have_no_fraction() {
+        let run = |rate| json(&Run { rows_per_second: rate, ..Run::default() }).unwrap();
+        assert!(run(0.0).contains(r#""rowsPerSecond":0,"#));
+        assert!(run(1_250.0).contains(r#""rowsPerSecond":1250,"#));
+        assert!(run(0.5).contains(r#""rowsPerSecond":0.5,"#));
+    }
+}
