@@ -215,6 +215,10 @@ impl Agent {
             () = &mut serving => {}
             () = last_words => {}
         }
+        // The controller takes back what it has granted in the meantime, and ends the stream.
+        if session.book.leave() {
+            let _late = timeout(LAST_WORDS, serving).await;
+        }
         tracing::info!("stopped");
     }
 }

@@ -72,6 +72,7 @@ struct Inner {
     stream: Option<mpsc::UnboundedSender<WorkRequest>>,
     notes: VecDeque<Message>,
     stopping: bool,
+    left: bool,
 }
 
 /// The book.
@@ -132,6 +133,18 @@ impl Book {
     /// The stream broke.
     pub(crate) fn close_stream(&self) {
         self.lock().stream = None;
+    }
+
+    /// The agent goes away: it has nothing more to say. True when there is a stream, which the controller then ends.
+    pub(crate) fn leave(&self) -> bool {
+        let mut inner = self.lock();
+        inner.left = true;
+        inner.stream.take().is_some()
+    }
+
+    /// True once the agent has gone away.
+    pub(crate) fn left(&self) -> bool {
+        self.lock().left
     }
 
     /// Tells what was found out about a target.

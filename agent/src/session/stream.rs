@@ -72,7 +72,7 @@ impl From<tonic::Status> for Broken {
     }
 }
 
-/// Keeps a stream open for as long as it is polled.
+/// Keeps a stream open for as long as it is polled, until the agent leaves.
 pub(crate) async fn run(session: &Arc<Session>) {
     let mut pauses = target::pauses();
     // Agents that start together do not all begin with the same controller.
@@ -81,6 +81,9 @@ pub(crate) async fn run(session: &Arc<Session>) {
         let opened = Instant::now();
         let (broken, welcomed) = serve(session, first).await;
         session.book.close_stream();
+        if session.book.left() {
+            return;
+        }
         if welcomed {
             pauses = target::pauses();
         }

@@ -4,6 +4,7 @@
 //! the last report about its lease is stored or the agent was told that it lost the lease.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dunlin_proto::v1::work_response::Message;
@@ -73,11 +74,14 @@ pub(crate) struct Connection {
     outgoing: mpsc::Sender<WorkResponse>,
     ending: Ending,
     state: Mutex<State>,
+    stopping: AtomicBool,
+    left: AtomicBool,
 }
 
 impl Connection {
     pub(crate) fn new(identity: Identity, outgoing: mpsc::Sender<WorkResponse>, ending: Ending) -> Self {
-        Self { identity, outgoing, ending, state: Mutex::default() }
+        let (stopping, left) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { identity, outgoing, ending, state: Mutex::default(), stopping, left }
     }
 
     pub(crate) fn agent(&self) -> &AgentId {
@@ -107,8 +111,26 @@ impl Connection {
         }
     }
 
+    /// The agent stops: it is granted nothing more.
+    pub(crate) fn stop_granting(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
+    }
+
+    /// The agent has closed its stream in order: whatever it was granted meanwhile, it has not.
+    pub(crate) fn leave(&self) {
+        self.left.store(true, Ordering::SeqCst);
+    }
+
+    /// True once the agent has closed its stream in order.
+    pub(crate) fn left(&self) -> bool {
+        self.left.load(Ordering::SeqCst)
+    }
+
     /// The slots that are free.
     pub(crate) fn free(&self) -> usize {
+        if self.stopping.load(Ordering::SeqCst) {
+            return 0;
+        }
         self.identity.slots.saturating_sub(self.state().held.len())
     }
 

@@ -77,6 +77,11 @@ async fn round(replica: &Replica, suspect: &mut bool) -> Result<bool, store::Err
             offer.connection.send(Message::Grant(grant_out(granted)));
         }
     }
+    // An agent that left before the claim was committed has not got its lease, and took its leave too early to give it back.
+    for offer in offers.iter().filter(|offer| offer.connection.left()) {
+        let connection = &offer.connection;
+        replica.wake(&replica.store.take_back(connection.agent(), connection.session(), &[]).await?);
+    }
     Ok(round.more)
 }
 

@@ -1,7 +1,7 @@
 //! The stream of an agent.
 //!
 //! The stream ends when the agent ends it, says something that no correct agent says, does not read, opens another one, or
-//! the controller stops. Its end loses no lease.
+//! the controller stops. Its end loses no lease, unless the agent has closed it in order: then it keeps none.
 
 use std::collections::BTreeSet;
 use std::pin::Pin;
@@ -94,7 +94,10 @@ async fn serve(
     let agent = connection.agent().clone();
     let reason = tokio::select! {
         end = listen(&replica, &connection, &mut incoming) => match end {
-            Ok(()) => "it closed its stream".to_owned(),
+            Ok(()) => {
+                connection.leave();
+                "it closed its stream".to_owned()
+            }
             Err(status) => {
                 let reason = format!("its stream broke: {}", status.message());
                 ending.ask(status);
@@ -108,6 +111,13 @@ async fn serve(
         }
     };
     replica.hub.remove(&connection);
+    if connection.left() {
+        // What was granted while the agent took its leave goes to others at once.
+        match replica.store.take_back(&agent, connection.session(), &[]).await {
+            Ok(wakes) => replica.wake(&wakes),
+            Err(error) => tracing::debug!(%error, agent = agent.as_str(), "leases wait for their expiry"),
+        }
+    }
     // Whatever still holds the connection, such as a lane, must not keep a closed stream open.
     ending.ask(Status::ok(""));
     tracing::info!(agent = agent.as_str(), reason, "an agent's stream ended");
@@ -240,7 +250,12 @@ async fn listen(
             }
             Some(Said::Done(done)) => (done.lease, convert::done_in(&done)),
             Some(Said::Failed(failed)) => (failed.lease, convert::failed_in(&failed)),
-            Some(Said::Released(released)) => (released.lease, convert::released_in(&released)),
+            Some(Said::Released(released)) => {
+                if released.reason() == v1::ReleaseReason::Stopping {
+                    connection.stop_granting();
+                }
+                (released.lease, convert::released_in(&released))
+            }
             Some(Said::Stale(stale)) => {
                 let report =
                     Report::Stale { stored: stale.stored_epoch.max(0).into(), applications: stale.applications };
