@@ -52,7 +52,9 @@ async fn look(replica: &Replica) -> Result<(), store::Error> {
     let wakes = replica.store.expire().await?;
     replica.wake(&wakes);
     replica.signals.dispatch();
-    let due = replica.store.next_due().await?.unwrap_or(SWEEP).min(SWEEP);
+    // Whatever is granted from now on lives for a whole time to live: until then only what stands now can be due.
+    let longest = replica.store.lease_ttl().min(SWEEP);
+    let due = replica.store.next_due().await?.unwrap_or(longest).min(longest);
     let rest = if due.is_zero() { REST } else { due };
     let _moved = timeout(rest, replica.signals.timer_moved()).await;
     sleep_until(start + BREATH).await;

@@ -1,0 +1,10 @@
+//! The services over loopback, with agents that do as they are told.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on ends")]
+
+mod faults;
+mod fleet;
+mod lab;
+mod malformed;
+mod runs;
+mod watching;
