@@ -35,6 +35,9 @@ pub enum Error {
     /// No target was named.
     #[error("name a target, as NAME=URL")]
     NoTarget,
+    /// A target has no name or no URL.
+    #[error("a target is written as NAME=URL, such as main=postgres://app@localhost/app")]
+    TargetSyntax,
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] ids::Error),

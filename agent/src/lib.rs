@@ -44,13 +44,15 @@
 //! # }
 //! ```
 //!
-//! A definition uses it with `transform = "normalise-emails"` and a `batch`.
+//! A definition uses it with `transform = "normalise-emails"` and a `batch`. [`Options`] and [`serve`] are the command line and
+//! the rest of `dunlin-agent`, for programs that want to look the same.
 
 mod builder;
 mod catalog;
 mod failure;
 mod ledger;
 mod limits;
+mod options;
 mod session;
 mod signals;
 mod steps;
@@ -62,5 +64,6 @@ mod worker;
 
 pub use builder::{Agent, Builder, Error};
 pub use limits::Limits;
+pub use options::{Options, serve};
 pub use signals::shutdown_signal;
 pub use tokio_postgres;

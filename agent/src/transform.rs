@@ -47,6 +47,29 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// A batch of one's own making, to test a transform with: the rows of a table whose keys lie above `low`, up to and with
+    /// `high`. The key's columns come with their types, the values as text.
+    ///
+    /// # Panics
+    /// When `low` or `high` has not one value for each column.
+    #[must_use]
+    pub fn new(schema: &str, table: &str, key: &[(&str, &str)], low: Option<&[&str]>, high: &[&str]) -> Self {
+        let bound = |values: &[&str]| {
+            assert_eq!(values.len(), key.len(), "a bound needs one value for each column of the key");
+            KeyBound(values.iter().map(|value| (*value).to_owned()).collect())
+        };
+        Self {
+            schema: schema.to_owned(),
+            table: table.to_owned(),
+            key: key
+                .iter()
+                .map(|(name, type_name)| KeyColumn { name: (*name).to_owned(), type_name: (*type_name).to_owned() })
+                .collect(),
+            range: KeyRange { low: low.map(bound), high: bound(high) },
+            stripe: None,
+        }
+    }
+
     /// The table, quoted and qualified with its schema, ready to be put into SQL.
     #[must_use]
     pub fn table(&self) -> String {
@@ -60,14 +83,14 @@ impl Batch {
 
     /// The key that the rows lie above, each column as text; `None` when there is no lower end.
     #[must_use]
-    pub fn low(&self) -> Option<&KeyBound> {
-        self.range.low.as_ref()
+    pub fn low(&self) -> Option<&[String]> {
+        self.range.low.as_ref().map(|low| low.0.as_slice())
     }
 
     /// The last key of the batch, each column as text.
     #[must_use]
-    pub fn high(&self) -> &KeyBound {
-        &self.range.high
+    pub fn high(&self) -> &[String] {
+        &self.range.high.0
     }
 
     /// The condition that selects exactly the rows of the batch, in brackets, for a query in which the table has the name
@@ -152,6 +175,14 @@ impl fmt::Debug for Transforms {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_batch_tells_its_rows_as_sql() {
+        let batch = Batch::new("public", "Books", &[("id", "bigint")], Some(&["5"]), &["9"]);
+        assert_eq!(batch.table(), r#""public"."Books""#);
+        assert_eq!(batch.predicate("b"), r#"("b"."id" > '5'::bigint AND "b"."id" <= '9'::bigint)"#);
+        assert_eq!((batch.low().unwrap(), batch.high()), (&["5".to_owned()][..], &["9".to_owned()][..]));
+    }
 
     #[test]
     fn counters_of_one_name_add_up() {

@@ -1,0 +1,134 @@
+//! The command line of an agent, also for programs that embed it.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Parser;
+
+use crate::builder::{Agent, Builder, Error};
+use crate::limits::Limits;
+use crate::signals::shutdown_signal;
+
+/// Works on the tasks that Dunlin's controllers lease, inside the target databases.
+#[derive(Parser)]
+pub struct Options {
+    /// The URLs of the controllers, separated by commas; whichever answers is used
+    #[arg(long, env = "DUNLIN_CONTROLLER", value_name = "URL[,URL...]", default_value = "http://127.0.0.1:7440")]
+    controller: String,
+
+    /// A target: a name for a database and the URL under which this agent reaches it; can be given several times, in
+    /// DUNLIN_TARGET separated by white space
+    #[arg(long, env = "DUNLIN_TARGET", value_name = "NAME=URL", required = true, hide_env_values = true)]
+    target: Vec<String>,
+
+    /// How many tasks are worked on at one time
+    #[arg(long, env = "DUNLIN_SLOTS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    slots: u16,
+
+    /// The agent's id, unique among all agents [default: the host's name and a random suffix]
+    #[arg(long, env = "DUNLIN_AGENT_ID")]
+    id: Option<String>,
+
+    /// How long a statement may wait for a lock; 0s: without end
+    #[arg(long, env = "DUNLIN_LOCK_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
+    lock_timeout: Duration,
+
+    /// How long a statement may run; 0s: without end
+    #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", default_value = "0s", value_parser = humantime::parse_duration)]
+    statement_timeout: Duration,
+}
+
+impl std::fmt::Debug for Options {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // Not the targets: their URLs hold passwords.
+        f.debug_struct("Options").field("controller", &self.controller).field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+impl Options {
+    /// Reads the command line and the environment. Prints what is wrong with them, or the help that was asked for, and ends
+    /// the process.
+    #[must_use]
+    pub fn read() -> Self {
+        Self::parse()
+    }
+
+    /// The beginning of an agent with these options.
+    ///
+    /// # Errors
+    /// A target is not written as NAME=URL.
+    pub fn builder(self) -> Result<Builder, Error> {
+        let mut builder = Agent::builder()
+            .controller(self.controller)
+            .slots(self.slots)
+            .limits(Limits { lock_timeout: self.lock_timeout, statement_timeout: self.statement_timeout });
+        for target in self.target.iter().flat_map(|targets| targets.split_whitespace()) {
+            let (name, url) = target.split_once('=').ok_or(Error::TargetSyntax)?;
+            builder = builder.target(name, url);
+        }
+        Ok(match self.id {
+            Some(id) => builder.id(id),
+            None => builder,
+        })
+    }
+}
+
+/// The rest of a program that is an agent: sets logging up, runs until the first signal, stops in order, and stops at once at
+/// the second. Returns the program's exit code: 0 after stopping in order, 2 for wrong options.
+pub async fn serve(agent: Result<Agent, Error>) -> ExitCode {
+    dunlin_shared::telemetry::init("dunlin-agent");
+    let agent = match agent {
+        Ok(agent) => agent,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    tracing::info!(agent = %agent.id(), version = env!("CARGO_PKG_VERSION"), "agent started");
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let running = agent.run(async {
+        shutdown_signal().await;
+        let _gone = stop.send(());
+    });
+    let second = async {
+        match stopped.await {
+            Ok(()) => shutdown_signal().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        () = running => ExitCode::SUCCESS,
+        () = second => {
+            tracing::warn!("a second signal: stopping at once");
+            ExitCode::from(130)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(arguments: &[&str]) -> Result<Agent, Error> {
+        Options::try_parse_from([&["agent"], arguments].concat()).unwrap().builder().and_then(Builder::build)
+    }
+
+    #[tokio::test]
+    async fn several_targets_stand_in_one_text_or_in_several() {
+        let both = "a=postgres://localhost/a?sslmode=disable \n b=postgres://localhost/b";
+        for arguments in [
+            vec!["--target", both],
+            vec!["--target", "a=postgres://localhost/a", "--target", "b=postgres://localhost/b"],
+        ] {
+            assert!(read(&arguments).is_ok());
+        }
+        assert!(matches!(read(&["--target", "postgres://localhost/a"]), Err(Error::Name(_))));
+        assert!(matches!(read(&["--target", "main"]), Err(Error::TargetSyntax)));
+    }
+
+    #[test]
+    fn the_help_does_not_show_the_targets_of_the_environment() {
+        let help = <Options as clap::CommandFactory>::command().render_long_help().to_string();
+        assert!(help.contains("[env: DUNLIN_TARGET]"), "{help}");
+    }
+}
