@@ -1,9 +1,10 @@
 //! Several agents, agents that come and go politely, and controllers that come and go.
 
-use dunlin_proto::v1::RunState;
+use dunlin_proto::v1::{RunState, WaitReason};
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::gate::Gate;
 use dunlin_tests::numbers;
+use dunlin_tests::programs::{Program, repository};
 use dunlin_tests::until::until;
 
 use crate::definitions::trivial;
@@ -115,25 +116,21 @@ async fn several_controllers_are_equal() {
 
 #[tokio::test]
 async fn a_transform_waits_for_an_agent_that_has_its_code() {
-    use dunlin_tests::programs::Program;
-    let definition = r#"
-        id = "authors"
-        version = 1
-        name = "A test"
-        description = "For a test."
-        [[step]]
-        name = "link"
-        batch = { table = "books", size = 10 }
-        transform = "no-agent-has-this"
-    "#;
-    let fleet = Fleet::builder().agent_program(Program::ExampleAgent).start().await;
-    fleet.main().execute("CREATE TABLE books (id int PRIMARY KEY)").await;
-    fleet.register(&[("authors.toml", definition)]).await;
-    let _started = fleet.dunlin(&["run", "authors", "--detach"]).await.ended(0);
+    let mut fleet = Fleet::start().await;
+    let example = repository().join("examples/agent");
+    fleet.main().execute(&std::fs::read_to_string(example.join("sample-data.sql")).unwrap()).await;
+    let _set = fleet.dunlin(&["register", example.join("migrations").to_str().unwrap()]).await.ended(0);
+    let _first = fleet.dunlin(&["run", "add-authors"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "link-books-to-authors", "--detach"]).await.ended(0);
     let waits = until("the run says what it waits for", async || {
-        let run = fleet.last_run("authors").await?;
+        let run = fleet.last_run("link-books-to-authors").await?;
         (!run.waits.is_empty()).then_some(run.waits)
     })
     .await;
-    assert!(waits[0].message.contains("no-agent-has-this"), "{waits:?}");
+    assert_eq!(waits[0].reason(), WaitReason::Transform);
+    assert!(waits[0].message.contains("link-books-to-authors"), "{waits:?}");
+
+    fleet.start_agent_of(Program::ExampleAgent);
+    let run = fleet.last_run("link-books-to-authors").await.unwrap();
+    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
 }

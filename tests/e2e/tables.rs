@@ -2,7 +2,7 @@
 //! seams where a row could be left out or done twice.
 
 use dunlin_tests::fleet::Fleet;
-use dunlin_tests::programs::Program;
+use dunlin_tests::programs::{Program, repository};
 
 use crate::definitions::{batched, head};
 
@@ -166,23 +166,26 @@ async fn rows_are_deleted_and_copied_in_batches() {
 
 #[tokio::test]
 async fn a_transform_in_code_counts_what_it_did() {
-    let fleet = Fleet::builder().agent_program(Program::ExampleAgent).agents(2).start().await;
-    let example = dunlin_tests::programs::repository().join("examples/agent");
-    let read = |path: &str| std::fs::read_to_string(example.join(path)).unwrap_or_else(|e| panic!("{path}: {e}"));
-    fleet.main().execute(&read("schema.sql")).await;
-    fleet.main().execute(&read("data.sql")).await;
-    let mut names: Vec<_> = std::fs::read_dir(example.join("migrations")).unwrap().flatten().collect();
-    names.sort_by_key(std::fs::DirEntry::file_name);
-    for entry in names {
-        let name = entry.file_name().into_string().unwrap();
-        fleet.write(&name, &read(&format!("migrations/{name}")));
-    }
-    let _registered = fleet.dunlin(&["register", "migrations"]).await.ended(0);
+    let mut fleet = Fleet::builder().agents(1).start().await;
+    fleet.start_agent_of(Program::ExampleAgent);
+    fleet.start_agent_of(Program::ExampleAgent);
+    fleet.agents_connected(3).await;
+    let example = repository().join("examples/agent");
+    fleet.main().execute(&std::fs::read_to_string(example.join("sample-data.sql")).unwrap()).await;
+    let migrations = example.join("migrations");
+    let _registered = fleet.dunlin(&["register", migrations.to_str().unwrap()]).await.ended(0);
     let _run = fleet.dunlin(&["run", "--pending"]).await.ended(0);
-    let results: Vec<serde_json::Value> = fleet.main().values("SELECT result FROM dunlin.migrations_registry").await;
-    let counters = |result: &serde_json::Value| {
-        let names = result.as_object().unwrap().keys();
-        names.filter(|name| !["success", "message", "rows"].contains(&name.as_str())).count()
-    };
-    assert!(results.iter().any(|result| counters(result) > 0), "no counters in {results:?}");
+
+    let result: serde_json::Value =
+        fleet.main().value("SELECT result FROM dunlin.migrations_registry WHERE id = 'link-books-to-authors'").await;
+    let books: i64 = fleet.main().value("SELECT count(*) FROM books WHERE author_id IS NOT NULL").await;
+    let authors: i64 = fleet.main().value("SELECT count(*) FROM authors").await;
+    assert_eq!((books, authors), (20_000, 1000));
+    assert_eq!((&result["success"], &result["rows"]), (&true.into(), &books.into()), "{result}");
+    assert_eq!(result["books_updated"], books, "{result}");
+    assert_eq!(result["authors_created"], authors, "each author was created once, and counted once: {result}");
+    // The API tells the same.
+    let run = fleet.last_run("link-books-to-authors").await.unwrap();
+    let told = run.result.unwrap().fields;
+    assert!(["books_updated", "authors_created"].iter().all(|name| told.contains_key(*name)), "{told:?}");
 }

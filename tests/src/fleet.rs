@@ -28,7 +28,6 @@ const PORTS: Range<u16> = 18_000..31_000;
 pub struct Builder {
     controllers: usize,
     agents: usize,
-    agent: Program,
     slots: u32,
     lease_ttl: String,
     targets: Vec<String>,
@@ -47,13 +46,6 @@ impl Builder {
     #[must_use]
     pub fn agents(mut self, count: usize) -> Self {
         self.agents = count;
-        self
-    }
-
-    /// The program of the agents.
-    #[must_use]
-    pub fn agent_program(mut self, program: Program) -> Self {
-        self.agent = program;
         self
     }
 
@@ -134,7 +126,6 @@ impl Fleet {
         Builder {
             controllers: 1,
             agents: 1,
-            agent: Program::Agent,
             slots: 2,
             lease_ttl: "30s".to_owned(),
             targets: vec!["main".to_owned()],
@@ -180,20 +171,28 @@ impl Fleet {
     /// # Panics
     /// When it cannot be started.
     pub fn start_agent(&mut self) {
-        let process = self.agent_process(self.agents.len());
+        self.start_agent_of(Program::Agent);
+    }
+
+    /// Starts one more agent of a program.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_agent_of(&mut self, program: Program) {
+        let process = self.agent_process(program, self.agents.len());
         self.agents.push(process);
     }
 
-    /// Starts an agent again, with its id of before.
+    /// Starts an agent again, as a plain one with its id of before.
     ///
     /// # Panics
     /// When it cannot be started.
     pub fn restart_agent(&mut self, index: usize) {
-        self.agents[index] = self.agent_process(index);
+        self.agents[index] = self.agent_process(Program::Agent, index);
     }
 
-    fn agent_process(&self, index: usize) -> Process {
-        let mut command = self.command(self.plan.agent);
+    fn agent_process(&self, program: Program, index: usize) -> Process {
+        let mut command = self.command(program);
         command
             .args(["--controller", &self.controller_urls()])
             .args(["--slots", &self.plan.slots.to_string()])
