@@ -116,6 +116,6 @@ fn program(name: &str) -> Result<Command, Error> {
         )));
     }
     let mut command = Command::new(path);
-    command.env("DUNLIN_LOG", "warn").stdin(Stdio::null());
+    command.env("DUNLIN_LOG", "error").stdin(Stdio::null());
     Ok(command)
 }
