@@ -18,7 +18,7 @@ build: setup-build ## Build the programs with optimisation, into target/release
 test: setup-test ## Build, then run all tests, those with clients in other languages among them
 	cargo build --workspace --bins --tests
 	cargo test --workspace --doc
-	cargo test --workspace --lib --bins --tests
+	cargo test --workspace --lib --bins --tests --no-fail-fast
 
 check: setup-check ## Check format, lints, documentation, licences, protos and manifests
 	cargo fmt --all --check
