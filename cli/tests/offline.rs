@@ -144,8 +144,8 @@ fn new_migrations_count_upwards_and_pass_the_check() {
     assert_eq!(code(&dunlin(dir.path(), &["new", "create-users"])), 0);
     assert_eq!(code(&dunlin(dir.path(), &["new", "add-role", "--dir", "migrations"])), 0);
     let text = std::fs::read_to_string(dir.path().join("migrations/add-role.toml")).unwrap();
-    assert!(text.contains("version     = 2\n"), "{text}");
-    assert!(text.contains("run_after   = [\"create-users\"]\n"), "{text}");
+    assert!(text.contains("version     = 2 "), "{text}");
+    assert!(text.contains("run_after   = [\"create-users\"] "), "{text}");
     let output = dunlin(dir.path(), &["check"]);
     assert_eq!(code(&output), 0, "{}", stderr(&output));
 }
