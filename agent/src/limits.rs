@@ -40,12 +40,17 @@ pub(crate) enum Durability {
 /// transaction by itself is found out.
 pub(crate) const MARK: &str = "dunlin.lease";
 
-/// The statements that begin a transaction.
+/// What `pg_stat_activity` shows as the `application_name` of a session that works for a lease.
+pub(crate) fn application_name(mark: &str) -> String {
+    format!("dunlin-agent {mark}")
+}
+
+/// The statements after `BEGIN`.
 pub(crate) fn begin(limits: Limits, durability: Durability, idle: Duration, mark: &str) -> String {
     format!("BEGIN ISOLATION LEVEL READ COMMITTED;{}", settings(limits, durability, idle, mark))
 }
 
-/// The statements after `BEGIN`, and how many they are: [`SETTINGS`].
+/// The statements behind `BEGIN`.
 pub(crate) fn settings(limits: Limits, durability: Durability, idle: Duration, mark: &str) -> String {
     let durable = match durability {
         // `on` where the role or the database has `off`; stricter settings stay.
@@ -58,10 +63,12 @@ pub(crate) fn settings(limits: Limits, durability: Durability, idle: Duration, m
     let _infallible = write!(
         sql,
         "{durable};SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
-         SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}'",
+         SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';\
+         SET LOCAL application_name = '{}'",
         limits.lock_timeout.as_millis(),
         limits.statement_timeout.as_millis(),
         idle.as_millis(),
+        application_name(mark),
     );
     sql
 }
