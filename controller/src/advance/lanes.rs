@@ -21,6 +21,7 @@ use crate::domain::Verdict;
 use crate::domain::report::Report;
 use crate::grpc::convert::lease_out;
 use crate::replica::Replica;
+use crate::store::Wake;
 use crate::store::reports::{Filed, Stored};
 
 /// How many reports are stored together at most.
@@ -155,7 +156,10 @@ fn acknowledge(replica: &Replica, filings: Vec<Filing>, stored: Stored) {
             }
         }
     }
-    replica.wake(&stored.wakes);
+    // Slots and tasks together: one look for both.
+    let mut wakes = stored.wakes;
+    wakes.retain(|wake| *wake != Wake::Dispatch || !freed);
+    replica.wake(&wakes);
     if freed {
         replica.signals.dispatch();
     }

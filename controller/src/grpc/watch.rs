@@ -1,8 +1,8 @@
 //! Runs are followed.
 //!
 //! A watcher is woken by notifications and reads events by their number in the history of the target, at any replica: none
-//! is missed and none comes twice, whatever replica it was read from before. Snapshots of runs are read before the events:
-//! a run that is seen ended has all its events behind it.
+//! is missed and none comes twice, whatever replica it was read from before. The end of a run is told by its last event. What
+//! a look costs depends on what is new, not on how many runs are followed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -20,6 +20,8 @@ use tonic::{Code, Status};
 
 use super::convert;
 use super::status::{bad_field, no_run, of_store, target};
+use crate::domain::EventType;
+use crate::domain::run::State;
 use crate::replica::Replica;
 use crate::store;
 use crate::store::runs::View;
@@ -27,9 +29,9 @@ use crate::store::runs::View;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(500);
 /// The shortest time between two looks.
-const BREATH: Duration = Duration::from_millis(15);
+const BREATH: Duration = Duration::from_millis(20);
 /// How long a watcher sleeps when nothing wakes it.
-const SWEEP: Duration = Duration::from_secs(10);
+const SWEEP: Duration = Duration::from_secs(5);
 /// The rest after a failure of the database, and how many are borne in a row.
 const REST: Duration = Duration::from_millis(500);
 const FAILURES: u32 = 10;
@@ -43,15 +45,36 @@ struct Watcher {
     target: TargetName,
     /// The runs that were named; `None`: all of the target.
     named: Option<Vec<i64>>,
-    /// The runs that have been told of and had not ended.
-    active: BTreeSet<i64>,
+    /// The named runs whose end has not been told.
+    open: BTreeSet<i64>,
+    /// The runs that have not ended, as they were told last.
     told: BTreeMap<i64, View>,
     sequence: i64,
     outgoing: mpsc::Sender<Result<WatchRunsResponse, Status>>,
 }
 
-/// The receiver has gone.
-struct Gone;
+/// Why a watcher stops looking.
+enum Stop {
+    /// The receiver has gone.
+    Gone,
+    /// The database.
+    Store(store::Error),
+}
+
+impl From<store::Error> for Stop {
+    fn from(error: store::Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// What woke a watcher.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Woken {
+    Events,
+    Progress,
+    /// Nothing, for a long time.
+    Sweep,
+}
 
 pub(crate) async fn watch(
     replica: Arc<Replica>,
@@ -63,7 +86,7 @@ pub(crate) async fn watch(
     let watcher = Watcher {
         replica,
         target,
-        active: named.iter().flatten().copied().collect(),
+        open: named.iter().flatten().copied().collect(),
         named,
         told: BTreeMap::new(),
         sequence: request.after_sequence.max(0),
@@ -116,19 +139,20 @@ async fn scope(replica: &Replica, request: &WatchRunsRequest) -> Result<(TargetN
 impl Watcher {
     async fn run(mut self) -> Result<(), Status> {
         let mut news = self.replica.signals.follow(&self.target);
-        let mut failures = 0;
         let mut seen = *news.borrow_and_update();
-        let mut next_progress = Instant::now();
-        let mut first = true;
+        let mut next_progress = Instant::now() + PROGRESS;
+        let mut woken = None;
+        let mut failures = 0;
         loop {
             let start = Instant::now();
-            match self.look(first).await {
-                Ok(Ok(true)) | Ok(Err(Gone)) => return Ok(()),
-                Ok(Ok(false)) => {
-                    failures = 0;
-                    first = false;
-                }
-                Err(error) => {
+            let looked = match woken {
+                None => self.begin().await,
+                Some(woken) => self.look(woken).await,
+            };
+            match looked {
+                Ok(()) => failures = 0,
+                Err(Stop::Gone) => return Ok(()),
+                Err(Stop::Store(error)) => {
                     failures += 1;
                     if failures >= FAILURES || !error.retryable() {
                         return Err(of_store(error));
@@ -137,105 +161,118 @@ impl Watcher {
                     continue;
                 }
             }
-            next_progress = next_progress.max(start + PROGRESS);
+            if self.named.is_some() && self.open.is_empty() {
+                return Ok(());
+            }
             sleep_until(start + BREATH).await;
-            // Events are told at once, progress when its time has come.
             let sweep = Instant::now() + SWEEP;
-            loop {
+            let why = loop {
                 let now = *news.borrow_and_update();
-                if now.events != seen.events || (now.progress != seen.progress && Instant::now() >= next_progress) {
-                    seen = now;
-                    break;
+                let progress = now.progress != seen.progress;
+                if now.events != seen.events {
+                    seen.events = now.events;
+                    break Woken::Events;
                 }
-                let until = if now.progress == seen.progress { sweep } else { next_progress };
-                let woken = timeout_at(until, news.changed()).await;
-                if woken.is_err() && until == sweep {
-                    break;
+                if progress && Instant::now() >= next_progress {
+                    seen.progress = now.progress;
+                    next_progress = Instant::now() + PROGRESS;
+                    break Woken::Progress;
                 }
-            }
+                let until = if progress { next_progress } else { sweep };
+                if timeout_at(until, news.changed()).await.is_err() && !progress {
+                    break Woken::Sweep;
+                }
+            };
+            woken = Some(why);
         }
     }
 
-    /// Tells what is new. True when all that was named has ended.
-    async fn look(&mut self, first: bool) -> Result<Result<bool, Gone>, store::Error> {
-        let store = &self.replica.store;
-        let views: Vec<View> = match &self.named {
-            Some(ids) if first => store.runs_by_id(ids).await?,
-            Some(_) => store.runs_by_id(&self.active.iter().copied().collect::<Vec<_>>()).await?,
-            None => {
-                let mut views = store.unfinished_runs(&self.target).await?;
-                let now: BTreeSet<i64> = views.iter().map(|view| view.id).collect();
-                let ended: Vec<i64> = self.active.difference(&now).copied().collect();
-                if !ended.is_empty() {
-                    views.extend(store.runs_by_id(&ended).await?);
-                }
-                views
-            }
+    /// Tells each run as it is, then its events so far.
+    async fn begin(&mut self) -> Result<(), Stop> {
+        let store = self.replica.store.clone();
+        let last = store.last_sequence(&self.target).await?;
+        let views = match &self.named {
+            Some(ids) => store.runs_by_id(ids).await?,
+            None => store.unfinished_runs(&self.target).await?,
         };
-        let mut current: BTreeMap<i64, View> = views.into_iter().map(|view| (view.id, view)).collect();
-        if first {
-            for view in current.values() {
-                if self.send(Some(view), None).await.is_err() {
-                    return Ok(Err(Gone));
-                }
-            }
-            self.told = current.clone();
-            if self.named.is_none() && self.sequence == 0 {
-                self.active = current.keys().copied().collect();
-            }
+        for view in &views {
+            self.send(Some(view), None).await?;
         }
-        if let Err(gone) = self.tell_events(&mut current).await? {
-            return Ok(Err(gone));
+        self.told = views.iter().filter(|view| !view.state.ended()).map(|view| (view.id, view.clone())).collect();
+        if self.named.is_none() && self.sequence == 0 {
+            // Of all that happened before, only what is of runs that have not ended.
+            let runs: Vec<i64> = views.iter().map(|view| view.id).collect();
+            self.tell_events(Some(&runs), last).await?;
+            self.sequence = self.sequence.max(last);
         }
-        for (id, view) in &current {
-            if self.told.get(id).is_some_and(|told| same(told, view)) {
-                continue;
-            }
-            if self.send(Some(view), None).await.is_err() {
-                return Ok(Err(Gone));
-            }
+        self.tell_all_events().await?;
+        // Their events were all read after they were seen ended.
+        for view in views.iter().filter(|view| view.state.ended()) {
+            self.open.remove(&view.id);
         }
-        self.active = current.iter().filter(|(_, view)| !view.state.ended()).map(|(id, _)| *id).collect();
-        self.told = current.into_iter().filter(|(_, view)| !view.state.ended()).collect();
-        Ok(Ok(self.named.is_some() && self.active.is_empty()))
+        Ok(())
     }
 
-    async fn tell_events(&mut self, current: &mut BTreeMap<i64, View>) -> Result<Result<(), Gone>, store::Error> {
-        loop {
-            let store = &self.replica.store;
-            let runs = self.named.as_deref();
-            let events = store.events_after(&self.target, self.sequence, runs, EVENTS).await?;
-            let full = i64::try_from(events.len()).unwrap_or(EVENTS) >= EVENTS;
-            let unknown: BTreeSet<i64> =
-                events.iter().map(|event| event.run_id).filter(|id| !current.contains_key(id)).collect();
-            let unknown: Vec<i64> = unknown.into_iter().collect();
-            let mut others: BTreeMap<i64, View> = BTreeMap::new();
-            if !unknown.is_empty() {
-                others.extend(store.runs_by_id(&unknown).await?.into_iter().map(|view| (view.id, view)));
+    /// Tells what is new.
+    async fn look(&mut self, woken: Woken) -> Result<(), Stop> {
+        self.tell_all_events().await?;
+        let ids: Vec<i64> = match woken {
+            Woken::Events => return Ok(()),
+            Woken::Progress => {
+                self.told.values().filter(|view| view.state != State::Queued).map(|view| view.id).collect()
             }
+            Woken::Sweep => self.told.keys().copied().collect(),
+        };
+        if ids.is_empty() {
+            return Ok(());
+        }
+        for view in self.replica.store.runs_by_id(&ids).await? {
+            if self.told.get(&view.id).is_some_and(|told| !same(told, &view)) {
+                self.send(Some(&view), None).await?;
+                self.told.insert(view.id, view);
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_all_events(&mut self) -> Result<(), Stop> {
+        let named = self.named.clone();
+        self.tell_events(named.as_deref(), i64::MAX).await
+    }
+
+    /// Tells the events of runs up to a number.
+    async fn tell_events(&mut self, runs: Option<&[i64]>, until: i64) -> Result<(), Stop> {
+        let store = self.replica.store.clone();
+        loop {
+            let events = store.events_between(&self.target, self.sequence, until, runs, EVENTS).await?;
+            let full = i64::try_from(events.len()).unwrap_or(EVENTS) >= EVENTS;
+            let ids: BTreeSet<i64> = events.iter().map(|event| event.run_id).collect();
+            let ids: Vec<i64> = ids.into_iter().collect();
+            let views = if ids.is_empty() { Vec::new() } else { store.runs_by_id(&ids).await? };
+            let views: BTreeMap<i64, View> = views.into_iter().map(|view| (view.id, view)).collect();
             for event in events {
                 self.sequence = event.sequence;
-                let view = current.get(&event.run_id).or_else(|| others.get(&event.run_id));
-                if let Some(view) = view {
+                self.send(views.get(&event.run_id), Some(convert::event_out(&event))).await?;
+                let ends = matches!(
+                    event.event_type,
+                    Some(EventType::RunSucceeded | EventType::RunFailed | EventType::RunCancelled)
+                );
+                if ends {
+                    self.open.remove(&event.run_id);
+                    self.told.remove(&event.run_id);
+                } else if let Some(view) = views.get(&event.run_id) {
                     self.told.insert(view.id, view.clone());
                 }
-                if self.send(view, Some(convert::event_out(&event))).await.is_err() {
-                    return Ok(Err(Gone));
-                }
-            }
-            let started = others.into_iter().filter(|(_, view)| !view.state.ended());
-            if self.named.is_none() {
-                current.extend(started);
             }
             if !full {
-                return Ok(Ok(()));
+                return Ok(());
             }
         }
     }
 
-    async fn send(&self, view: Option<&View>, event: Option<v1::Event>) -> Result<(), Gone> {
+    async fn send(&self, view: Option<&View>, event: Option<v1::Event>) -> Result<(), Stop> {
         let response = WatchRunsResponse { run: view.map(convert::run_out), event, sequence: self.sequence };
-        self.outgoing.send(Ok(response)).await.map_err(|_| Gone)
+        self.outgoing.send(Ok(response)).await.map_err(|_| Stop::Gone)
     }
 }
 

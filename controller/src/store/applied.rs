@@ -48,20 +48,21 @@ pub(super) const RECORD_APPLIED: Statement = Statement::new(
 );
 
 /// Writes what tasks have applied to a target. The caller holds its schedule.
-pub(super) async fn record(session: &Session, target: &TargetName, rows: &[Applied]) -> Result<(), Error> {
+pub(super) async fn record(session: &Session, target: &TargetName, rows: &[&Applied]) -> Result<(), Error> {
     write(session, target, rows, true).await
 }
 
 /// Writes what a target itself says that it has applied. The caller holds its schedule.
 pub(super) async fn take_over(session: &Session, target: &TargetName, rows: &[Applied]) -> Result<(), Error> {
-    write(session, target, rows, false).await
+    let rows: Vec<&Applied> = rows.iter().collect();
+    write(session, target, &rows, false).await
 }
 
-async fn write(session: &Session, target: &TargetName, rows: &[Applied], recorded: bool) -> Result<(), Error> {
+async fn write(session: &Session, target: &TargetName, rows: &[&Applied], recorded: bool) -> Result<(), Error> {
     if rows.is_empty() {
         return Ok(());
     }
-    let rows: Vec<AppliedRow<'_>> = rows.iter().map(row).collect();
+    let rows: Vec<AppliedRow<'_>> = rows.iter().copied().map(row).collect();
     session.execute(&RECORD_APPLIED, &[&target.as_str(), &Json(rows), &recorded]).await.map(drop)
 }
 

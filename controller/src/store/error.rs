@@ -69,9 +69,12 @@ impl Error {
             };
         };
         match state {
-            &SqlState::T_R_SERIALIZATION_FAILURE | &SqlState::T_R_DEADLOCK_DETECTED | &SqlState::UNIQUE_VIOLATION => {
-                Self::Conflict { statement }
-            }
+            // The last two: the server has given up an open transaction, and what came behind it on the connection.
+            &SqlState::T_R_SERIALIZATION_FAILURE
+            | &SqlState::T_R_DEADLOCK_DETECTED
+            | &SqlState::UNIQUE_VIOLATION
+            | &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
+            | &SqlState::IN_FAILED_SQL_TRANSACTION => Self::Conflict { statement },
             &SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED => Self::Deadline { statement },
             // Shutdown, crash and start-up of the server; connection exceptions; out of resources; a read-only standby.
             state if ["57P", "08", "53", "25006", "58"].iter().any(|class| state.code().starts_with(class)) => {

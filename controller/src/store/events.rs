@@ -133,12 +133,16 @@ const LIST_EVENTS_NEWEST_FIRST: Statement = Statement::new(
      ORDER BY id DESC LIMIT $5",
 );
 
-const EVENTS_AFTER: Statement = Statement::new(
-    "events_after",
+const EVENTS_BETWEEN: Statement = Statement::new(
+    "events_between",
     "SELECT * FROM dunlin_controller.events
-     WHERE target = $1 AND sequence > $2 AND run_id IS NOT NULL AND ($3::bigint[] IS NULL OR run_id = ANY ($3))
-     ORDER BY sequence LIMIT $4",
+     WHERE target = $1 AND sequence > $2 AND sequence <= $3 AND run_id IS NOT NULL
+       AND ($4::bigint[] IS NULL OR run_id = ANY ($4))
+     ORDER BY sequence LIMIT $5",
 );
+
+const LAST_SEQUENCE: Statement =
+    Statement::new("last_sequence", "SELECT last_sequence FROM dunlin_controller.targets WHERE name = $1");
 
 impl Store {
     /// A page of events, behind the one with the id `after` in the order that is asked for.
@@ -155,20 +159,31 @@ impl Store {
         session.query(statement, parameters).await?.iter().map(read).collect()
     }
 
-    /// The events of runs on a target behind a number in its history; of all runs where none are named.
+    /// The events of runs on a target behind a number in its history and up to another; of all runs where none are named.
     ///
     /// # Errors
     /// The database is not available.
-    pub async fn events_after(
+    pub async fn events_between(
         &self,
         target: &TargetName,
-        sequence: i64,
+        after: i64,
+        until: i64,
         runs: Option<&[i64]>,
         limit: i64,
     ) -> Result<Vec<Written>, Error> {
         let session = self.session().await?;
-        let rows = session.query(&EVENTS_AFTER, &[&target.as_str(), &sequence, &runs, &limit]).await?;
+        let rows = session.query(&EVENTS_BETWEEN, &[&target.as_str(), &after, &until, &runs, &limit]).await?;
         rows.iter().map(read).collect()
+    }
+
+    /// The number of the last event in the history of a target; 0 when there is none.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn last_sequence(&self, target: &TargetName) -> Result<i64, Error> {
+        let session = self.session().await?;
+        let row = session.query_opt(&LAST_SEQUENCE, &[&target.as_str()]).await?;
+        Ok(row.map_or(0, |row| row.get("last_sequence")))
     }
 }
 

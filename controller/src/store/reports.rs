@@ -5,7 +5,8 @@
 //! contradicts what is known is refused alone; the others are stored.
 
 use dunlin_shared::ids::{RunId, TargetName};
-use futures::future::{try_join3, try_join4, try_join5};
+use futures::future::{try_join, try_join3, try_join4, try_join5};
+use tokio_postgres::Row;
 
 use super::advancing::{self, Loaded, read_run, read_step, read_task};
 use super::applied;
@@ -16,7 +17,7 @@ use super::locks;
 use super::session::{Session, Statement};
 use super::starting::{FREE_BEHIND, TURN_COME, stop_behind};
 use super::wake::{self, Wake};
-use crate::domain::report::Report;
+use crate::domain::report::{Applied, Report};
 use crate::domain::run::State;
 use crate::domain::step::Step;
 use crate::domain::task::Lease;
@@ -92,22 +93,34 @@ impl Store {
             .filter_map(|then| loaded.tasks.get(&then.id).map(|(_, now)| now).filter(|now| *now != then))
             .collect();
 
-        try_join5(
+        let ended: Vec<&Run> = runs.iter().copied().filter(|run| run.state.ended()).collect();
+        let targets = unique(ended.iter().map(|run| run.target.clone()).collect());
+        let applied = std::mem::take(&mut changes.applied);
+        let writes = try_join5(
             advancing::write_tasks(&session, &tasks),
             advancing::cancel_tasks(&session, &changes.stopped),
             advancing::write_steps(&session, &steps),
             advancing::write_runs(&session, &runs),
             advancing::add_tasks(&session, &changes.added),
-        )
-        .await?;
+        );
         let mut wakes = wakes(&tasks, &changes);
-        let targets: Vec<TargetName> = loaded.runs.values().map(|run| run.target.clone()).collect();
-        for target in unique(targets) {
-            let ended: Vec<&&Run> = runs.iter().filter(|run| run.target == target && run.state.ended()).collect();
-            if !ended.is_empty() && self.turn(&session, &target, &ended, &mut changes).await? {
+        // Mostly there is one target, and its turn is looked up in the same round trip.
+        let ((..), mut next) = try_join(writes, self.turn(&session, targets.first(), &ended, &applied)).await?;
+        for (index, target) in targets.iter().enumerate() {
+            if index > 0 {
+                next = self.turn(&session, Some(target), &ended, &applied).await?;
+            }
+            for failed in ended.iter().filter(|run| run.target == *target && run.state == State::Failed) {
+                stop_behind(&session, failed, &mut changes.events).await?;
+                // What was cancelled must not start: ask again.
+                next = session.query(&TURN_COME, &[&target.as_str()]).await?;
+            }
+            let rows = std::mem::take(&mut next);
+            if self.start_runs(&session, target, rows, &mut changes.events).await?.any {
                 wakes.push(Wake::Dispatch);
             }
         }
+        wakes.dedup();
         finish(&session, self.replica(), changes.events, &mut wakes).await?;
         Ok(Stored { verdicts, wakes })
     }
@@ -155,17 +168,21 @@ impl Store {
         Ok(loaded)
     }
 
-    /// Lets the runs behind ended ones start, or stops them. True when any started.
+    /// Records what ended runs have applied to a target, and finds the runs whose turn has come.
     async fn turn(
         &self,
         session: &Session,
-        target: &TargetName,
-        ended: &[&&Run],
-        changes: &mut Changes,
-    ) -> Result<bool, Error> {
-        let applied: Vec<_> = changes.applied.extract_if(.., |(of, _)| of == target).map(|(_, row)| row).collect();
-        let succeeded: Vec<i64> =
-            ended.iter().filter(|run| run.state == State::Succeeded).map(|run| run.id.0).collect();
+        target: Option<&TargetName>,
+        ended: &[&Run],
+        applied: &[(TargetName, Applied)],
+    ) -> Result<Vec<Row>, Error> {
+        let Some(target) = target else { return Ok(Vec::new()) };
+        let applied: Vec<&Applied> = applied.iter().filter(|(of, _)| of == target).map(|(_, row)| row).collect();
+        let succeeded: Vec<i64> = ended
+            .iter()
+            .filter(|run| run.target == *target && run.state == State::Succeeded)
+            .map(|run| run.id.0)
+            .collect();
         let name = target.as_str();
         let (_, (), _, rows) = try_join4(
             locks::schedule(session, target),
@@ -174,15 +191,7 @@ impl Store {
             session.query(&TURN_COME, &[&name]),
         )
         .await?;
-        for failed in ended.iter().filter(|run| run.state == State::Failed) {
-            stop_behind(session, failed, &mut changes.events).await?;
-        }
-        // What a failure has just cancelled must not start: ask again.
-        let rows = match ended.iter().any(|run| run.state == State::Failed) {
-            true => session.query(&TURN_COME, &[&name]).await?,
-            false => rows,
-        };
-        Ok(self.start_runs(session, target, rows, &mut changes.events).await?.any)
+        Ok(rows)
     }
 }
 

@@ -150,7 +150,7 @@ impl Lab {
 
     /// The types of the events of a run, in order.
     pub(super) async fn events(&self, run: i64) -> Vec<&'static str> {
-        let events = self.store.events_after(&main(), 0, Some(&[run]), 1000).await.unwrap();
+        let events = self.store.events_between(&main(), 0, i64::MAX, Some(&[run]), 1000).await.unwrap();
         events.into_iter().map(|event| event.event_type.unwrap().as_str()).collect()
     }
 }

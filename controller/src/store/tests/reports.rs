@@ -105,7 +105,7 @@ async fn a_failure_cancels_what_waited_for_it_and_says_for_whom() {
     let first = lab.claim_one(&agent).await;
     lab.report(first.lease, failed(false)).await;
     assert_eq!(lab.states(&runs).await, [State::Failed, State::Cancelled, State::Cancelled]);
-    let events = lab.store.events_after(&main(), 0, Some(&[runs[2]]), 10).await.unwrap();
+    let events = lab.store.events_between(&main(), 0, i64::MAX, Some(&[runs[2]]), 10).await.unwrap();
     let last = events.last().unwrap();
     assert!(last.message.contains("it waited for run"), "{}", last.message);
     assert!(lab.claim(&agent, 10).await.is_empty());
