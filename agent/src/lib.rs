@@ -60,6 +60,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 pub mod transform;
+mod watchdog;
 mod worker;
 
 pub use builder::{Agent, Builder, Error};

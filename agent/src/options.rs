@@ -122,7 +122,7 @@ mod tests {
         ] {
             assert!(read(&arguments).is_ok());
         }
-        assert!(matches!(read(&["--target", "postgres://localhost/a"]), Err(Error::Name(_))));
+        assert!(matches!(read(&["--target", "postgres://localhost/a"]), Err(Error::TargetSyntax)));
         assert!(matches!(read(&["--target", "main"]), Err(Error::TargetSyntax)));
     }
 

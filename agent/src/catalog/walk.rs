@@ -21,6 +21,8 @@ pub(crate) struct Walk<'a> {
     pub(crate) key: &'a [KeyColumn],
     /// What the operator allows.
     pub(crate) limits: Limits,
+    /// The mark of the lease that it is for.
+    pub(crate) mark: &'a str,
 }
 
 impl Walk<'_> {
@@ -140,7 +142,7 @@ impl Walk<'_> {
 
     /// Executes one query in a transaction of its own, in one message.
     async fn read(&self, connection: &mut Connection, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-        let begin = limits::begin(self.limits, Durability::Later, limits::IDLE_LIMIT, "");
+        let begin = limits::begin(self.limits, Durability::Later, limits::IDLE_LIMIT, self.mark);
         let answer = connection.begin(&format!("{begin};{};{sql};COMMIT", limits::WALK)).await;
         match answer {
             Ok(messages) => {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use dunlin_proto::client::{self, Options};
@@ -22,10 +23,14 @@ use crate::limits::Limits;
 use crate::steps::{Context, Tuning};
 use crate::target::{self, Target};
 use crate::transform::Transforms;
+use crate::watchdog::Watch;
 use crate::worker;
 
 /// How often progress is told while there is something new.
 const PROGRESS: Duration = Duration::from_millis(333);
+
+/// How long a look at a target may hold up `hello`.
+const HELLO_LIMIT: Duration = Duration::from_secs(2);
 
 /// How long a controller may take to answer `hello`.
 const WELCOME_LIMIT: Duration = Duration::from_secs(10);
@@ -180,7 +185,7 @@ impl Session {
             agent_id: self.agent.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             slots: i32::from(self.slots),
-            targets: join_all(self.targets.values().map(|target| target.report())).await,
+            targets: join_all(self.targets.values().map(|target| target.report(HELLO_LIMIT))).await,
             transforms: self.transforms.names(),
             leases: self.book.all(),
         }
@@ -227,6 +232,8 @@ impl Session {
                     limits: self.limits,
                     transforms: self.transforms.clone(),
                     tuning: self.tuning.clone(),
+                    beats: AtomicU64::new(0),
+                    watch: Watch::default(),
                 };
                 tokio::spawn(worker::work(context, task));
             }

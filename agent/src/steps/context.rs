@@ -1,6 +1,7 @@
 //! What every step needs: the target, the lease, the limits; and how a task is taken.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use crate::limits::{self, Durability, Limits};
 use crate::session::{Lease, Signal};
 use crate::target::{self, Connection, Target};
 use crate::transform::Transforms;
+use crate::watchdog::Watch;
 
 /// What the agent has learnt about the order of batches, by migration and step. It lives as long as the process, and all
 /// workers on a target share it.
@@ -78,6 +80,10 @@ pub(crate) struct Context {
     pub(crate) transforms: Transforms,
     /// What was learnt about the order of batches.
     pub(crate) tuning: Tuning,
+    /// Signs of life of the step, for the watchdog.
+    pub(crate) beats: AtomicU64,
+    /// How patient the watchdog is.
+    pub(crate) watch: Watch,
 }
 
 impl Context {
@@ -91,6 +97,11 @@ impl Context {
         }
     }
 
+    /// A sign of life.
+    pub(super) fn beat(&self) {
+        self.beats.fetch_add(1, Ordering::Relaxed);
+    }
+
     /// True when the worker was told to stop.
     pub(super) fn told(&self) -> bool {
         self.lease.signal() != Signal::Work
@@ -102,7 +113,7 @@ impl Context {
     }
 
     /// The mark of this lease's transactions.
-    pub(super) fn mark(&self) -> String {
+    pub(crate) fn mark(&self) -> String {
         let id = self.lease.id();
         format!("{}.{}", id.task, id.epoch)
     }

@@ -70,6 +70,8 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     let session = context.session(&place).await?;
     // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
     let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
+    let name = limits::application_name(&context.mark());
+    session.batch_execute(&format!("SET application_name = '{name}'")).await.map_err(of_postgres)?;
     let attempt = Attempt { context, step, address, place: &place, checkpoint, session };
     if !attempt.lock().await? {
         return Ok(Ended::Told);
@@ -96,6 +98,7 @@ impl Attempt<'_> {
         let name = format!("dunlin {} {}", self.place.migration, self.place.step);
         let deadline = Instant::now() + BUSY_LIMIT;
         loop {
+            self.context.beat();
             let row = self
                 .session
                 .query_typed_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[(&name, Type::TEXT)])

@@ -31,6 +31,9 @@ use crate::target::Connection;
 /// Rows in a range where the definition does not say.
 const RANGE_ROWS: u32 = 100_000;
 
+/// Rows in the first range at most: it is found quickly, so that work begins at once.
+const FIRST_RANGE_ROWS: u32 = 10_000;
+
 /// A plan yields after so many ranges with so many rows, or so much time, or so many ranges of any size.
 const YIELD_RANGES: usize = 16;
 const YIELD_ROWS: i64 = 400_000;
@@ -188,7 +191,8 @@ impl Plan<'_> {
     }
 
     async fn cut(&self, connection: &mut Connection, mut cursor: Cursor, mut batches: i64) -> Result<Ended, Error> {
-        let walk = Walk { table: &self.table, key: &self.key.columns, limits: self.context.limits };
+        let mark = self.context.mark();
+        let walk = Walk { table: &self.table, key: &self.key.columns, limits: self.context.limits, mark: &mark };
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
         let first = cursor.ranges == 0;
@@ -197,9 +201,11 @@ impl Plan<'_> {
         let mut written = Instant::now();
         loop {
             let low = cursor.high.clone();
-            let full = walk.nth(connection, low.as_ref(), None, self.range_rows).await.map_err(of_postgres)?;
+            self.context.beat();
+            let wanted = if low.is_none() { self.range_rows.min(FIRST_RANGE_ROWS) } else { self.range_rows };
+            let full = walk.nth(connection, low.as_ref(), None, wanted).await.map_err(of_postgres)?;
             let (range, more) = match full {
-                Some(high) => (Some((high, i64::from(self.range_rows))), true),
+                Some(high) => (Some((high, i64::from(wanted))), true),
                 None => (walk.rest(connection, low.as_ref()).await.map_err(of_postgres)?, false),
             };
             if let Some((high, rows_total)) = range {

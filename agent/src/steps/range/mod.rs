@@ -161,7 +161,8 @@ impl Worker<'_> {
         let high = if rows_left <= wanted_rows + wanted_rows / 2 {
             None
         } else {
-            let bound = self.walk().nth(connection, low.as_ref(), Some(&self.range.high), wanted).await;
+            let bound =
+                self.walk(&self.context.mark()).nth(connection, low.as_ref(), Some(&self.range.high), wanted).await;
             bound.map_err(|error| Error::of_postgres(&error, self.place))?
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
@@ -226,6 +227,7 @@ impl Worker<'_> {
                 let after = cursor.after(bound);
                 let last = last_window && after.window_done();
                 let walked = if last { self.rows_left() } else { shares.take().min(self.rows_left()) };
+                self.context.beat();
                 let job = Job { cursor: &cursor, bound, after: &after, walked, last };
                 self.batch(connection, &job).await?;
                 cursor = after;
@@ -293,15 +295,16 @@ impl Worker<'_> {
         {
             return Ok(bounds);
         }
-        let mut bounds = self.walk().grid(connection, at, &window.high, keys).await.map_err(of_postgres)?;
+        let mut bounds =
+            self.walk(&self.context.mark()).grid(connection, at, &window.high, keys).await.map_err(of_postgres)?;
         if bounds.last() != Some(&window.high) {
             bounds.push(window.high.clone());
         }
         Ok(bounds)
     }
 
-    fn walk(&self) -> Walk<'_> {
-        Walk { table: &self.table, key: &self.key, limits: self.context.limits }
+    fn walk<'a>(&'a self, mark: &'a str) -> Walk<'a> {
+        Walk { table: &self.table, key: &self.key, limits: self.context.limits, mark }
     }
 
     fn rows_left(&self) -> i64 {

@@ -179,7 +179,7 @@ async fn a_walk_along_several_columns_uses_the_index() {
     let connection = lab.target.lend().await.unwrap();
     let table = catalog::find(&connection, "t").await.unwrap();
     let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
-    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default() };
+    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
     let bound = |a: &str, b: i32| KeyBound(vec![a.to_owned(), b.to_string()]);
     let (low, high) = (bound("k20", 500), bound("k30", 9000));
     lab.sql(&format!("BEGIN; {}", limits::WALK)).await;

@@ -1,7 +1,9 @@
 //! What the tests of this crate share: a database with the ledger, leases for it, and a controller's part played by hand.
 
+mod proxy;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::Duration;
 
 use dunlin_proto::v1::work_request::Message;
@@ -19,6 +21,10 @@ use crate::session::{Book, LeaseId};
 use crate::steps::{self, Context, Ended, Error, Tuning};
 use crate::target::Target;
 use crate::transform::{Transform, Transforms};
+use crate::watchdog::Watch;
+use crate::worker;
+
+pub(crate) use proxy::Proxy;
 
 /// A database of its own, an agent's view of it, and a client beside that.
 pub(crate) struct Lab {
@@ -48,16 +54,28 @@ pub(crate) const MIGRATION: &str = "sample";
 impl Lab {
     pub(crate) async fn new() -> Self {
         let url = throwaway::shared().await.database("agent").await.unwrap();
-        let target = Target::new(TargetName::default(), &url, 8).unwrap();
+        Self::at(&url, &url).await
+    }
+
+    /// A laboratory whose agent reaches the database through a proxy.
+    pub(crate) async fn behind_a_proxy() -> (Self, Proxy) {
+        let server = throwaway::shared().await;
+        let proxy = Proxy::start(([127, 0, 0, 1], server.port()).into()).await;
+        let url = server.database("agent").await.unwrap();
+        (Self::at(&url, &proxy.url(&url)).await, proxy)
+    }
+
+    async fn at(url: &str, agents_url: &str) -> Self {
+        let target = Target::new(TargetName::default(), agents_url, 8).unwrap();
         drop(target.lend().await.unwrap());
-        let client = connect(&url).await;
+        let client = connect(url).await;
         let book = Arc::new(Book::default());
         let (sender, stream) = mpsc::unbounded_channel();
         book.open_stream(sender);
         Self {
             target: Arc::new(target),
             client,
-            url,
+            url: url.to_owned(),
             book,
             stream,
             tasks: AtomicI64::new(1),
@@ -100,7 +118,26 @@ impl Lab {
             limits: self.limits,
             transforms: self.transforms.clone(),
             tuning: self.tuning.clone(),
+            beats: AtomicU64::new(0),
+            watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_millis(300) },
         }
+    }
+
+    /// Lets a worker work on a task to the end of its lease, and returns its last report.
+    pub(crate) async fn perform(&mut self, epoch: i64, task: grant::Task) -> Message {
+        worker::work(self.context(epoch), task).await;
+        let mut last = None;
+        while let Ok(request) = self.stream.try_recv() {
+            match request.message {
+                Some(Message::Note(_) | Message::RangesPlanned(_)) => {}
+                message => last = message,
+            }
+        }
+        last.expect("a lease ends with a report")
+    }
+
+    pub(crate) fn book(&self) -> &Arc<Book> {
+        &self.book
     }
 
     pub(crate) async fn work(&self, epoch: i64, task: grant::Task) -> Result<Ended, Error> {

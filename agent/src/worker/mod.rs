@@ -18,6 +18,7 @@ use crate::ledger::Stale;
 use crate::session::Signal;
 use crate::steps::{self, Context, Ended, Error};
 use crate::target;
+use crate::watchdog;
 
 /// How long a worker goes on trying to reach its target.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -64,6 +65,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
         let outcome = tokio::select! {
             outcome = steps::run(context, task, again) => outcome,
             () = out_of_time(context, task) => Ok(Ended::Told),
+            silence = watchdog::silence(context) => Err(Error::Unreachable(silence)),
         };
         again = true;
         if context.lease.durable() != progress {
@@ -156,3 +158,6 @@ pub(crate) fn readable(grant: &Grant) -> Result<(dunlin_shared::ids::MigrationId
     let task = grant.task.as_ref().ok_or("a grant without a task")?;
     Ok((migration, task))
 }
+
+#[cfg(test)]
+mod tests;

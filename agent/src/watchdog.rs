@@ -1,0 +1,66 @@
+//! Notices that an answer will never come.
+//!
+//! A network can lose a connection without telling either end. The server then ends the transaction by itself, since it idles
+//! (`idle_in_transaction_session_timeout`), and the agent would wait for ever. So when a step has given no sign of life for a
+//! while, the watchdog looks through another connection whether the server still works for the lease: all its transactions
+//! carry the lease in their `application_name`. If it does not, or cannot be reached either, twice in a row, the step is dropped and
+//! begun again, which looks at the checkpoint first.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+use tokio_postgres::types::Type;
+
+use crate::limits;
+use crate::steps::Context;
+
+/// How patient the watchdog is.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Watch {
+    /// How long a step may give no sign of life before the watchdog looks.
+    pub(crate) quiet: Duration,
+    /// The time between two looks, and the most that a look may take.
+    pub(crate) look: Duration,
+}
+
+impl Default for Watch {
+    fn default() -> Self {
+        Self { quiet: Duration::from_secs(15), look: Duration::from_secs(5) }
+    }
+}
+
+/// Ends, with a sentence, when the answer that the step waits for will not come.
+pub(crate) async fn silence(context: &Context) -> String {
+    let Watch { quiet, look } = context.watch;
+    loop {
+        let beats = context.beats.load(Ordering::Relaxed);
+        let unchanged = || context.beats.load(Ordering::Relaxed) == beats;
+        sleep(quiet).await;
+        let mut missed = 0;
+        while unchanged() {
+            let found = timeout(look, works_for(context)).await;
+            missed = if matches!(found, Ok(Ok(true))) { 0 } else { missed + 1 };
+            if missed == 2 && unchanged() {
+                return match found {
+                    Ok(Ok(_)) => "the connection is dead: the server works for this lease no more".to_owned(),
+                    Ok(Err(error)) => error,
+                    Err(_) => format!("no answer within {} s", look.as_secs_f32()),
+                };
+            }
+            sleep(look).await;
+        }
+    }
+}
+
+async fn works_for(context: &Context) -> Result<bool, String> {
+    let session = context.target.session().await.map_err(|error| error.to_string())?;
+    let row = session
+        .query_typed_one(
+            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state <> 'idle')",
+            &[(&limits::application_name(&context.mark()), Type::TEXT)],
+        )
+        .await
+        .map_err(|error| dunlin_shared::postgres::describe(&error))?;
+    row.try_get(0).map_err(|error| error.to_string())
+}

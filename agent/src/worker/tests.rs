@@ -1,0 +1,217 @@
+//! Workers on a network that loses things.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use dunlin_proto::v1::work_request::Message;
+use dunlin_proto::v1::{ReleaseReason, Step, StepKind, TaskDone, grant};
+
+use crate::session::Signal;
+use crate::testing::{
+    Lab, Proxy, atomic_task, batch_step, plan_task, range_task, seal, sql_step, statement_task, until,
+};
+
+/// Lets a task be done again and again from the start, and each time the answer to another of its messages with BEGIN or COMMIT is
+/// lost, and `check` must hold after each. Returns how many such messages the task has.
+async fn losing_each_commit<'a>(
+    lab: &mut Lab,
+    proxy: &Proxy,
+    task: grant::Task,
+    reset: &'a str,
+    check: &'a str,
+) -> i64 {
+    for number in 1.. {
+        lab.sql(reset).await;
+        proxy.faults.commits_until_cut.store(number, Ordering::SeqCst);
+        let report = lab.perform(1, task.clone()).await;
+        assert!(matches!(report, Message::Done(TaskDone { already_done: false, .. })), "{report:?}");
+        assert!(lab.row(check).await.get::<_, bool>(0), "answer {number} was lost: {check}");
+        if proxy.faults.commits_until_cut.load(Ordering::SeqCst) > 0 {
+            return number - 1;
+        }
+    }
+    unreachable!("a task has an end")
+}
+
+const EMPTY: &str = "DELETE FROM dunlin.checkpoints; DELETE FROM dunlin.migrations_registry;";
+
+#[tokio::test]
+async fn a_lost_answer_to_the_commit_of_an_atomic_migration_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql("CREATE TABLE t (n bigint)").await;
+    let task = atomic_task(vec![sql_step("UPDATE t SET n = n * 3 + 1")], &[], &[]);
+    let reset = format!("{EMPTY} DELETE FROM t; INSERT INTO t VALUES (5)");
+    let check = "SELECT (SELECT n = 16 FROM t) AND (SELECT applications = 1 FROM dunlin.migrations_registry)";
+    assert_eq!(losing_each_commit(&mut lab, &proxy, task, &reset, check).await, 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_commit_of_a_statement_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql("CREATE TABLE t (n bigint)").await;
+    let task = statement_task(sql_step("UPDATE t SET n = n * 3 + 1"));
+    let reset = format!("{EMPTY} DELETE FROM t; INSERT INTO t VALUES (5)");
+    assert_eq!(losing_each_commit(&mut lab, &proxy, task, &reset, "SELECT n = 16 FROM t").await, 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_the_commit_of_a_seal_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    let check = "SELECT applications = 1 FROM dunlin.migrations_registry";
+    let task = grant::Task::Seal(seal(&[], &[]));
+    assert_eq!(losing_each_commit(&mut lab, &proxy, task, EMPTY, check).await, 2);
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_any_commit_of_a_range_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 30) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 5, 1000, 2);
+    let planned = lab.plan(&step).await;
+    let reset = "UPDATE t SET n = 5;
+                 UPDATE dunlin.checkpoints SET epoch = 0, state = 'open', cursor = NULL, batches = 0, rows = 0, rows_walked = 0
+                 WHERE range = 1";
+    let check = "SELECT count(*) = 30 FROM t WHERE n = 16";
+    let task = range_task(&step, &planned, &planned.ranges[0]);
+    let commits = losing_each_commit(&mut lab, &proxy, task, reset, check).await;
+    assert!(commits >= 14, "the take, and each batch: {commits}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_any_commit_of_a_plan_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 30) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = 1 WHERE :batch", 5, 1000, 2);
+    let check = "SELECT count(*) = 1 AND min(rows_total) = 30 FROM dunlin.checkpoints WHERE range > 0";
+    let commits = losing_each_commit(&mut lab, &proxy, plan_task(&step, 0), EMPTY, check).await;
+    assert!(commits >= 4, "{commits}");
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_any_commit_outside_a_transaction_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)").await;
+    let build = "CREATE INDEX CONCURRENTLY t_n ON t (n)";
+    let step = Step { kind: StepKind::SqlNoTransaction.into(), ..sql_step(build) };
+    let reset = format!("{EMPTY} DROP INDEX IF EXISTS t_n");
+    let check = "SELECT indisvalid FROM pg_index WHERE indexrelid = 't_n'::regclass";
+    assert_eq!(losing_each_commit(&mut lab, &proxy, statement_task(step), &reset, check).await, 4);
+}
+
+#[tokio::test]
+async fn connections_that_are_ended_again_and_again_cost_no_row() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 4000) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 20, 10_000, 3);
+    let planned = lab.plan(&step).await;
+    let murderer = crate::testing::connect(&lab.url).await;
+    let murder = tokio::spawn(async move {
+        let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
+                    WHERE datname = current_database() AND application_name LIKE 'dunlin-agent %'";
+        let mut killed = 0_i64;
+        loop {
+            let Ok(row) = murderer.query_one(kill, &[]).await else { return killed };
+            killed += row.get::<_, i64>(0);
+            if killed >= 5 {
+                return killed;
+            }
+            tokio::time::sleep(Duration::from_millis(60)).await;
+        }
+    });
+    let report = lab.perform(1, range_task(&step, &planned, &planned.ranges[0])).await;
+    assert!(matches!(report, Message::Done(TaskDone { rows: 4000, rows_walked: 4000, .. })), "{report:?}");
+    assert!(murder.is_finished(), "it went on after each");
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 4000);
+}
+
+#[tokio::test]
+async fn an_answer_that_never_comes_is_not_waited_for() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.sql("CREATE TABLE t (n bigint); INSERT INTO t VALUES (5)").await;
+    let task = atomic_task(vec![sql_step("SELECT pg_sleep(0.2); UPDATE t SET n = n * 3 + 1")], &[], &[]);
+    let client = crate::testing::connect(&lab.url).await;
+    let faults = std::sync::Arc::clone(&proxy.faults);
+    let lose = async move {
+        until(
+            &client,
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+        )
+        .await;
+        faults.swallow.store(true, Ordering::SeqCst);
+        // The network is whole again once the connection is lost to the agent.
+        until(
+            &client,
+            "SELECT count(*) = 0 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+        )
+        .await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        faults.swallow.store(false, Ordering::SeqCst);
+    };
+    let (report, ()) = tokio::join!(lab.perform(1, task), lose);
+    assert!(matches!(report, Message::Done(_)), "{report:?}");
+    assert_eq!(lab.number("SELECT n FROM t").await, 16);
+}
+
+#[tokio::test]
+async fn an_error_that_passes_is_tried_a_few_times_and_then_told() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE FUNCTION fail() RETURNS int LANGUAGE plpgsql AS $$ BEGIN RAISE SQLSTATE '40001'; END $$").await;
+    let report = lab.perform(1, statement_task(sql_step("SELECT fail()"))).await;
+    let Message::Failed(failed) = report else { panic!("{report:?}") };
+    assert!(failed.retryable);
+    assert_eq!(failed.error.unwrap().sqlstate, "40001");
+}
+
+#[tokio::test]
+async fn an_error_that_stays_is_told_at_once() {
+    let mut lab = Lab::new().await;
+    let report = lab.perform(1, statement_task(sql_step("SELECT nothing FROM nowhere"))).await;
+    assert!(matches!(&report, Message::Failed(failed) if !failed.retryable), "{report:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_is_told_to_stop_ends_its_batch_and_gives_the_lease_back() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 1000) i",
+    )
+    .await;
+    let sql = "UPDATE t SET n = n * 3 + 1 FROM (SELECT pg_sleep(0.01)) AS s WHERE :batch";
+    let step = batch_step("t", sql, 10, 10_000, 1);
+    let planned = lab.plan(&step).await;
+    let stopper = crate::testing::connect(&lab.url).await;
+    let book = std::sync::Arc::clone(lab.book());
+    let stop = async move {
+        until(&stopper, "SELECT batches > 2 FROM dunlin.checkpoints WHERE range = 1").await;
+        book.stop();
+    };
+    let task = range_task(&step, &planned, &planned.ranges[0]);
+    let (report, ()) = tokio::join!(lab.perform(1, task.clone()), stop);
+    let Message::Released(released) = report else { panic!("{report:?}") };
+    assert_eq!(released.reason(), ReleaseReason::Stopping);
+    let state = "SELECT count(*) FROM t WHERE n = 16 AND (SELECT state = 'open' AND rows = (SELECT count(*) FROM t WHERE n = 16)
+                 FROM dunlin.checkpoints WHERE range = 1)";
+    assert!(lab.number(state).await > 0, "what was done is counted, and the rest is open");
+}
+
+#[tokio::test]
+async fn a_lease_that_is_lost_ends_without_a_report() {
+    let lab = Lab::new().await;
+    let context = lab.context(1);
+    let id = context.lease.id();
+    lab.book().lost([id]);
+    assert_eq!(context.lease.signal(), Signal::Lost);
+    let task = atomic_task(vec![sql_step("CREATE TABLE t (n int)")], &[], &[]);
+    crate::worker::work(context, task).await;
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.migrations_registry").await, 0);
+    assert!(lab.book().all().is_empty());
+}
