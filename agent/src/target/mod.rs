@@ -1,0 +1,176 @@
+//! A target: its pool of connections, whether it answers, and what it says that it has.
+//!
+//! Nobody but the agent knows a target's connection string, and no message holds it: errors of the client library name hosts
+//! and reasons, not passwords.
+
+mod connection;
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use deadpool_postgres::{Pool, PoolError};
+use dunlin_proto::v1::TargetReport;
+use dunlin_shared::ids::TargetName;
+use dunlin_shared::postgres::{self, Connector};
+use tokio::sync::Notify;
+use tokio_postgres::Client;
+
+pub(crate) use connection::Connection;
+
+use crate::failure;
+use crate::ledger::{self, Facts};
+
+/// How long a look at a target may take.
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a target could not be worked with just now.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Error {
+    /// It does not answer.
+    #[error("{0}")]
+    Unreachable(String),
+    /// It answers, and refuses.
+    #[error(transparent)]
+    Refused(#[from] ledger::PrepareError),
+}
+
+/// A target.
+#[derive(Debug)]
+pub(crate) struct Target {
+    name: TargetName,
+    connector: Arc<Connector>,
+    pool: Pool,
+    facts: Mutex<Option<Facts>>,
+    suspected: Notify,
+}
+
+impl Target {
+    /// A target under a connection string, with at most `size` connections. Nothing is connected yet.
+    ///
+    /// # Errors
+    /// The string is not one.
+    pub(crate) fn new(name: TargetName, url: &str, size: usize) -> Result<Self, postgres::Error> {
+        let connector = Arc::new(Connector::new(url, "dunlin-agent")?);
+        let pool = connector.pool(size)?;
+        Ok(Self { name, connector, pool, facts: Mutex::new(None), suspected: Notify::new() })
+    }
+
+    /// The name.
+    pub(crate) fn name(&self) -> &TargetName {
+        &self.name
+    }
+
+    /// Lends a connection to a target that has the ledger.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub(crate) async fn lend(&self) -> Result<Connection, Error> {
+        let connection = Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
+        if self.facts().is_none() {
+            self.prepare(&connection).await?;
+        }
+        Ok(connection)
+    }
+
+    /// A connection outside the pool, for work that needs a session of its own.
+    ///
+    /// # Errors
+    /// The target does not answer.
+    pub(crate) async fn session(&self) -> Result<Client, Error> {
+        let connected = self.connector.connect().await;
+        connected.map(|(client, _)| client).map_err(|error| Error::Unreachable(error.to_string()))
+    }
+
+    /// What is known about the server, once it was reached.
+    pub(crate) fn facts(&self) -> Option<Facts> {
+        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The ledger was not where it should be: look for it, and make it where it is missing, before the next work.
+    pub(crate) fn forget(&self) {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Something about the target is not as expected: look again soon and report what it has.
+    pub(crate) fn suspect(&self) {
+        self.suspected.notify_one();
+    }
+
+    async fn prepare(&self, connection: &Connection) -> Result<Facts, Error> {
+        let facts = ledger::prepare(connection).await?;
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts.clone());
+        Ok(facts)
+    }
+
+    /// Looks at the target now.
+    pub(crate) async fn report(&self, limit: Duration) -> TargetReport {
+        let look = async {
+            let connection =
+                Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
+            let facts = self.prepare(&connection).await?;
+            let applied =
+                ledger::registry(&connection).await.map_err(|error| Error::Unreachable(failure::chain(&error)))?;
+            Ok::<_, Error>((facts, applied))
+        };
+        let seen = tokio::time::timeout(limit, look).await;
+        let seen = seen.unwrap_or_else(|_| Err(Error::Unreachable(format!("no answer within {} s", limit.as_secs()))));
+        let name = self.name.to_string();
+        match seen {
+            Ok((facts, mut applied)) => {
+                for row in &mut applied {
+                    row.target.clone_from(&name);
+                }
+                TargetReport {
+                    name,
+                    reachable: true,
+                    server_version: facts.version,
+                    applied,
+                    ..TargetReport::default()
+                }
+            }
+            Err(error) => TargetReport { name, error: error.to_string(), ..TargetReport::default() },
+        }
+    }
+
+    /// Looks at the target whenever it is suspected, and while it does not answer again and again with growing pauses; tells
+    /// each finding that says something new.
+    pub(crate) async fn watch(&self, tell: impl Fn(TargetReport)) {
+        loop {
+            self.suspected.notified().await;
+            let mut pauses = pauses();
+            let mut told = None;
+            loop {
+                let report = self.report(PROBE_LIMIT).await;
+                let reachable = report.reachable;
+                if told.as_ref() != Some(&report.error) {
+                    told = Some(report.error.clone());
+                    tell(report);
+                }
+                if reachable {
+                    break;
+                }
+                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        }
+    }
+}
+
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// Pauses between attempts to reach something: 0.1 s, doubled each time up to 10 s, with jitter.
+pub(crate) fn pauses() -> impl Iterator<Item = Duration> + Send {
+    ExponentialBuilder::default()
+        .with_min_delay(Duration::from_millis(100))
+        .with_max_delay(LONGEST_PAUSE)
+        .with_jitter()
+        .without_max_times()
+        .build()
+}
+
+fn unreachable(error: &PoolError) -> Error {
+    Error::Unreachable(match error {
+        PoolError::Backend(error) => postgres::describe(error),
+        error => failure::chain(error),
+    })
+}
