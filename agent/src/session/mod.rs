@@ -6,6 +6,8 @@
 
 mod book;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use book::{Book, Lease, LeaseId, Signal};
 pub(crate) use stream::{Session, run};

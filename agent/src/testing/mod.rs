@@ -1,5 +1,6 @@
 //! What the tests of this crate share: a database with the ledger, leases for it, and a controller's part played by hand.
 
+mod controller;
 mod proxy;
 
 use std::sync::Arc;
@@ -24,6 +25,7 @@ use crate::transform::{Transform, Transforms};
 use crate::watchdog::Watch;
 use crate::worker;
 
+pub(crate) use controller::Controller;
 pub(crate) use proxy::Proxy;
 
 /// A database of its own, an agent's view of it, and a client beside that.
