@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::connection::Controllers;
 use crate::error::Error;
+use crate::output::tell;
 use crate::render::progress::Progress;
 use crate::render::words;
 
@@ -84,7 +85,7 @@ pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<F
         _ = tokio::signal::ctrl_c() => {
             progress.finish();
             if !followed.complete(&what.run_ids) && !what.run_ids.is_empty() {
-                eprintln!("{}", goes_on(&what.run_ids));
+                tell(&goes_on(&what.run_ids));
             }
             Err(Error::Interrupted)
         }

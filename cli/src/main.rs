@@ -25,7 +25,7 @@ async fn main() -> ExitCode {
         Err(error) => {
             let text = error.to_string();
             if !text.is_empty() {
-                eprintln!("{}", render::error_line(&text));
+                output::tell(&render::error_line(&text));
             }
             ExitCode::from(error.exit_code())
         }

@@ -59,6 +59,11 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
     }
 }
 
+/// Prints a line to standard error. That nobody reads it is no reason to end: `eprintln!` would.
+pub(crate) fn tell(text: &str) {
+    let _nobody_reads_it = writeln!(io::stderr().lock(), "{text}");
+}
+
 /// Whether colours may be sent to a stream.
 pub(crate) fn colours(stream: &impl IsTerminal) -> bool {
     let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());

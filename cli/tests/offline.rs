@@ -200,3 +200,15 @@ fn dev_names_a_program_that_is_missing() {
     assert_eq!(code(&output), 4, "{}", stderr(&output));
     assert!(stderr(&output).contains("dunlin-controller is neither beside this one"), "{}", stderr(&output));
 }
+
+#[test]
+fn nobody_reading_is_no_crash() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    command.args(["check", "."]).current_dir(example()).stdout(writer.try_clone().unwrap());
+    assert_eq!(command.status().unwrap().code(), Some(0));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_dunlin"));
+    command.args(["version", "--controller", NOBODY]).stderr(writer);
+    assert_eq!(command.status().unwrap().code(), Some(3));
+}

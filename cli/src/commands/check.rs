@@ -11,7 +11,7 @@ use dunlin_shared::migration::set::{self, Problem, Set, SourceFile};
 use serde::Serialize;
 
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::{Align, Columns, Look, problem, words};
 
 /// The options of `dunlin check`.
@@ -92,7 +92,7 @@ pub(super) fn show(dir: &Path, problems: &[Problem], files: &[SourceFile]) {
         files.iter().map(|file| SourceFile { path: here(&file.path), content: file.content.clone() }).collect();
     let look = Look::of(&std::io::stderr());
     let count = words::plural(problems.len(), "problem", "problems");
-    eprintln!("{}\n\n{count} in {}", problem::problems(&look, &problems, &files), dir.display());
+    tell(&format!("{}\n\n{count} in {}", problem::problems(&look, &problems, &files), dir.display()));
 }
 
 fn checked(definition: &Definition) -> Checked {

@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::dev::{Settings, Stack};
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::Look;
 
 /// The options of `dunlin dev`.
@@ -73,7 +73,7 @@ pub(crate) async fn execute(args: &Args, output: &Output) -> Result<(), Error> {
         let _gone_already = fs::remove_file(file);
     }
     if outcome.is_ok() {
-        eprintln!("Stopping: agents, controller, then PostgreSQL.");
+        tell("Stopping: agents, controller, then PostgreSQL.");
     }
     tokio::select! {
         stopped = stack.stop() => stopped?,

@@ -1,13 +1,13 @@
 //! `dunlin plan`: what would run on a target, in which order, and what each migration waits for.
 
 use comfy_table::{Cell, Color};
-use dunlin_proto::v1::{PlanPendingRequest, PlanPendingResponse, PlannedMigration, Wait, WaitReason};
+use dunlin_proto::v1::{PlanPendingRequest, PlanPendingResponse, PlannedMigration};
 
 use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, words};
+use crate::render::{Align, Columns, Look, waits, words};
 
 /// The options of `dunlin plan`.
 #[derive(Debug, clap::Args)]
@@ -32,8 +32,10 @@ fn text(look: &Look, plan: &PlanPendingResponse) -> String {
     let Some(last) = plan.pending.iter().map(|migration| migration.version).max() else {
         return format!("Nothing is pending: {} is at schema version {}.", plan.target, plan.version);
     };
+    let agent = waits::agent(plan.pending.iter().flat_map(|migration| &migration.waits));
+    let agent = agent.map(|message| format!("\nNothing can run now: {message}")).unwrap_or_default();
     format!(
-        "{} is at schema version {}; {} would bring it to {}:\n\n{}",
+        "{} is at schema version {}; {} would bring it to {}:\n\n{}{agent}",
         plan.target,
         plan.version,
         words::plural(plan.pending.len(), "pending migration", "pending migrations"),
@@ -61,39 +63,24 @@ pub(super) fn table(look: &Look, pending: &[PlannedMigration]) -> String {
             Cell::new(migration.version),
             Cell::new(&migration.id),
             Cell::new(steps),
-            waits(migration),
+            waiting(migration),
         ]);
     }
     table.render()
 }
 
-fn waits(migration: &PlannedMigration) -> Cell {
-    let mut parts: Vec<String> = migration.waits.iter().filter_map(|wait| short(wait, migration)).collect();
-    if parts.is_empty() {
-        parts.push("nothing".to_owned());
-    }
-    if migration.failed_run_id == 0 {
-        return Cell::new(parts.join(", "));
-    }
-    parts.push(format!("(run {} of it failed)", migration.failed_run_id));
-    Cell::new(parts.join(" ")).fg(Color::Red)
-}
-
-/// What is waited for, in a word or two where that says everything.
-fn short(wait: &Wait, migration: &PlannedMigration) -> Option<String> {
-    match wait.reason() {
-        WaitReason::Dependency => Some(wait.migration_id.clone()),
-        WaitReason::Order => {
-            let others = migration.waits.iter().any(|other| other.reason() != WaitReason::Order);
-            (!others).then(|| format!("its turn, behind {}", wait.migration_id))
-        }
-        WaitReason::Run => Some(format!("run {} of it, which has not ended", wait.run_id)),
-        WaitReason::Agent | WaitReason::Transform | WaitReason::Unspecified => Some(wait.message.clone()),
+fn waiting(migration: &PlannedMigration) -> Cell {
+    let text = waits::short(&migration.waits).unwrap_or_else(|| "nothing".to_owned());
+    match migration.failed_run_id {
+        0 => Cell::new(text),
+        run => Cell::new(format!("{text} (run {run} of it failed)")).fg(Color::Red),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use dunlin_proto::v1::{Wait, WaitReason};
+
     use super::*;
 
     #[test]

@@ -14,7 +14,7 @@ use tonic::{Code, Status};
 
 use crate::connection::Controllers;
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::{Align, Columns, Look, words};
 
 /// The options of `dunlin register`.
@@ -46,7 +46,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         Err(status) => match problems(&status) {
             Some(problems) => {
                 super::check::show(&args.dir, &problems, &files);
-                eprintln!("Nothing was registered.");
+                tell("Nothing was registered.");
                 Err(Error::Problems)
             }
             None => Err(status.into()),

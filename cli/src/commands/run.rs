@@ -10,7 +10,7 @@ use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::follow::{Follow, Followed, follow};
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::{runs, words};
 
 /// The options of `dunlin run`.
@@ -55,7 +55,7 @@ async fn pending(args: &Args, controllers: &Controllers, output: &Output) -> Res
         return output.answer(&started, |look| detached(look, &started.runs));
     }
     let count = words::plural(started.runs.len(), "migration", "migrations");
-    eprintln!("Running {count} on {target}: {}", numbers(&started.runs));
+    tell(&format!("Running {count} on {target}: {}", numbers(&started.runs)));
     let followed = watch(args, &started.runs, controllers).await?;
     report(output, &followed)?;
     output.answer(&RunPendingMigrationsResponse { runs: followed.runs() }, |look| runs_text(look, &followed))?;
@@ -72,7 +72,7 @@ async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) 
     if args.detach {
         return output.answer(&started, |look| detached(look, std::slice::from_ref(&run)));
     }
-    eprintln!("Running {id} on {target}: run {}", run.id);
+    tell(&format!("Running {id} on {target}: run {}", run.id));
     let followed = watch(args, &[run], controllers).await?;
     report(output, &followed)?;
     let answer = RunMigrationResponse { run: followed.runs().pop(), ..started };

@@ -9,7 +9,7 @@ use crate::args;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Look, count, failure, runs, time_or, words};
+use crate::render::{Look, count, failure, runs, time_or, waits, words};
 
 /// How many failures are shown.
 const FAILURES: usize = 3;
@@ -65,7 +65,7 @@ async fn list(controllers: &Controllers, target: &str, states: &[RunState], limi
 fn text(look: &Look, status: &Status) -> String {
     let target = &status.target;
     let reach = match (target.agents, target.reachable) {
-        (0, _) => "no agent serves it".to_owned(),
+        (0, _) => format!("no agent serves it: start one with --target {}=URL", target.name),
         (_, true) => format!("reachable, PostgreSQL {}", target.server_version),
         (_, false) => format!("unreachable: {}", target.error),
     };
@@ -112,7 +112,7 @@ fn running(unfinished: &[Run]) -> String {
         if !progress.is_empty() {
             parts.push(progress);
         }
-        parts.extend(run.waits.iter().map(|wait| wait.message.clone()));
+        parts.extend(waits::short(&run.waits).map(|wait| format!("waits for {wait}")));
         text.push_str(&format!("run {}  {}: {}\n", run.id, run.migration_id, parts.join(", ")));
     }
     text

@@ -6,7 +6,7 @@ use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::follow::{Follow, Followed, follow};
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::failure;
 use crate::render::{Look, runs, words};
 
@@ -78,14 +78,14 @@ pub(super) fn report(output: &Output, followed: &Followed) -> Result<(), Error> 
     let look = Look::of(&std::io::stderr());
     let runs = followed.runs();
     for run in runs.iter().filter(|run| run.state() == RunState::Failed) {
-        eprintln!("{}\n", failure::failure(&look, run));
+        tell(&format!("{}\n", failure::failure(&look, run)));
     }
     let cancelled = runs.iter().filter(|run| run.state() == RunState::Cancelled).map(|run| {
         let why = followed.reasons.get(&run.id).map_or("", String::as_str);
         (run, why)
     });
     if let Some(table) = failure::cancelled(&look, cancelled) {
-        eprintln!("{table}");
+        tell(&table);
     }
     let failed = runs.iter().filter(|run| run.state() != RunState::Succeeded).count();
     if failed > 0 && runs.len() > 1 {

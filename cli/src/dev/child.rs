@@ -16,6 +16,8 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::{ChildStdin, Command};
 use tokio::task::JoinHandle;
 
+use crate::output::tell;
+
 /// Starts the program in `$@` with its log in `$0` and tells its process id; when standard input ends, terminates it, and
 /// kills it when that does not help for 15 seconds.
 const SUPERVISOR: &str = r#"
@@ -118,7 +120,7 @@ impl Child {
     pub(super) async fn stop(mut self) {
         drop(self.stdin.take());
         if tokio::time::timeout(PATIENCE, self.supervisor.wait()).await.is_err() {
-            eprintln!("Waiting for {} to end.", self.name);
+            tell(&format!("Waiting for {} to end.", self.name));
             let _ended = self.supervisor.wait().await;
         }
         self.ended.store(true, Ordering::Release);
@@ -144,7 +146,7 @@ async fn follow(log: PathBuf, name: String, verbose: bool, ended: Arc<AtomicBool
         if line.ends_with(b"\n") || (last && !line.is_empty()) {
             let text = String::from_utf8_lossy(&line);
             if verbose || matters(&text) {
-                eprintln!("{name} | {}", text.trim_end());
+                tell(&format!("{name} | {}", text.trim_end()));
             }
             line.clear();
         }

@@ -11,6 +11,7 @@ pub(crate) mod progress;
 pub(crate) mod runs;
 mod status;
 mod table;
+pub(crate) mod waits;
 pub(crate) mod words;
 
 pub(crate) use format::{count, duration, seconds, time_or};

@@ -11,7 +11,7 @@ use crate::render::{Look, count, duration, runs, seconds, words};
 
 /// Bars on a terminal.
 pub(super) struct Bars {
-    pub(super) all: MultiProgress,
+    all: MultiProgress,
     running: BTreeMap<i64, ProgressBar>,
     /// The states of all runs.
     pub(super) states: BTreeMap<i64, RunState>,
@@ -27,6 +27,15 @@ impl Bars {
 
     pub(super) fn print(&self, line: &str) {
         let _gone_with_the_terminal = self.all.println(line);
+    }
+
+    /// Takes everything away, and draws nothing any more: the bars tick by themselves.
+    pub(super) fn finish(&self) {
+        for bar in self.running.values().chain(&self.waiting) {
+            bar.finish_and_clear();
+        }
+        let _gone_with_the_terminal = self.all.clear();
+        self.all.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     pub(super) fn update(&mut self, look: &Look, run: &Run, event: Option<&Event>) {
@@ -63,7 +72,7 @@ impl Bars {
             bar.enable_steady_tick(Duration::from_millis(120));
             bar
         });
-        bar.set_style(style(run.rows_total > 0));
+        bar.set_style(style(if run.rows_total > 0 { BAR } else { STEP }));
         bar.set_prefix(format!("{:<width$}", run.migration_id, width = self.width));
         if let Ok(total) = u64::try_from(run.rows_total) {
             bar.set_length(total);
@@ -84,7 +93,7 @@ impl Bars {
         }
         let bar = self.waiting.get_or_insert_with(|| {
             let bar = self.all.add(ProgressBar::new_spinner());
-            bar.set_style(style(false));
+            bar.set_style(style(WAITING));
             bar
         });
         let mut text = format!("{} of {} waiting", queued, self.states.len());
@@ -99,9 +108,14 @@ impl Bars {
     }
 }
 
-fn style(bar: bool) -> ProgressStyle {
-    let template =
-        if bar { "{spinner} {prefix} [{bar:16}] {percent:>3}% {wide_msg}" } else { "{spinner} {prefix} {wide_msg}" };
+/// With a bar: rows are counted.
+const BAR: &str = "{spinner} {prefix} [{bar:16}] {percent:>3}% {wide_msg}";
+/// Without: a step that is one statement.
+const STEP: &str = "{spinner} {prefix} {wide_msg}";
+/// The last line.
+const WAITING: &str = "{spinner} {wide_msg}";
+
+fn style(template: &str) -> ProgressStyle {
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
         .progress_chars("=> ")

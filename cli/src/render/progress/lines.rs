@@ -41,10 +41,11 @@ impl Lines {
         lines
     }
 
-    /// What a run waits for, once, where it is more than its turn: somebody has to do something then.
+    /// What a run waits for, once, where its turn has come: somebody has to do something then.
     fn wait(&mut self, run: &Run) -> Option<String> {
-        let asks = |wait: &&Wait| matches!(wait.reason(), WaitReason::Agent | WaitReason::Transform);
-        let Some(wait) = run.waits.iter().find(asks) else {
+        let turn = |wait: &Wait| matches!(wait.reason(), WaitReason::Order | WaitReason::Dependency | WaitReason::Run);
+        let wait = run.waits.first().filter(|_| !run.waits.iter().any(turn));
+        let Some(wait) = wait else {
             self.waits.remove(&run.id);
             return None;
         };

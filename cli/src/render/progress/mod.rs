@@ -13,6 +13,7 @@ use comfy_table::Color;
 use dunlin_proto::v1::{Event, Run};
 
 use super::Look;
+use crate::output::tell;
 use bars::Bars;
 use lines::Lines;
 pub(crate) use lines::subject;
@@ -54,7 +55,7 @@ impl Progress {
             Kind::Bars(bars) => bars.update(&self.look, run, event),
             Kind::Lines(lines) => {
                 for line in lines.update(&self.look, run, event) {
-                    eprintln!("{line}");
+                    tell(&line);
                 }
             }
         }
@@ -65,14 +66,14 @@ impl Progress {
         let text = self.look.paint(text, Color::Yellow);
         match &self.kind {
             Kind::Bars(bars) => bars.print(&text),
-            Kind::Lines(_) => eprintln!("{text}"),
+            Kind::Lines(_) => tell(&text),
         }
     }
 
     /// Takes the bars away: what comes next is printed below what has ended.
     pub(crate) fn finish(&self) {
         if let Kind::Bars(bars) = &self.kind {
-            let _gone_with_the_terminal = bars.all.clear();
+            bars.finish();
         }
     }
 }
