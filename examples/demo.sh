@@ -28,7 +28,8 @@ stop() {
     if [ "$status" -ne 0 ]; then
         echo >&2
         echo "demo: stopped with exit code $status" >&2
-        sed 's/^/dunlin dev: /' "$work/dev.log" >&2 2>/dev/null || true
+        # After Ctrl-C or SIGTERM there is nothing to explain.
+        [ "$status" -ge 128 ] || sed 's/^/dunlin dev: /' "$work/dev.log" >&2 2>/dev/null || true
     fi
     rm -rf "$work"
     exit "$status"

@@ -19,6 +19,9 @@ impl Database {
     /// The database that was named, or a new server.
     pub(super) async fn open(named: Option<&str>) -> Result<Self, Error> {
         if let Some(url) = named {
+            // Tried here first: the controller would go on trying, since a database may come up later.
+            let reached = dunlin_shared::postgres::connect(url, "dunlin dev").await;
+            reached.map_err(|error| Error::Refused(format!("the database of --postgres cannot be used: {error}")))?;
             return Ok(Self { server: None, controller: url.to_owned(), target: url.to_owned() });
         }
         let server = Server::start().await.map_err(failed)?;
