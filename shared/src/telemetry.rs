@@ -22,7 +22,12 @@ pub fn init(service: &str) {
     };
     let json = std::env::var("DUNLIN_LOG_FORMAT").is_ok_and(|format| format.eq_ignore_ascii_case("json"));
     let colours = stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr).with_ansi(colours);
+    // A line that cannot be written is dropped: saying so on the same closed stream would end the program.
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(stderr)
+        .with_ansi(colours)
+        .log_internal_errors(false);
     let first = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
     if first.is_ok() {
         if let Some(error) = refused {

@@ -120,11 +120,9 @@ impl AgentStream {
     pub(crate) async fn heartbeat(&mut self) -> Vec<Lease> {
         let next = async {
             loop {
-                match self.requests.next().await.unwrap().unwrap().message {
-                    Some(Saying::Heartbeat(heartbeat)) => {
-                        return heartbeat.leases.into_iter().filter_map(|lease| lease.lease).collect();
-                    }
-                    _ => {}
+                let message = self.requests.next().await.unwrap().unwrap().message;
+                if let Some(Saying::Heartbeat(heartbeat)) = message {
+                    return heartbeat.leases.into_iter().filter_map(|lease| lease.lease).collect();
                 }
             }
         };

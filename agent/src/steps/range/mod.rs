@@ -12,7 +12,6 @@ mod stripes;
 pub(crate) use stripes::StripeChoice;
 
 use dunlin_proto::v1::{EventType, RangeTask, Step};
-use dunlin_shared::ids::StepName;
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::{assigned_columns, quote_ident};
@@ -89,7 +88,6 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     let mut worker = Worker {
         context,
         step,
-        step_name: &names.step,
         address,
         cursor: checkpoint.cursor.as_ref().and_then(|cursor| serde_json::from_value(cursor.clone()).ok()),
         sums: Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked },
@@ -111,7 +109,6 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
 struct Worker<'a> {
     context: &'a Context,
     step: &'a Step,
-    step_name: &'a StepName,
     address: Address,
     place: &'a Place,
     checkpoint: Checkpoint,
@@ -273,7 +270,7 @@ impl Worker<'_> {
             .tuning
             .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&shown)));
         if let Some(sentence) = learnt {
-            self.context.lease.note(EventType::AgentNote, format!("step {}: {sentence}", self.step_name));
+            self.context.lease.note(EventType::AgentNote, sentence);
         }
     }
 
