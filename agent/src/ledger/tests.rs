@@ -105,6 +105,29 @@ async fn the_same_lease_can_take_again_and_an_older_one_cannot() {
 }
 
 #[tokio::test]
+async fn neither_can_it_take_a_step_or_a_seal() {
+    let lab = Lab::new().await;
+    for (kind, step) in
+        [(Kind::Statement, address().step), (Kind::Plan, StepName::parse("walk").ok()), (Kind::Seal, None)]
+    {
+        let with = |epoch, again| {
+            let mut claim = Claim { kind, ..claim(epoch, again) };
+            claim.address = Address { step: step.clone(), range: 0, ..address() };
+            claim
+        };
+        assert!(matches!(take_and_commit(&lab.client, &with(2, false)).await, Taken::Mine(found) if found.fresh));
+        for (epoch, again) in [(1, false), (2, false), (1, true)] {
+            let taken = take_and_commit(&lab.client, &with(epoch, again)).await;
+            assert!(
+                matches!(taken, Taken::Stale(Stale { stored: Some(2), .. })),
+                "{kind:?} {epoch} {again}: {taken:?}"
+            );
+        }
+        assert!(matches!(take_and_commit(&lab.client, &with(2, true)).await, Taken::Mine(found) if !found.fresh));
+    }
+}
+
+#[tokio::test]
 async fn a_range_that_no_plan_has_written_cannot_be_taken() {
     let lab = lab().await;
     let mut claim = claim(5, false);

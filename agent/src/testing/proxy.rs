@@ -14,7 +14,8 @@ pub(crate) struct Faults {
     /// Counts down with every COMMIT, and every BEGIN (... READ COMMITTED), that passes; the answer to the one that makes it 0 is
     /// lost, and the connection with it.
     pub(crate) commits_until_cut: AtomicI64,
-    /// Answers are swallowed, and neither end hears of it.
+    /// Connections that have an answer now are dead from then on: it is swallowed, and so is everything behind it, the end of the
+    /// connection too.
     pub(crate) swallow: AtomicBool,
 }
 
@@ -74,7 +75,11 @@ async fn answers(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<Fa
             // The server has answered, so it has committed or refused; nobody hears it. Both ends close.
             break;
         }
-        if !faults.swallow.load(Ordering::SeqCst) && to.write_all(&buffer[..length]).await.is_err() {
+        if faults.swallow.load(Ordering::SeqCst) {
+            while let Ok(1..) = from.read(&mut buffer).await {}
+            std::future::pending::<()>().await;
+        }
+        if to.write_all(&buffer[..length]).await.is_err() {
             break;
         }
     }
