@@ -317,6 +317,7 @@ pub(super) const WRITE_RUNS: Statement = Statement::new(
     "UPDATE dunlin_controller.runs r
      SET state = n.state, failure = n.failure, result = n.result,
          applications = CASE WHEN n.state IN ('queued', 'cancelled') THEN r.applications ELSE n.applications END,
+         after_run_id = CASE WHEN n.state IN ('queued', 'cancelled') THEN r.after_run_id END,
          started_at = CASE WHEN n.state NOT IN ('queued', 'cancelled')
                            THEN coalesce(r.started_at, clock_timestamp()) ELSE r.started_at END,
          ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END

@@ -117,21 +117,36 @@ pub struct Filter {
     pub newest_first: bool,
 }
 
-const LIST_EVENTS: Statement = Statement::new(
-    "list_events",
-    "SELECT * FROM dunlin_controller.events
-     WHERE ($1::bigint IS NULL OR run_id = $1) AND ($2::text IS NULL OR target = $2)
-       AND ($3::text IS NULL OR migration_id = $3) AND id > $4
-     ORDER BY id LIMIT $5",
-);
+/// A list for each filter that has an index; the others sift what it finds.
+macro_rules! list {
+    ($name:literal, $by:literal, $behind:literal, $order:literal) => {
+        Statement::new(
+            $name,
+            concat!(
+                "SELECT * FROM dunlin_controller.events WHERE ",
+                $by,
+                " AND ($1::bigint IS NULL OR run_id = $1) AND ($2::text IS NULL OR target = $2)
+                  AND ($3::text IS NULL OR migration_id = $3) AND id ",
+                $behind,
+                " $4 ORDER BY id ",
+                $order,
+                " LIMIT $5"
+            ),
+        )
+    };
+}
 
-const LIST_EVENTS_NEWEST_FIRST: Statement = Statement::new(
-    "list_events_newest_first",
-    "SELECT * FROM dunlin_controller.events
-     WHERE ($1::bigint IS NULL OR run_id = $1) AND ($2::text IS NULL OR target = $2)
-       AND ($3::text IS NULL OR migration_id = $3) AND id < $4
-     ORDER BY id DESC LIMIT $5",
-);
+const LIST_EVENTS: [Statement; 3] = [
+    list!("list_events_of_run", "run_id = $1", ">", "ASC"),
+    list!("list_events_of_migration", "migration_id = $3", ">", "ASC"),
+    list!("list_events", "true", ">", "ASC"),
+];
+
+const LIST_EVENTS_NEWEST_FIRST: [Statement; 3] = [
+    list!("list_newest_events_of_run", "run_id = $1", "<", "DESC"),
+    list!("list_newest_events_of_migration", "migration_id = $3", "<", "DESC"),
+    list!("list_newest_events", "true", "<", "DESC"),
+];
 
 const EVENTS_BETWEEN: Statement = Statement::new(
     "events_between",
@@ -151,8 +166,13 @@ impl Store {
     /// The database is not available.
     pub async fn list_events(&self, filter: &Filter, after: Option<i64>, limit: i64) -> Result<Vec<Written>, Error> {
         let session = self.session().await?;
-        let (statement, start) =
+        let (statements, start) =
             if filter.newest_first { (&LIST_EVENTS_NEWEST_FIRST, i64::MAX) } else { (&LIST_EVENTS, 0) };
+        let statement = match (filter.run_id, &filter.migration_id) {
+            (Some(_), _) => &statements[0],
+            (None, Some(_)) => &statements[1],
+            (None, None) => &statements[2],
+        };
         let after = after.unwrap_or(start);
         let parameters: super::session::Parameters<'_> =
             &[&filter.run_id, &filter.target, &filter.migration_id, &after, &limit];

@@ -15,7 +15,7 @@ use super::error::Error;
 use super::locks;
 use super::reports::finish;
 use super::session::{Session, Statement};
-use super::starting::TURN_COME;
+use super::starting::turn_come;
 use super::wake::Wake;
 use crate::domain::followed::{self, Known};
 use crate::domain::report::Applied;
@@ -148,9 +148,10 @@ impl Store {
         }
         take_over(session, target, &changes.write).await?;
         events.extend(changes.event(target).map(|event| event.with("first_report", !reported_before)));
-        let rows = session.query(&TURN_COME, &[&name]).await?;
-        let started = self.start_runs(session, target, rows, events).await?.any;
-        Ok(Followed { fresh, started })
+        let rows = turn_come(session, target, &[]).await?;
+        let starting = self.start_runs(session, target, rows, events).await?;
+        starting.write(session).await?;
+        Ok(Followed { fresh, started: !starting.runs.is_empty() })
     }
 }
 

@@ -20,7 +20,7 @@ use super::error::Error;
 use super::locks;
 use super::reports::finish;
 use super::session::{Session, Statement};
-use super::starting::TURN_COME;
+use super::starting::{TURN_COME, turn_come};
 use super::wake::Wake;
 use crate::domain::{Event, EventType, Severity};
 
@@ -304,14 +304,15 @@ impl Store {
         let (_, _, turn) = try_join3(
             session.execute(&ADD_RUNS, &[&target.as_str(), &request, &run_rows]),
             session.execute(&ADD_STEPS, &[&step_rows]),
-            session.query(&TURN_COME, &[&target.as_str()]),
+            turn_come(&session, target, &[]),
         )
         .await?;
         let mut wakes = Vec::new();
-        if self.start_runs(&session, target, turn, &mut events).await?.any {
+        let starting = self.start_runs(&session, target, turn, &mut events).await?;
+        if !starting.runs.is_empty() {
             wakes.push(Wake::Dispatch);
         }
-        finish(&session, self.replica(), events, &mut wakes).await?;
+        try_join(starting.write(&session), finish(&session, self.replica(), events, &mut wakes)).await?;
         Ok(wakes)
     }
 }

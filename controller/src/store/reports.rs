@@ -5,8 +5,7 @@
 //! contradicts what is known is refused alone; the others are stored.
 
 use dunlin_shared::ids::{RunId, TargetName};
-use futures::future::{try_join, try_join3, try_join4, try_join5};
-use tokio_postgres::Row;
+use futures::future::{try_join, try_join3, try_join5};
 
 use super::advancing::{self, Loaded, read_run, read_step, read_task};
 use super::applied;
@@ -15,7 +14,7 @@ use super::error::Error;
 use super::events;
 use super::locks;
 use super::session::{Session, Statement};
-use super::starting::{FREE_BEHIND, TURN_COME, stop_behind};
+use super::starting::{Starting, TURN_COME, stop_behind, turn_come};
 use super::wake::{self, Wake};
 use crate::domain::report::{Applied, Report};
 use crate::domain::run::State;
@@ -44,7 +43,7 @@ pub struct Stored {
 const LOADING: [&Statement; 4] =
     [&advancing::LOCK_RUNS, &advancing::LOCK_TASKS, &advancing::LOCK_OPEN_TASKS, &advancing::LOCK_STEPS];
 
-const WRITING: [&Statement; 11] = [
+const WRITING: [&Statement; 10] = [
     &advancing::WRITE_TASKS,
     &advancing::WRITE_STEPS,
     &advancing::WRITE_RUNS,
@@ -54,7 +53,6 @@ const WRITING: [&Statement; 11] = [
     &applied::RECORD_APPLIED,
     &events::APPEND_EVENTS,
     &wake::NOTIFY,
-    &FREE_BEHIND,
     &TURN_COME,
 ];
 
@@ -79,23 +77,36 @@ impl Store {
         let mut changes = Changes::default();
         let verdicts = decide(&mut loaded, reports, &mut changes);
 
-        let steps: Vec<(RunId, &Step)> = before
+        let runs: Vec<&Run> =
+            before.iter().filter_map(|(id, _, state)| loaded.runs.get(id).filter(|run| run.state != *state)).collect();
+        let mut steps: Vec<(RunId, &Step)> = before
             .iter()
             .filter_map(|(id, steps, _)| loaded.runs.get(id).map(|run| (*id, steps, run)))
             .flat_map(|(id, steps, run)| {
                 run.steps.iter().zip(steps).filter(|(now, then)| now != then).map(move |(now, _)| (id, now))
             })
             .collect();
-        let runs: Vec<&Run> =
-            before.iter().filter_map(|(id, _, state)| loaded.runs.get(id).filter(|run| run.state != *state)).collect();
         let tasks: Vec<&Task> = tasks_before
             .iter()
             .filter_map(|then| loaded.tasks.get(&then.id).map(|(_, now)| now).filter(|now| *now != then))
             .collect();
+        let mut wakes = wakes(&tasks, &changes);
 
         let ended: Vec<&Run> = runs.iter().copied().filter(|run| run.state.ended()).collect();
-        let targets = unique(ended.iter().map(|run| run.target.clone()).collect());
-        let applied = std::mem::take(&mut changes.applied);
+        let mut starting = Starting::default();
+        for target in unique(ended.iter().map(|run| run.target.clone()).collect()) {
+            let ended: Vec<&Run> = ended.iter().copied().filter(|run| run.target == target).collect();
+            let mut next = self.turn(&session, &target, &ended, &mut changes).await?;
+            starting.runs.append(&mut next.runs);
+            starting.tasks.append(&mut next.tasks);
+        }
+        if !starting.runs.is_empty() && !wakes.contains(&Wake::Dispatch) {
+            wakes.push(Wake::Dispatch);
+        }
+        let runs: Vec<&Run> = runs.into_iter().chain(&starting.runs).collect();
+        steps.extend(starting.steps());
+        changes.added.extend(starting.tasks.iter().cloned());
+
         let writes = try_join5(
             advancing::write_tasks(&session, &tasks),
             advancing::cancel_tasks(&session, &changes.stopped),
@@ -103,25 +114,7 @@ impl Store {
             advancing::write_runs(&session, &runs),
             advancing::add_tasks(&session, &changes.added),
         );
-        let mut wakes = wakes(&tasks, &changes);
-        // Mostly there is one target, and its turn is looked up in the same round trip.
-        let ((..), mut next) = try_join(writes, self.turn(&session, targets.first(), &ended, &applied)).await?;
-        for (index, target) in targets.iter().enumerate() {
-            if index > 0 {
-                next = self.turn(&session, Some(target), &ended, &applied).await?;
-            }
-            for failed in ended.iter().filter(|run| run.target == *target && run.state == State::Failed) {
-                stop_behind(&session, failed, &mut changes.events).await?;
-                // What was cancelled must not start: ask again.
-                next = session.query(&TURN_COME, &[&target.as_str()]).await?;
-            }
-            let rows = std::mem::take(&mut next);
-            if self.start_runs(&session, target, rows, &mut changes.events).await?.any {
-                wakes.push(Wake::Dispatch);
-            }
-        }
-        wakes.dedup();
-        finish(&session, self.replica(), changes.events, &mut wakes).await?;
+        try_join(writes, finish(&session, self.replica(), changes.events, &mut wakes)).await?;
         Ok(Stored { verdicts, wakes })
     }
 
@@ -168,30 +161,30 @@ impl Store {
         Ok(loaded)
     }
 
-    /// Records what ended runs have applied to a target, and finds the runs whose turn has come.
+    /// Records what ended runs have applied to a target, stops what waited for those that failed, and decides what starts.
     async fn turn(
         &self,
         session: &Session,
-        target: Option<&TargetName>,
+        target: &TargetName,
         ended: &[&Run],
-        applied: &[(TargetName, Applied)],
-    ) -> Result<Vec<Row>, Error> {
-        let Some(target) = target else { return Ok(Vec::new()) };
-        let applied: Vec<&Applied> = applied.iter().filter(|(of, _)| of == target).map(|(_, row)| row).collect();
-        let succeeded: Vec<i64> = ended
-            .iter()
-            .filter(|run| run.target == *target && run.state == State::Succeeded)
-            .map(|run| run.id.0)
-            .collect();
-        let name = target.as_str();
-        let (_, (), _, rows) = try_join4(
+        changes: &mut Changes,
+    ) -> Result<Starting, Error> {
+        let applied: Vec<&Applied> =
+            changes.applied.iter().filter(|(of, _)| of == target).map(|(_, row)| row).collect();
+        let succeeded: Vec<i64> =
+            ended.iter().filter(|run| run.state == State::Succeeded).map(|run| run.id.0).collect();
+        let (_, (), mut rows) = try_join3(
             locks::schedule(session, target),
             applied::record(session, target, &applied),
-            session.execute(&FREE_BEHIND, &[&succeeded]),
-            session.query(&TURN_COME, &[&name]),
+            turn_come(session, target, &succeeded),
         )
         .await?;
-        Ok(rows)
+        for failed in ended.iter().filter(|run| run.state == State::Failed) {
+            stop_behind(session, failed, &mut changes.events).await?;
+            // What was cancelled must not start: ask again.
+            rows = turn_come(session, target, &succeeded).await?;
+        }
+        self.start_runs(session, target, rows, &mut changes.events).await
     }
 }
 

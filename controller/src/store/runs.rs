@@ -85,14 +85,27 @@ const RUNS_BY_ID: Statement = Statement::new(
      WHERE r.id = ANY ($1) ORDER BY r.id DESC",
 );
 
-const LIST_RUNS: Statement = Statement::new(
-    "list_runs",
-    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
-     LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
-     WHERE ($1::text IS NULL OR r.target = $1) AND ($2::text IS NULL OR r.migration_id = $2)
-       AND (cardinality($3::text[]) = 0 OR r.state = ANY ($3)) AND r.id < $4
-     ORDER BY r.id DESC LIMIT $5",
-);
+/// A list for each filter that has an index; the others sift what it finds.
+macro_rules! list {
+    ($name:literal, $by:literal) => {
+        Statement::new(
+            $name,
+            concat!(
+                "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+                 LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
+                 WHERE ",
+                $by,
+                " AND ($1::text IS NULL OR r.target = $1) AND ($2::text IS NULL OR r.migration_id = $2)
+                  AND (cardinality($3::text[]) = 0 OR r.state = ANY ($3)) AND r.id < $4
+                 ORDER BY r.id DESC LIMIT $5"
+            ),
+        )
+    };
+}
+
+const LIST_RUNS_OF_MIGRATION: Statement = list!("list_runs_of_migration", "r.migration_id = $2");
+const LIST_RUNS_ON_TARGET: Statement = list!("list_runs_on_target", "r.target = $1");
+const LIST_RUNS: Statement = list!("list_runs", "true");
 
 const UNFINISHED_ON: Statement = Statement::new(
     "unfinished_on",
@@ -149,8 +162,13 @@ impl Store {
     /// The database is not available.
     pub async fn list_runs(&self, filter: &RunFilter, before: i64, limit: i64) -> Result<Vec<View>, Error> {
         let session = self.session().await?;
+        let statement = match (&filter.migration, &filter.target) {
+            (Some(_), _) => &LIST_RUNS_OF_MIGRATION,
+            (None, Some(_)) => &LIST_RUNS_ON_TARGET,
+            (None, None) => &LIST_RUNS,
+        };
         let rows =
-            session.query(&LIST_RUNS, &[&filter.target, &filter.migration, &filter.states, &before, &limit]).await?;
+            session.query(statement, &[&filter.target, &filter.migration, &filter.states, &before, &limit]).await?;
         views(&session, rows).await
     }
 

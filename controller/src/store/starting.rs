@@ -18,61 +18,108 @@ use super::database::Store;
 use super::error::Error;
 use super::session::{Session, Statement};
 use crate::domain::step::Step;
-use crate::domain::{self, Cancelled, Changes, Event, EventType, Queued, Run, Severity};
+use crate::domain::{self, Cancelled, Changes, Event, EventType, NewTask, Queued, Run, Severity};
 
 pub(super) const FREE_BEHIND: Statement = Statement::new(
     "free_behind",
     "UPDATE dunlin_controller.runs SET after_run_id = NULL WHERE after_run_id = ANY ($1) AND state = 'queued'",
 );
 
+/// The queued runs of a target that come behind nothing, or behind runs that have just succeeded.
 pub(super) const TURN_COME: Statement = Statement::new(
     "turn_come",
-    "SELECT r.id, r.target, r.migration_id, r.checksum, r.state, r.rerun, r.run_after, d.definition,
-            coalesce(g.applications, 0) AS applications,
+    "SELECT r.id, r.target, r.migration_id, r.checksum, r.state, r.rerun, r.run_after, r.after_run_id,
+            (SELECT d.definition FROM dunlin_controller.definitions d
+             WHERE d.migration_id = r.migration_id AND d.checksum = r.checksum) AS definition,
+            coalesce((SELECT g.applications FROM dunlin_controller.target_registry g
+                      WHERE g.target = r.target AND g.migration_id = r.migration_id), 0) AS applications,
             ARRAY (SELECT a.migration_id FROM dunlin_controller.target_registry a
                    WHERE a.target = r.target AND a.migration_id = ANY (r.run_after)) AS applied
      FROM dunlin_controller.runs r
-     JOIN dunlin_controller.definitions d ON d.migration_id = r.migration_id AND d.checksum = r.checksum
-     LEFT JOIN dunlin_controller.target_registry g ON g.target = r.target AND g.migration_id = r.migration_id
-     WHERE r.target = $1 AND r.state = 'queued' AND r.after_run_id IS NULL
-     ORDER BY r.id FOR NO KEY UPDATE OF r",
+     WHERE r.target = $1 AND r.state = 'queued' AND r.id = ANY (ARRAY (
+         SELECT id FROM dunlin_controller.runs WHERE target = $1 AND state = 'queued' AND after_run_id IS NULL
+         UNION ALL
+         SELECT id FROM dunlin_controller.runs WHERE after_run_id = ANY ($2)))
+     ORDER BY r.id FOR NO KEY UPDATE",
 );
 
+/// Looks up the runs of a target whose turn has come, `succeeded` being the runs that have just done so.
+pub(super) async fn turn_come(session: &Session, target: &TargetName, succeeded: &[i64]) -> Result<Vec<Row>, Error> {
+    session.query(&TURN_COME, &[&target.as_str(), &succeeded]).await
+}
+
+/// Runs that start, for the caller to write.
+#[derive(Debug, Default)]
+pub(super) struct Starting {
+    /// The runs.
+    pub(super) runs: Vec<Run>,
+    /// Their first tasks.
+    pub(super) tasks: Vec<(RunId, NewTask)>,
+}
+
+impl Starting {
+    /// The steps that start with the runs.
+    pub(super) fn steps(&self) -> impl Iterator<Item = (RunId, &Step)> {
+        let steps = self.runs.iter().flat_map(|run| run.steps.iter().map(|step| (run.id, step)));
+        steps.filter(|(_, step)| step.state != domain::step::State::Pending)
+    }
+
+    /// Writes the runs, for callers that write nothing else of their kind.
+    pub(super) async fn write(&self, session: &Session) -> Result<(), Error> {
+        let runs: Vec<&Run> = self.runs.iter().collect();
+        let steps: Vec<(RunId, &Step)> = self.steps().collect();
+        try_join3(
+            advancing::write_runs(session, &runs),
+            advancing::write_steps(session, &steps),
+            advancing::add_tasks(session, &self.tasks),
+        )
+        .await?;
+        Ok(())
+    }
+}
+
 impl Store {
-    /// Starts every run of a target whose turn has come and whose dependencies are applied. `rows` are the answer of
-    /// [`TURN_COME`], which callers send together with what goes before it.
+    /// Decides which runs of a target start: those whose turn has come and whose dependencies are applied. `rows` are what
+    /// [`turn_come`] has found.
     pub(super) async fn start_runs(
         &self,
         session: &Session,
         target: &TargetName,
         mut rows: Vec<Row>,
         events: &mut Vec<Event>,
-    ) -> Result<Started, Error> {
-        let mut started = Started::default();
+    ) -> Result<Starting, Error> {
+        let mut starting = Starting::default();
         loop {
             let mut skipped = Vec::new();
-            let mut runs = Vec::new();
+            let mut waiting = Vec::new();
             for row in &rows {
                 let run_after: Vec<String> = row.get("run_after");
                 let applied: HashSet<String> = row.get::<_, Vec<String>>("applied").into_iter().collect();
                 if !run_after.iter().all(|id| applied.contains(id)) {
+                    waiting.extend(row.get::<_, Option<i64>>("after_run_id"));
                     continue;
                 }
-                let run = self.queued(row)?;
-                if run.applications > 0 && !run.rerun { skipped.push(run) } else { runs.push(run) }
+                let mut run = self.queued(row)?;
+                if run.applications > 0 && !run.rerun {
+                    skipped.push(run);
+                } else if starting.runs.iter().all(|other| other.id != run.id) {
+                    let mut changes = Changes::default();
+                    domain::begin(&mut run, &mut changes)?;
+                    events.append(&mut changes.events);
+                    starting.tasks.append(&mut changes.added);
+                    starting.runs.push(run);
+                }
             }
-            let mut changes = Changes::default();
-            for run in &mut runs {
-                domain::begin(run, &mut changes)?;
+            if !waiting.is_empty() {
+                // It is their turn, but a dependency is missing: what they came behind does not hold them any more.
+                session.execute(&FREE_BEHIND, &[&waiting]).await?;
             }
-            started.any |= !runs.is_empty();
-            write_started(session, &runs, &changes).await?;
-            events.append(&mut changes.events);
             if skipped.is_empty() {
-                return Ok(started);
+                return Ok(starting);
             }
+            let gone: Vec<i64> = skipped.iter().map(|run| run.id.0).collect();
             cancel_applied(session, &mut skipped, events).await?;
-            rows = session.query(&TURN_COME, &[&target.as_str()]).await?;
+            rows = turn_come(session, target, &gone).await?;
         }
     }
 
@@ -87,35 +134,9 @@ impl Store {
     }
 }
 
-/// What starting runs has done.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Started {
-    /// True when any run started: there are tasks.
-    pub(super) any: bool,
-}
-
 fn pending_steps(definition: &Arc<Definition>) -> Vec<Step> {
     let ordinals = 1..;
     ordinals.zip(&definition.steps).map(|(ordinal, step)| Step::pending(ordinal, step.name.clone())).collect()
-}
-
-async fn write_started(session: &Session, runs: &[Run], changes: &Changes) -> Result<(), Error> {
-    if runs.is_empty() {
-        return Ok(());
-    }
-    let running: Vec<&Run> = runs.iter().collect();
-    let steps: Vec<(RunId, &Step)> = runs
-        .iter()
-        .flat_map(|run| run.steps.iter().map(|step| (run.id, step)))
-        .filter(|(_, step)| step.state != domain::step::State::Pending)
-        .collect();
-    try_join3(
-        advancing::write_runs(session, &running),
-        advancing::write_steps(session, &steps),
-        advancing::add_tasks(session, &changes.added),
-    )
-    .await?;
-    Ok(())
 }
 
 /// Ends runs of migrations that the target turned out to have already; what comes behind them goes on.
@@ -133,10 +154,8 @@ async fn cancel_applied(session: &Session, runs: &mut [Run], events: &mut Vec<Ev
                 .of_run(run.id),
         );
     }
-    let ids: Vec<i64> = runs.iter().map(|run| run.id.0).collect();
     let cancelled: Vec<&Run> = runs.iter().collect();
-    advancing::write_runs(session, &cancelled).await?;
-    session.execute(&FREE_BEHIND, &[&ids]).await.map(drop)
+    advancing::write_runs(session, &cancelled).await
 }
 
 const QUEUED: Statement = Statement::new(

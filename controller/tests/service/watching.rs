@@ -109,6 +109,7 @@ async fn progress_is_told_without_events() {
     agent.planned(&plan, 1..=1).await;
     let range = agent.grant().await;
     let mut stream = watch(&controller, Vec::new(), 0).await;
+    while next(&mut stream).await.unwrap().event.is_none_or(|event| event.r#type() != EventType::StepStarted) {}
     agent.beat(&range, 40).await;
     loop {
         let response = next(&mut stream).await.unwrap();
