@@ -8,6 +8,7 @@
 mod command;
 mod definitions;
 mod dev;
+mod examples;
 mod faults;
 mod fleet;
 mod foreign;
