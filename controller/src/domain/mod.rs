@@ -15,6 +15,8 @@ pub mod run;
 mod setback;
 pub mod step;
 pub mod task;
+#[cfg(test)]
+mod tests;
 pub mod waits;
 
 pub use advance::{Changes, Error, Run, Task, Verdict, advance, begin};
