@@ -164,9 +164,7 @@ impl Worker<'_> {
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
         if stripes == 0 {
-            // Each stripe should have a batch at least, so that other transactions lie between two visits to a page.
-            let most = u32::try_from(self.window_rows / i64::from(self.batch_rows)).unwrap_or(u32::MAX);
-            opening.stripes = opening.stripes.min(most).max(1);
+            opening.stripes = stripes::fitting(opening.stripes, self.window_rows, self.batch_rows);
         }
         let high = high.unwrap_or_else(|| self.range.high.clone());
         Ok(Cursor::start(Window { low, high, stripes: opening.stripes }))

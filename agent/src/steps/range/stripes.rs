@@ -25,6 +25,15 @@ const DENSE_PERCENT: i64 = 30;
 /// Batches in the first window, which shows how many of the rows change.
 const PROBE_BATCHES: u32 = 5;
 
+/// Batches that a stripe must have: without other transactions between two visits to a page nothing is pruned there.
+const BATCHES_IN_STRIPE: i64 = 2;
+
+/// The stripes for a window of so many rows, where `wanted` would be right for a large one.
+pub(crate) fn fitting(wanted: u32, window_rows: i64, batch_rows: u32) -> u32 {
+    let most = window_rows / (i64::from(batch_rows).max(1) * BATCHES_IN_STRIPE);
+    wanted.min(u32::try_from(most).unwrap_or(u32::MAX)).max(1)
+}
+
 /// What is known about a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StripeChoice {
@@ -102,7 +111,8 @@ impl StripeChoice {
                      key order"
                 ));
             }
-            Self::Striped if shown.stripes > 1 && hot.updated >= ENOUGH_UPDATES && hot.hot * 2 < hot.updated => {
+            // A window too small for all stripes says nothing about the others.
+            Self::Striped if shown.stripes == STRIPES && hot.updated >= ENOUGH_UPDATES && hot.hot * 2 < hot.updated => {
                 *self = Self::Refuted(WINDOWS_BEFORE_RETRY);
             }
             _ => return None,
@@ -207,6 +217,18 @@ mod tests {
         share.add(500, 450, true);
         assert_eq!((share.updated, share.hot), (1500, 1350));
         assert_eq!(choice.learn(&dense(8, share)), None);
+        assert_eq!(stripes(&mut choice), STRIPES);
+    }
+
+    #[test]
+    fn small_windows_have_fewer_stripes_and_prove_nothing() {
+        assert_eq!(fitting(STRIPES, 100_000, 1000), STRIPES);
+        assert_eq!(fitting(STRIPES, 5000, 1000), 2);
+        assert_eq!(fitting(STRIPES, 500, 1000), 1);
+        let mut choice = StripeChoice::Striped;
+        let mut share = HotShare::default();
+        share.add(5000, 0, true);
+        assert_eq!(choice.learn(&dense(2, share)), None);
         assert_eq!(stripes(&mut choice), STRIPES);
     }
 

@@ -93,7 +93,7 @@ async fn rows_are_told_only_when_they_are_durable_and_the_end_waits_for_the_disk
 async fn updates_in_stripes_stay_on_their_page() {
     let mut lab = filled(20_000).await;
     let before = lab.number("SELECT pg_relation_size('t')").await;
-    let step = batch_step("t", TRIPLE, 500, 100_000, 0);
+    let step = batch_step("t", TRIPLE, 200, 100_000, 0);
     let planned = lab.plan(&step).await;
     lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
     let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
