@@ -6,7 +6,8 @@
 //!
 //! What must stay true: nothing is left behind, however this process ends. A small shell supervises the server and waits
 //! for the end of its standard input, which the kernel closes with the process that holds the other end, killed or not;
-//! then it stops the server and removes the directory.
+//! then it stops the server and removes the directory. That holds for a server that was [crashed](Server::crash), too:
+//! while it is down the supervisor waits for the one or the other.
 
 use std::fs;
 use std::io::{self, Read};
@@ -18,21 +19,36 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use nix::unistd::{User, geteuid};
+use nix::errno::Errno;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::{Pid, User, geteuid};
 use tokio::sync::OnceCell;
 use tokio_postgres::NoTls;
 
 /// Starts the server in `$1` on the data in `$2` with the log in `$3`, and when standard input ends, stops it and
 /// removes `$4`.
+///
+/// Its files in `$4`: `server` has the number of the process while there is one; `stopped` appears once nobody holds the
+/// other end of standard input; while there is `down`, a server that ended is not started again, and without it an end is
+/// the end. Whoever writes one of the first two looks at the other afterwards, so a server that starts as its owner goes is
+/// stopped by one of them.
 const SUPERVISOR: &str = r#"
 exec 3<&0
 bin=$1 data=$2 log=$3 dir=$4
-"$bin/postgres" -D "$data" </dev/null >>"$log" 2>&1 3<&- &
-server=$!
-(read -r _ <&3; touch "$dir/stopped"; kill -INT $server) 2>/dev/null &
+(read -r _ <&3; touch "$dir/stopped"; read -r server <"$dir/server" && kill -INT $server) 2>/dev/null &
 waiter=$!
-wait $server
-status=$?
+while :; do
+    "$bin/postgres" -D "$data" </dev/null >>"$log" 2>&1 3<&- &
+    server=$!
+    echo $server >"$dir/server"
+    [ -e "$dir/stopped" ] && kill -INT $server
+    wait $server
+    status=$?
+    rm -f "$dir/server"
+    [ -e "$dir/down" ] || break
+    while [ -e "$dir/down" ] && [ ! -e "$dir/stopped" ]; do sleep 0.02; done
+    [ -e "$dir/stopped" ] && break
+done
 if [ -e "$dir/stopped" ]; then cd / && rm -rf "$dir"; else kill $waiter; fi
 exit $status
 "#;
@@ -138,22 +154,9 @@ impl Server {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let mut supervisor = command.spawn()?;
-        let config = admin(port, password);
-        let deadline = tokio::time::Instant::now() + START_DEADLINE;
-        loop {
-            if let Ok((_client, connection)) = config.connect(NoTls).await {
-                drop(connection);
-                break;
-            }
-            let ended = supervisor.try_wait()?.is_some();
-            if ended || tokio::time::Instant::now() > deadline {
-                let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
-                if !ended {
-                    drop(supervisor.stdin.take());
-                }
-                return Err(Error::NotUp(last_lines(&log, 5)));
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        if let Err(error) = answers(&admin(port, password), dir, async || Ok(supervisor.try_wait()?.is_some())).await {
+            drop(supervisor.stdin.take());
+            return Err(error);
         }
         Ok(Self {
             supervisor,
@@ -212,6 +215,42 @@ impl Server {
         Ok(done?)
     }
 
+    /// Crashes the server, as `pg_ctl stop -m immediate` does, and waits until it is gone: what it had not written is lost.
+    /// It stays down until it is [started again](Server::start_again).
+    ///
+    /// # Errors
+    /// It runs no more, or cannot be signalled, or does not end in time.
+    pub async fn crash(&self) -> Result<(), Error> {
+        let number = self.dir.join("server");
+        let pid = fs::read_to_string(&number)?.trim().parse().map_err(io::Error::other)?;
+        fs::write(self.dir.join("down"), "")?;
+        match signal::kill(Pid::from_raw(pid), Signal::SIGQUIT) {
+            Ok(()) | Err(Errno::ESRCH) => {}
+            Err(error) => return Err(Error::Io(error.into())),
+        }
+        let deadline = tokio::time::Instant::now() + STOP_DEADLINE;
+        while number.exists() {
+            if tokio::time::Instant::now() > deadline {
+                return Err(Error::NotUp("it does not stop".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Starts the server again after a [crash](Server::crash), on the same port and data, and waits until it answers. A
+    /// server that was not crashed goes on.
+    ///
+    /// # Errors
+    /// It does not come up.
+    pub async fn start_again(&self) -> Result<(), Error> {
+        match fs::remove_file(self.dir.join("down")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        answers(&admin(self.port, &self.password), &self.dir, async || Ok(false)).await
+    }
+
     /// Stops the server and waits until its files are gone.
     ///
     /// # Errors
@@ -250,6 +289,26 @@ pub async fn shared() -> &'static Server {
             }
         })
         .await
+}
+
+/// Waits until the server with its log in `dir` answers. `ended` says whether that will never be.
+async fn answers(
+    config: &tokio_postgres::Config,
+    dir: &Path,
+    mut ended: impl AsyncFnMut() -> io::Result<bool>,
+) -> Result<(), Error> {
+    let deadline = tokio::time::Instant::now() + START_DEADLINE;
+    loop {
+        if let Ok((_client, connection)) = config.connect(NoTls).await {
+            drop(connection);
+            return Ok(());
+        }
+        if ended().await? || tokio::time::Instant::now() > deadline {
+            let log = fs::read_to_string(dir.join("log")).unwrap_or_default();
+            return Err(Error::NotUp(last_lines(&log, 5)));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// The user and group that the server runs as, where they are not one's own.
@@ -323,8 +382,16 @@ fn admin(port: u16, password: &str) -> tokio_postgres::Config {
     config
 }
 
+/// A port that nobody listens on, below those that Linux and macOS hand to outgoing connections: a server that is down for a
+/// moment finds it free when it starts again.
 fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port())
+    let free = (0..100)
+        .map(|_| rand::random_range(10_000..18_000))
+        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok());
+    match free {
+        Some(port) => Ok(port),
+        None => Ok(TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port()),
+    }
 }
 
 fn last_lines(text: &str, count: usize) -> String {
@@ -376,6 +443,30 @@ mod tests {
         assert_eq!(row.get::<_, String>(0), "sample_0");
         drop(client);
         connection.await.unwrap().unwrap();
+        server.stop().await.unwrap();
+        assert!(!dir.exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_crashed_starts_again_with_what_it_had_written() {
+        let server = Server::start().await.unwrap();
+        server.command("CREATE TABLE kept (id int)").await.unwrap();
+        for _ in 0..2 {
+            server.crash().await.unwrap();
+            assert!(server.command("SELECT 1").await.is_err(), "it is down");
+            server.start_again().await.unwrap();
+            server.command("SELECT FROM kept").await.unwrap();
+        }
+        let dir = server.directory().to_owned();
+        server.stop().await.unwrap();
+        assert!(!dir.exists());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_down_leaves_nothing_behind_either() {
+        let server = Server::start().await.unwrap();
+        let dir = server.directory().to_owned();
+        server.crash().await.unwrap();
         server.stop().await.unwrap();
         assert!(!dir.exists());
     }
