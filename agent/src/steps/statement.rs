@@ -49,8 +49,11 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
     let ended = work.execute(&mut connection).await;
-    if ended.is_err() {
-        connection.rollback().await;
+    match &ended {
+        // Beside the report, which need not wait for it.
+        Ok(Ended::Done { .. }) => drop(tokio::spawn(async move { connection.discard().await })),
+        Ok(_) => {}
+        Err(_) => connection.rollback().await,
     }
     ended
 }
@@ -110,7 +113,6 @@ impl Work<'_> {
             return Ok(Ended::Told);
         }
         connection.commit().await.map_err(|error| Error::of_postgres(&error, self.place))?;
-        connection.discard().await;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
     }
 

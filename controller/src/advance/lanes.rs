@@ -1,17 +1,20 @@
 //! Reports on their way into the database.
 //!
 //! Each target has a lane. What arrives while a transaction of the lane is under way is stored together in the next one: a
-//! single report waits for nothing, and a thousand share the flush to disk.
+//! single report waits for nothing, and a thousand share a transaction.
 //!
-//! What must stay true: a report is acknowledged after its commit, never before; reports of one agent on one target are
-//! stored in their order; a report is not given up while its stream is open. When the database is away, lanes wait for it.
+//! What a report sets off happens once it is stored: slots are free, the next tasks are granted. Its acknowledgement waits
+//! for the disk. An agent keeps a report until then, and the target knows what was done in it: if a crash of the database
+//! takes the report back, with all that came of it, the agent sends it again.
+//!
+//! What must stay true: a report is acknowledged once it is safe from a crash, never before; reports of one agent on one
+//! target are stored in their order; a report is not given up while its stream is open. When the database is away, lanes
+//! wait for it.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use dunlin_proto::v1;
-use dunlin_proto::v1::work_response::Message;
 use dunlin_shared::ids::TargetName;
 use tokio::time::sleep;
 use tonic::Status;
@@ -19,7 +22,6 @@ use tonic::Status;
 use crate::dispatch::Connection;
 use crate::domain::Verdict;
 use crate::domain::report::Report;
-use crate::grpc::convert::lease_out;
 use crate::replica::Replica;
 use crate::store::Wake;
 use crate::store::reports::{Filed, Stored};
@@ -104,11 +106,12 @@ async fn store(replica: &Arc<Replica>, mut filings: Vec<Filing>) -> Result<(), V
         let reports: Vec<Filed> = filings.iter().map(|filing| filing.filed.clone()).collect();
         match replica.store.store_reports(&reports).await {
             Ok(stored) => {
-                acknowledge(replica, filings, stored);
+                let stored = follow_up(replica, filings, stored);
                 if tries > 0 {
                     // The first try may have been stored with its answer lost: its consequences are not known.
                     replica.signals.everything();
                 }
+                tokio::spawn(acknowledge(Arc::clone(replica), stored));
                 return Ok(());
             }
             Err(error) if error.retryable() => {
@@ -129,9 +132,12 @@ async fn store(replica: &Arc<Replica>, mut filings: Vec<Filing>) -> Result<(), V
     }
 }
 
-fn acknowledge(replica: &Replica, filings: Vec<Filing>, stored: Stored) {
+/// Frees slots and wakes whoever has something to do now. Returns the reports that are to be acknowledged.
+fn follow_up(replica: &Replica, filings: Vec<Filing>, stored: Stored) -> Vec<Filing> {
     let mut freed = false;
-    for (Filing { connection, filed }, verdict) in filings.into_iter().zip(stored.verdicts) {
+    let mut unacknowledged = Vec::with_capacity(filings.len());
+    for (filing, verdict) in filings.into_iter().zip(stored.verdicts) {
+        let Filing { connection, filed } = &filing;
         if matches!(filed.report, Report::Note { .. }) {
             continue;
         }
@@ -148,7 +154,7 @@ fn acknowledge(replica: &Replica, filings: Vec<Filing>, stored: Stored) {
                 if ends(&filed.report) {
                     freed |= connection.free_slot(filed.lease);
                 }
-                connection.send(Message::Ack(v1::Ack { lease: Some(lease_out(filed.lease)) }));
+                unacknowledged.push(filing);
             }
             Err(reason) => {
                 tracing::error!(agent = connection.agent().as_str(), reason, "a report contradicts what is known");
@@ -162,6 +168,22 @@ fn acknowledge(replica: &Replica, filings: Vec<Filing>, stored: Stored) {
     replica.wake(&wakes);
     if freed {
         replica.signals.dispatch();
+    }
+    unacknowledged
+}
+
+/// Acknowledges reports that were stored, as soon as they are safe from a crash. Where that is not known their agents send
+/// them again, on another stream.
+async fn acknowledge(replica: Arc<Replica>, filings: Vec<Filing>) {
+    if filings.is_empty() {
+        return;
+    }
+    let flushed = replica.store.flush().await;
+    for Filing { connection, filed } in filings {
+        match &flushed {
+            Ok(()) => connection.acknowledge(filed.lease),
+            Err(error) => connection.ending().ask(Status::unavailable(format!("a report may be lost: {error}"))),
+        }
     }
 }
 

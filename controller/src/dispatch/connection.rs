@@ -156,17 +156,21 @@ impl Connection {
 
     /// Frees the slot of a lease. True when it was taken.
     pub(crate) fn free_slot(&self, lease: Lease) -> bool {
-        let mut state = self.state();
-        state.reporting.remove(&lease);
-        state.held.remove(&lease).is_some()
+        self.state().held.remove(&lease).is_some()
     }
 
-    /// Notes that the last report about a lease is on its way into the database.
+    /// Notes that the last report about a lease is on its way to the disk.
     pub(crate) fn report(&self, lease: Lease) {
         self.state().reporting.insert(lease);
     }
 
-    /// True while the last report about a lease is on its way into the database.
+    /// Acknowledges a report: the agent can forget it.
+    pub(crate) fn acknowledge(&self, lease: Lease) {
+        self.state().reporting.remove(&lease);
+        self.send(Message::Ack(v1::Ack { lease: Some(v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 }) }));
+    }
+
+    /// True from the last report about a lease to its acknowledgement.
     pub(crate) fn reporting(&self, lease: Lease) -> bool {
         self.state().reporting.contains(&lease)
     }

@@ -29,7 +29,7 @@ use crate::store::runs::View;
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(500);
 /// The shortest time between two looks.
-const BREATH: Duration = Duration::from_millis(20);
+const BREATH: Duration = Duration::from_millis(50);
 /// How long a watcher sleeps when nothing wakes it.
 const SWEEP: Duration = Duration::from_secs(5);
 /// The rest after a failure of the database, and how many are borne in a row.
@@ -245,6 +245,10 @@ impl Watcher {
         let store = self.replica.store.clone();
         loop {
             let events = store.events_between(&self.target, self.sequence, until, runs, EVENTS).await?;
+            if !events.is_empty() {
+                // Who counts on a number must find the same event under it after a crash of the database.
+                store.flush().await?;
+            }
             let full = i64::try_from(events.len()).unwrap_or(EVENTS) >= EVENTS;
             let ids: BTreeSet<i64> = events.iter().map(|event| event.run_id).collect();
             let ids: Vec<i64> = ids.into_iter().collect();

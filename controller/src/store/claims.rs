@@ -1,8 +1,11 @@
 //! Leases are granted: ready tasks are claimed for the free slots of all agents of this replica at once.
 //!
 //! Candidates are locked and whoever else locks them is skipped, so any number of replicas claim side by side and none
-//! gets what another has. Which agent gets which task is decided in between, in memory. The commit is synchronous: an
-//! epoch that was granted is never granted again, also not after a crash of the database.
+//! gets what another has. Which agent gets which task is decided in between, in memory.
+//!
+//! The commit does not wait for the disk. A crash of the database can lose a lease, and its epoch is then granted once
+//! more: the holder of the lost one is told so when it announces it, and in the target only one of the two can take the
+//! task under that epoch.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -136,7 +139,7 @@ impl Store {
         let session = self.session().await?;
         session.prepare(&[&CANDIDATES, &GRANT]).await?;
         let demanded = Json(demands);
-        let (_, rows) = try_join(session.begin(), session.query(&CANDIDATES, &[&demanded])).await?;
+        let (_, rows) = try_join(session.begin_lazily(), session.query(&CANDIDATES, &[&demanded])).await?;
         if rows.is_empty() {
             session.roll_back().await?;
             return Ok(Round::default());

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 
 use super::error::Error;
+use super::flush::Flushes;
 use super::schema;
 use super::session::Session;
 
@@ -43,6 +44,7 @@ struct Inner {
     lease_ttl: Duration,
     availability: watch::Sender<Availability>,
     definitions: Mutex<HashMap<String, Arc<Definition>>>,
+    flushes: Flushes,
 }
 
 impl Store {
@@ -62,6 +64,7 @@ impl Store {
                 lease_ttl,
                 availability: watch::Sender::new(away),
                 definitions: Mutex::default(),
+                flushes: Flushes::default(),
             }),
         })
     }
@@ -144,6 +147,10 @@ impl Store {
             .with_max_times(8)
             .with_jitter();
         operation.retry(delays).when(Error::conflict).await
+    }
+
+    pub(super) fn flushes(&self) -> &Flushes {
+        &self.inner.flushes
     }
 
     fn definitions(&self) -> MutexGuard<'_, HashMap<String, Arc<Definition>>> {

@@ -1,7 +1,7 @@
 //! Leases are renewed, and expire.
 //!
 //! A heartbeat renews all leases that it names and takes in their progress, for all agents of a replica in one statement.
-//! Expired leases are made ready by whichever replica comes first; the others skip them. Nothing depends on clocks but
+//! It does not wait for the disk: after a crash of the database the next one comes. Expired leases are made ready by whichever replica comes first; the others skip them. Nothing depends on clocks but
 //! when: all times are the database's, and in the target the epoch alone decides.
 
 use std::collections::BTreeMap;
@@ -136,7 +136,11 @@ impl Store {
                 rows_walked: counted.rows_walked,
             })
             .collect();
-        let rows = session.query(&RENEW, &[&Json(named), &self.ttl_seconds()]).await?;
+        let (named, ttl) = (Json(named), self.ttl_seconds());
+        session.prepare(&[&RENEW]).await?;
+        let (_, rows, _) =
+            try_join3(session.begin_lazily(), session.query(&RENEW, &[&named, &ttl]), session.commit()).await?;
+        session.settle();
         let kept = rows.iter().map(|row| lease(row.get("id"), row.get("epoch"))).collect();
         let mut moved: Vec<TargetName> = rows
             .iter()

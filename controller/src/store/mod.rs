@@ -7,6 +7,7 @@ pub mod claims;
 mod database;
 mod error;
 pub mod events;
+mod flush;
 pub mod following;
 pub mod leases;
 mod listening;

@@ -3,6 +3,9 @@
 //!
 //! Many reports are stored together: one flush to disk for all that came while the one before was written. A report that
 //! contradicts what is known is refused alone; the others are stored.
+//!
+//! The commit does not wait for the disk, so that what comes next can begin meanwhile. Who acknowledges a report flushes
+//! first ([`Store::flush`]).
 
 use dunlin_shared::ids::{RunId, TargetName};
 use futures::future::{try_join, try_join3, try_join5};
@@ -57,7 +60,8 @@ const WRITING: [&Statement; 10] = [
 ];
 
 impl Store {
-    /// Stores reports about tasks of one target. Repeating it is harmless: a report has an effect once.
+    /// Stores reports about tasks of one target, not yet safe from a crash of the database. Repeating it is harmless: a
+    /// report has an effect once.
     ///
     /// # Errors
     /// The database is not available, or refuses; nothing is stored then.
@@ -130,7 +134,7 @@ impl Store {
             Ok(())
         };
         let (_, run_rows, (), task_rows, step_rows) = try_join5(
-            session.begin(),
+            session.begin_lazily(),
             session.query(&advancing::LOCK_RUNS, &[&ids]),
             lock_open,
             session.query(&advancing::LOCK_TASKS, &[&ids]),

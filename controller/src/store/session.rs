@@ -123,6 +123,13 @@ impl Session {
         self.batch("begin", "BEGIN ISOLATION LEVEL READ COMMITTED").await
     }
 
+    /// Opens a transaction whose commit does not wait for the disk: it is there to see at once, and a crash of the database
+    /// may lose it until [`Store::flush`](super::Store::flush).
+    pub(crate) async fn begin_lazily(&self) -> Result<(), Error> {
+        self.unsettled.store(true, Ordering::Relaxed);
+        self.batch("begin", "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL synchronous_commit = off").await
+    }
+
     /// Commits. All futures of the transaction must have been awaited without an error, or be awaited with this one.
     pub(crate) async fn commit(&self) -> Result<(), Error> {
         self.batch("commit", "COMMIT").await
