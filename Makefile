@@ -30,7 +30,7 @@ check: setup-check ## Check format, lints, documentation, licences, protos and m
 
 bench: setup-build ## Measure next to a single UPDATE and a plain batch loop, and 200 small migrations
 	cargo build --release --workspace
-	cargo run --release -p dunlin-bench
+	target/release/dunlin-bench
 
 setup-build: ## Install what is missing to build and to run the demo
 	@bash scripts/setup.sh build

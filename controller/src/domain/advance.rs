@@ -170,7 +170,13 @@ pub fn advance(
     changes: &mut Changes,
 ) -> Result<Verdict, Error> {
     if let Report::Note { event_type, message } = report {
-        changes.events.push(about_task(run, task, event_type, Severity::Info, message));
+        let mut event = about_task(run, task, event_type, Severity::Info, message);
+        if let task::State::Leased { agent } = &task.standing.state
+            && task.standing.epoch == lease.epoch
+        {
+            event = event.of_agent(agent);
+        }
+        changes.events.push(event);
         return Ok(Verdict::Effective);
     }
     let task::State::Leased { agent } = &task.standing.state else { return Ok(Verdict::Late) };

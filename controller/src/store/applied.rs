@@ -30,7 +30,9 @@ struct AppliedRow<'a> {
 
 pub(super) const RECORD_APPLIED: Statement = Statement::new(
     "record_applied",
-    "WITH compared AS (UPDATE dunlin_controller.targets SET registry_digest = NULL WHERE name = $1)
+    "WITH compared AS (
+         UPDATE dunlin_controller.targets SET registry_digest = NULL, reported_at = clock_timestamp() WHERE name = $1
+     )
      INSERT INTO dunlin_controller.target_registry AS g
          (target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
           last_applied_at, recorded_at)

@@ -344,8 +344,8 @@ fn step_rows(run_id: i64, definition: &Definition) -> impl Iterator<Item = StepR
 }
 
 fn queued(target: &TargetName, row: &RunRow<'_>) -> Event {
-    let again = if row.rerun { ", which is applied already and is repeated" } else { "" };
-    let message = format!("run {} of {}{again} was queued", row.id, row.migration_id);
+    let again = if row.rerun { ": it repeats an applied migration" } else { "" };
+    let message = format!("run {} of {} was queued{again}", row.id, row.migration_id);
     Event::new(EventType::RunQueued, Severity::Info, message)
         .of_target(target)
         .of_migration(row.migration_id)
