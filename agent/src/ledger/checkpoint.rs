@@ -129,18 +129,21 @@ pub(crate) enum Taken {
     Stale(Stale),
 }
 
+// Taking again is for the same lease only. Its epoch alone does not name it: a controller whose database was put back does not
+// know of an earlier run and grants its epochs again, while a late holder of them is still about.
 const INSERT: &str = "
 INSERT INTO dunlin.checkpoints AS c (migration, step, range, kind, epoch, checksum, run_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
 ON CONFLICT (migration, step, range) DO UPDATE
 SET epoch = excluded.epoch, run_id = excluded.run_id, updated_at = now()
-WHERE c.epoch < excluded.epoch OR ($8 AND c.epoch = excluded.epoch)
+WHERE c.epoch < excluded.epoch OR ($8 AND c.epoch = excluded.epoch AND c.run_id = excluded.run_id)
 RETURNING c.xmax = 0, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
 
 // Only the plan inserts ranges, so that a range which is unknown to the target cannot come into being here.
 const UPDATE: &str = "
 UPDATE dunlin.checkpoints AS c SET epoch = $5, checksum = $6, run_id = $7, updated_at = now()
-WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4 AND (c.epoch < $5 OR ($8 AND c.epoch = $5))
+WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4
+  AND (c.epoch < $5 OR ($8 AND c.epoch = $5 AND c.run_id = $7))
 RETURNING false, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
 
 /// Takes a task within the transaction that is open. The caller commits when it is mine, and rolls back otherwise.

@@ -105,6 +105,25 @@ async fn the_same_lease_can_take_again_and_an_older_one_cannot() {
 }
 
 #[tokio::test]
+async fn a_lease_of_another_run_with_the_same_epoch_cannot_take_again() {
+    let lab = lab().await;
+    for kind in [Kind::Range, Kind::Statement, Kind::Plan, Kind::Seal] {
+        let with = |run, again| {
+            let mut claim = Claim { kind, run: RunId(run), ..claim(2, again) };
+            if kind != Kind::Range {
+                claim.address.range = 0;
+                claim.address.step = StepName::parse(format!("{kind:?}").to_lowercase()).ok();
+            }
+            claim
+        };
+        assert!(matches!(take_and_commit(&lab.client, &with(2, false)).await, Taken::Mine(_)), "{kind:?}");
+        let taken = take_and_commit(&lab.client, &with(1, true)).await;
+        assert!(matches!(taken, Taken::Stale(Stale { stored: Some(2), .. })), "{kind:?}: {taken:?}");
+        assert!(matches!(take_and_commit(&lab.client, &with(2, true)).await, Taken::Mine(_)), "{kind:?}");
+    }
+}
+
+#[tokio::test]
 async fn neither_can_it_take_a_step_or_a_seal() {
     let lab = Lab::new().await;
     for (kind, step) in
