@@ -4,6 +4,8 @@
 
 TOOLS := target/tools
 BUF   := $(CURDIR)/$(TOOLS)/node/node_modules/.bin/buf
+# Faults on purpose, for tests only: see shared/src/failpoint.rs.
+FAULTS := --features dunlin-agent/failpoints,dunlin-controller/failpoints
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,13 +18,16 @@ build: setup-build ## Build the programs with optimisation, into target/release
 	cargo build --release --workspace
 
 test: setup-test ## Build, then run all tests, those with clients in other languages among them
-	cargo build --workspace --bins --tests
-	cargo test --workspace --doc
-	cargo test --workspace --lib --bins --tests --no-fail-fast
+	cargo build --workspace --bins --tests $(FAULTS)
+	cargo test --workspace --doc $(FAULTS)
+	cargo test --workspace --lib --bins --tests --no-fail-fast $(FAULTS)
 
 check: setup-check ## Check format, lints, documentation, licences, protos and manifests
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo clippy --workspace --all-targets $(FAULTS) -- -D warnings
+	@if cargo tree --workspace --edges normal --prefix none | grep '^fail v'; then \
+	    echo 'error: failpoints are on by default, so release builds would have them' >&2; exit 1; fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	bash scripts/deny.sh
 	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code

@@ -49,6 +49,7 @@
 
 mod builder;
 mod catalog;
+mod failpoint;
 mod failure;
 mod ledger;
 mod limits;

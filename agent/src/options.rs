@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::Parser;
 
 use crate::builder::{Agent, Builder, Error};
+use crate::failpoint::Scenario;
 use crate::limits::Limits;
 use crate::signals::shutdown_signal;
 
@@ -77,6 +78,7 @@ impl Options {
 /// the second. Returns the program's exit code: 0 after stopping in order, 2 for wrong options.
 pub async fn serve(agent: Result<Agent, Error>) -> ExitCode {
     dunlin_shared::telemetry::init("dunlin-agent");
+    let _faults = Scenario::from_environment();
     let agent = match agent {
         Ok(agent) => agent,
         Err(error) => {

@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 async fn main() -> ExitCode {
     let config = Config::parse();
     dunlin_shared::telemetry::init("dunlin-controller");
+    let _faults = dunlin_shared::failpoint::Scenario::from_environment();
     let stop = CancellationToken::new();
     let (interrupted, terminated) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(interrupted), Ok(terminated)) => (interrupted, terminated),

@@ -3,6 +3,7 @@
 //!
 //! Free of input and output but for [`postgres`], [`telemetry`] and [`migration::set::read_dir`].
 
+pub mod failpoint;
 pub mod graph;
 pub mod ids;
 pub mod key;

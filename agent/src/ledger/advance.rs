@@ -14,6 +14,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{Address, Error, State};
+use crate::failpoint::{self, Points};
 use crate::limits::MARK;
 
 /// One step forward.
@@ -121,6 +122,25 @@ impl Advance<'_> {
             }
         }
         advanced.ok_or_else(|| Error::Damaged("an advance was not answered".to_owned()))
+    }
+}
+
+impl Advance<'_> {
+    /// Advances and commits, in one message: the server goes on to the commit only when the checkpoint has moved.
+    ///
+    /// # Errors
+    /// [`Error::Moved`] when the checkpoint did not match, and those of PostgreSQL.
+    pub(crate) async fn commit(&self, client: &Client, points: &Points) -> Result<Advanced, Error> {
+        let advanced = if failpoint::armed(points.advanced) {
+            let advanced = self.execute(client, "").await?;
+            failpoint::at(client, points.advanced).await?;
+            client.batch_execute("COMMIT").await?;
+            advanced
+        } else {
+            self.execute(client, ";COMMIT").await?
+        };
+        failpoint::at(client, points.committed).await?;
+        Ok(advanced)
     }
 }
 

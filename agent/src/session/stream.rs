@@ -18,6 +18,7 @@ use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
 
 use super::{Book, LeaseId};
+use crate::failpoint;
 use crate::failure::Place;
 use crate::limits::Limits;
 use crate::steps::{Context, Tuning};
@@ -152,6 +153,7 @@ async fn try_serve(
                 Some(WorkResponse { message: Some(message) }) => session.hear(message),
                 Some(WorkResponse { message: None }) => {}
             },
+            () = failpoint::cut() => return Err(Broken::Closed),
             _tick = renew.tick() => {
                 session.book.say(Saying::Heartbeat(Heartbeat { leases: session.book.all() }));
             }

@@ -18,6 +18,7 @@ pub(crate) use context::{Context, Tuning};
 
 use dunlin_proto::v1::{AppliedMigration, RunError, grant};
 
+use crate::failpoint::{self, Points};
 use crate::ledger::{self, Stale};
 
 /// How a step ended without an error.
@@ -77,6 +78,16 @@ pub(crate) fn step_of(task: &grant::Task) -> &str {
         grant::Task::Plan(task) => task.step.as_ref().map_or("", |step| &step.name),
         grant::Task::Range(task) => task.step.as_ref().map_or("", |step| &step.name),
         grant::Task::Statement(_) | grant::Task::Seal(_) => "",
+    }
+}
+
+/// Where work on a task can be made to fail on purpose.
+pub(crate) fn points_of(task: &grant::Task) -> &'static Points {
+    match task {
+        grant::Task::Statement(task) => statement::points(task),
+        grant::Task::Plan(_) => failpoint::PLAN,
+        grant::Task::Range(task) => range::points(task),
+        grant::Task::Seal(_) => failpoint::SEAL,
     }
 }
 

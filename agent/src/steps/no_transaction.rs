@@ -19,6 +19,7 @@ use tokio_postgres::types::Type;
 use super::context::names;
 use super::{Context, Ended, Error, check, seal, statement};
 use crate::catalog::{self, Table};
+use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
 use crate::limits::{self, Durability};
@@ -65,6 +66,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
         }
     }
     connection.commit().await.map_err(of_postgres)?;
+    failpoint::at(&connection, OUTSIDE.taken).await.map_err(of_postgres)?;
     drop(connection);
 
     let session = context.session(&place).await?;
@@ -130,6 +132,7 @@ impl Attempt<'_> {
             _ => false,
         };
         let rows = if built { 0 } else { self.carry_out().await? };
+        failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
     }
 
@@ -219,7 +222,7 @@ impl Attempt<'_> {
         };
         let begin = limits::begin(self.context.limits, Durability::AtCommit, limits::IDLE_LIMIT, &mark);
         self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
-        let advanced = advance.execute(&self.session, ";COMMIT").await;
+        let advanced = advance.commit(&self.session, OUTSIDE).await;
         advanced.map_err(|error| Error::of_ledger(error, self.place))?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied: None })
     }

@@ -23,6 +23,7 @@ use super::context::names;
 use super::range::of_catalog;
 use super::{Context, Ended, Error, check, seal, statement};
 use crate::catalog::{self, Key, Table, Walk};
+use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, StoredRange, Taken};
 use crate::limits::Durability;
@@ -99,6 +100,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
             return Err(error);
         }
     };
+    failpoint::at(&connection, PLAN.taken).await.map_err(|error| Error::of_postgres(&error, &place))?;
     let cursor = plan.report_known(&connection, &checkpoint).await?;
     if checkpoint.state == State::Done {
         let already_done = !again && unfinished == 0;
@@ -269,12 +271,17 @@ impl Plan<'_> {
         };
         connection.opening();
         let begin = self.context.begin(Durability::AtCommit);
-        let (begun, inserted, advanced) = join3(
-            connection.simple_query(&begin),
-            ledger::insert_ranges(connection, &self.address, self.checksum, self.context.run.0, ranges),
-            advance.execute(connection, ";COMMIT"),
-        )
-        .await;
+        let insert = async {
+            ledger::insert_ranges(connection, &self.address, self.checksum, self.context.run.0, ranges).await?;
+            failpoint::at(connection, PLAN.changed).await.map_err(ledger::Error::from)
+        };
+        let advance = advance.commit(connection, PLAN);
+        let begun = connection.simple_query(&begin);
+        let (begun, inserted, advanced) = if failpoint::armed(PLAN.changed) {
+            (begun.await, insert.await, advance.await)
+        } else {
+            join3(begun, insert, advance).await
+        };
         let written = begun.map_err(ledger::Error::from).and(inserted).and(advanced.map(|_| ()));
         match written {
             Ok(()) => {

@@ -4,6 +4,7 @@ use dunlin_proto::v1::SealTask;
 use serde_json::{Value, json};
 
 use super::{Context, Ended, Error, check};
+use crate::failpoint::{self, SEAL};
 use crate::failure::Place;
 use crate::ledger::{self, Address, Applied, Kind, Stale, Sums, Taken};
 use crate::limits::Durability;
@@ -35,6 +36,8 @@ async fn execute(
     place: &Place,
 ) -> Result<Ended, Error> {
     let of_ledger = |error| Error::of_ledger(error, place);
+    let of_postgres = |error| Error::of_postgres(&error, place);
+    failpoint::at(connection, SEAL.taken).await.map_err(of_postgres)?;
     let steps: Vec<String> =
         task.migration.iter().flat_map(|migration| &migration.steps).map(|step| step.name.clone()).collect();
     let unfinished = ledger::unfinished_steps(connection, &context.migration, &steps).await.map_err(of_ledger)?;
@@ -49,11 +52,13 @@ async fn execute(
     }
     let sums = ledger::sums(connection, &context.migration).await.map_err(of_ledger)?;
     let applied = write(context, connection, task, address, &sums, place).await?;
+    failpoint::at(connection, SEAL.advanced).await.map_err(of_postgres)?;
     if context.lost() {
         connection.rollback().await;
         return Ok(Ended::Told);
     }
-    connection.commit().await.map_err(|error| Error::of_postgres(&error, place))?;
+    connection.commit().await.map_err(of_postgres)?;
+    failpoint::at(connection, SEAL.committed).await.map_err(of_postgres)?;
     Ok(Ended::Done { rows: sums.rows, rows_walked: 0, already_done: false, applied: Some(applied) })
 }
 

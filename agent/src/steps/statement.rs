@@ -10,6 +10,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::context::names;
 use super::{Context, Ended, Error, check, no_transaction, seal};
+use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
 use crate::limits::Durability;
@@ -77,6 +78,15 @@ pub(super) fn changed(place: &Place) -> Error {
     ))
 }
 
+/// Where work on a task can be made to fail on purpose.
+pub(super) fn points(task: &StatementTask) -> &'static Points {
+    match (&task.seal, task.steps.as_slice()) {
+        (Some(_), _) => failpoint::ATOMIC,
+        (None, [step]) if step.kind() == StepKind::SqlNoTransaction => failpoint::OUTSIDE,
+        (None, _) => failpoint::STATEMENT,
+    }
+}
+
 struct Work<'a> {
     context: &'a Context,
     task: &'a StatementTask,
@@ -88,6 +98,9 @@ struct Work<'a> {
 impl Work<'_> {
     async fn execute(&self, connection: &mut Connection) -> Result<Ended, Error> {
         let of_ledger = |error| Error::of_ledger(error, self.place);
+        let of_postgres = |error| Error::of_postgres(&error, self.place);
+        let points = points(self.task);
+        failpoint::at(connection, points.taken).await.map_err(of_postgres)?;
         if !self.task.before.is_empty()
             && self.checkpoint.fresh
             && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)?
@@ -98,6 +111,7 @@ impl Work<'_> {
         for step in &self.task.steps {
             rows += self.step(connection, step).await?;
         }
+        failpoint::at(connection, points.changed).await.map_err(of_postgres)?;
         let applied = match &self.task.seal {
             Some(task) => {
                 let sums = ledger::Sums { rows, ..ledger::Sums::default() };
@@ -108,11 +122,13 @@ impl Work<'_> {
                 None
             }
         };
+        failpoint::at(connection, points.advanced).await.map_err(of_postgres)?;
         if self.context.lost() {
             connection.rollback().await;
             return Ok(Ended::Told);
         }
-        connection.commit().await.map_err(|error| Error::of_postgres(&error, self.place))?;
+        connection.commit().await.map_err(of_postgres)?;
+        failpoint::at(connection, points.committed).await.map_err(of_postgres)?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
     }
 

@@ -14,6 +14,7 @@ use dunlin_proto::v1::{
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use crate::failpoint;
 use crate::ledger::Stale;
 use crate::session::Signal;
 use crate::steps::{self, Context, Ended, Error};
@@ -53,6 +54,7 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
     tracing::debug!(task = id.task, epoch = id.epoch, ?verdict, "lease ended");
     let report = report(&context, verdict);
     context.lease.end(report);
+    failpoint::reported(steps::points_of(&task).reported).await;
 }
 
 async fn decide(context: &Context, task: &grant::Task) -> Verdict {

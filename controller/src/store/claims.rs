@@ -10,6 +10,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use dunlin_shared::failpoint::hit;
 use dunlin_shared::ids::{AgentId, MigrationId, RunId, StepName, TargetName, TaskId, TransformName};
 use dunlin_shared::key::KeyColumn;
 use dunlin_shared::migration::Definition;
@@ -153,6 +154,7 @@ impl Store {
         let assignments = assign(&candidates);
         let (rows, _) =
             try_join(session.query(&GRANT, &[&Json(&assignments), &self.ttl_seconds()]), session.commit()).await?;
+        hit("grant.written").await?;
         session.settle();
         let mut checksums: Vec<String> = rows.iter().map(|row| row.get("checksum")).collect();
         checksums.sort_unstable();

@@ -1,5 +1,6 @@
 //! What can go wrong in the controller's database.
 
+use dunlin_shared::failpoint::Injected;
 use tokio_postgres::error::SqlState;
 
 use crate::domain;
@@ -56,6 +57,13 @@ pub enum Error {
     /// What was loaded contradicts itself.
     #[error(transparent)]
     Domain(#[from] domain::Error),
+}
+
+/// What goes wrong on purpose in the controller: its database goes away.
+impl From<Injected> for Error {
+    fn from(error: Injected) -> Self {
+        Self::Unavailable { reason: error.to_string() }
+    }
 }
 
 impl Error {

@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
+use dunlin_shared::failpoint::hit;
 use dunlin_shared::graph;
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::migration::{Definition, StepBody, Version};
@@ -312,7 +313,9 @@ impl Store {
         if !starting.runs.is_empty() {
             wakes.push(Wake::Dispatch);
         }
+        hit("queue.written").await?;
         try_join(starting.write(&session), finish(&session, self.replica(), events, &mut wakes)).await?;
+        hit("queue.stored").await?;
         Ok(wakes)
     }
 }

@@ -7,6 +7,7 @@
 //! The commit does not wait for the disk, so that what comes next can begin meanwhile. Who acknowledges a report flushes
 //! first ([`Store::flush`]).
 
+use dunlin_shared::failpoint::{armed, hit};
 use dunlin_shared::ids::{RunId, TargetName};
 use futures::future::{try_join, try_join3, try_join5};
 
@@ -118,7 +119,14 @@ impl Store {
             advancing::write_runs(&session, &runs),
             advancing::add_tasks(&session, &changes.added),
         );
-        try_join(writes, finish(&session, self.replica(), changes.events, &mut wakes)).await?;
+        if armed("report.written") {
+            writes.await?;
+            hit("report.written").await?;
+            finish(&session, self.replica(), changes.events, &mut wakes).await?;
+        } else {
+            try_join(writes, finish(&session, self.replica(), changes.events, &mut wakes)).await?;
+        }
+        hit("report.stored").await?;
         Ok(Stored { verdicts, wakes })
     }
 

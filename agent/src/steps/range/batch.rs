@@ -13,6 +13,7 @@ use tokio_postgres::IsolationLevel;
 
 use super::order::Cursor;
 use super::{Sums, Worker, in_words};
+use crate::failpoint::{self, CODE, RANGE};
 use crate::failure::Place;
 use crate::ledger::{self, Advance, Advanced, State};
 use crate::limits::{self, Durability};
@@ -95,9 +96,10 @@ impl Worker<'_> {
         let answer = connection.begin(&format!("{begin};{sql}")).await;
         let messages = answer.map_err(|error| Error::of_postgres(&error, place))?;
         let rows = statement::rows_changed(&messages);
+        failpoint::at(connection, RANGE.changed).await.map_err(|error| Error::of_postgres(&error, place))?;
         let counters = Map::new();
         // One message: the server commits if and only if the checkpoint has moved.
-        let advanced = self.advance(job, rows, &counters, &self.context.mark()).execute(connection, ";COMMIT").await;
+        let advanced = self.advance(job, rows, &counters, &self.context.mark()).commit(connection, RANGE).await;
         let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
         connection.closed();
         Ok((rows, advanced))
@@ -139,10 +141,13 @@ impl Worker<'_> {
             }
         };
         let rows = usable(&outcome, place)?;
+        failpoint::at(transaction.client(), CODE.changed).await.map_err(of_postgres)?;
         let advance = self.advance(job, rows, &outcome.counters, &mark);
         let advanced = advance.execute(transaction.client(), "").await;
         let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
+        failpoint::at(transaction.client(), CODE.advanced).await.map_err(of_postgres)?;
         transaction.commit().await.map_err(of_postgres)?;
+        failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();
         Ok((rows, advanced))
     }

@@ -23,6 +23,7 @@ use self::stripes::{HotShare, Opening, Shown};
 use super::context::names;
 use super::{Context, Ended, Error, seal};
 use crate::catalog::{self, Table, Walk};
+use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
 use crate::limits::Durability;
@@ -61,7 +62,9 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         }
         Taken::Stale(stale) => return Err(Error::Stale(stale)),
     };
-    connection.commit().await.map_err(|error| Error::of_postgres(&error, &place))?;
+    let of_postgres = |error| Error::of_postgres(&error, &place);
+    connection.commit().await.map_err(of_postgres)?;
+    failpoint::at(&connection, points(task).taken).await.map_err(of_postgres)?;
     if checkpoint.state == State::Done {
         return Ok(Ended::Done {
             rows: checkpoint.rows,
@@ -103,6 +106,14 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         window_rows: i64::from(WINDOW_ROWS),
     };
     worker.run(&mut connection, settings.stripes).await
+}
+
+/// Where work on a range can be made to fail on purpose.
+pub(super) fn points(task: &RangeTask) -> &'static Points {
+    match &task.step {
+        Some(step) if !step.transform.is_empty() => failpoint::CODE,
+        _ => failpoint::RANGE,
+    }
 }
 
 /// One lease of one range.
