@@ -9,6 +9,7 @@ mod context;
 mod no_transaction;
 mod plan;
 mod range;
+mod repair;
 mod seal;
 mod statement;
 #[cfg(test)]

@@ -5,11 +5,13 @@
 //! left, and repeats the statement. Two attempts never run at the same time: a session holds an advisory lock, on a
 //! connection of its own. The lock is tried and polled, never waited for, because a concurrent build waits for all
 //! transactions that are older than itself, and a session that waits for a lock is in one.
+//!
+//! The session of an agent that is dead or stands still must not keep the lock: the server looks while it builds whether the
+//! agent is still there, and ends a session that has nothing to do.
 
 use std::time::Duration;
 
-use dunlin_proto::v1::{EventType, StatementTask, Step};
-use dunlin_shared::sql::{ConcurrentIndex, concurrent_index, quote_ident};
+use dunlin_proto::v1::{StatementTask, Step};
 use serde_json::Map;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -17,8 +19,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::context::names;
+use super::repair::Repair;
 use super::{Context, Ended, Error, check, seal, statement};
-use crate::catalog::{self, Table};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
@@ -30,6 +32,9 @@ const POLL: Duration = Duration::from_millis(200);
 
 /// How often the server looks whether the agent is still there while it builds.
 const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '2s'";
+
+/// How long the session may idle: many times longer than between two statements of an agent that lives.
+const IDLE_CHECK: &str = "SET idle_session_timeout = '10s'";
 
 pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, again: bool) -> Result<Ended, Error> {
     let place = context.place(&step.name);
@@ -73,7 +78,8 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
     let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
     let name = limits::application_name(&context.mark());
-    session.batch_execute(&format!("SET application_name = '{name}'")).await.map_err(of_postgres)?;
+    let settings = format!("{IDLE_CHECK};SET application_name = '{name}'");
+    session.batch_execute(&settings).await.map_err(of_postgres)?;
     let attempt = Attempt { context, step, address, place: &place, checkpoint, session };
     if !attempt.lock().await? {
         return Ok(Ended::Told);
@@ -127,11 +133,22 @@ impl Attempt<'_> {
         if seen.is_none_or(|seen| seen.epoch != self.context.epoch.0 || seen.batches != self.checkpoint.batches) {
             return Err(Error::Moved);
         }
-        let built = match concurrent_index(&self.step.sql) {
-            Some(index) if !self.checkpoint.fresh => self.repair(&index).await?,
-            _ => false,
+        let repair = Repair { session: &self.session, context: self.context, place: self.place };
+        let built = if self.checkpoint.fresh { false } else { repair.begun(&self.step.sql).await? };
+        let rows = match if built { Ok(0) } else { self.carry_out().await } {
+            Ok(rows) => rows,
+            Err(Error::Final(failed)) => {
+                // Nobody may ever come back to this step. What exists already is somebody else's.
+                if failed.sqlstate != SqlState::DUPLICATE_TABLE.code()
+                    && let Err(error) = repair.begun(&self.step.sql).await
+                {
+                    tracing::warn!(?error, "what the failed step has left was not removed");
+                }
+                return Err(Error::Final(failed));
+            }
+            Err(error) => return Err(error),
         };
-        let rows = if built { 0 } else { self.carry_out().await? };
+        repair.assert_whole(&self.step.sql).await?;
         failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
     }
@@ -165,43 +182,6 @@ impl Attempt<'_> {
         })?;
         self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
         Ok(statement::rows_changed(&messages))
-    }
-
-    /// Looks for the index that an earlier attempt began. True when it is there and valid; an invalid one is removed.
-    async fn repair(&self, wanted: &ConcurrentIndex) -> Result<bool, Error> {
-        let Some(index) = &wanted.index else { return Ok(false) };
-        let of_catalog = |error| super::range::of_catalog(error, self.place);
-        let table: Table = catalog::find(&self.session, &wanted.table).await.map_err(of_catalog)?;
-        let row = self
-            .session
-            .query_typed_opt(
-                "SELECT i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-                 WHERE i.indrelid = $1 AND x.relname = $2",
-                &[(&table.oid, Type::OID), (index, Type::TEXT)],
-            )
-            .await
-            .map_err(|error| self.failed(&error))?;
-        let Some(row) = row else { return Ok(false) };
-        if row.try_get(0).map_err(|error| self.failed(&error))? {
-            self.note(format!(
-                "the index {index} was built by an earlier attempt whose end was not recorded: it counts as done"
-            ));
-            return Ok(true);
-        }
-        let name = format!("{}.{}", quote_ident(&table.schema), quote_ident(index));
-        let limit = self.context.limits.lock_timeout.as_millis();
-        let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {name}");
-        self.session
-            .batch_execute(&format!("SET lock_timeout = {limit}"))
-            .await
-            .map_err(|error| self.failed(&error))?;
-        self.session.batch_execute(&drop).await.map_err(|error| self.failed(&error))?;
-        self.note(format!("the index {index}, left invalid by an interrupted attempt, was removed; it is built again"));
-        Ok(false)
-    }
-
-    fn note(&self, message: String) {
-        self.context.lease.note(EventType::StepRepaired, message);
     }
 
     async fn finish(&self, rows: i64) -> Result<Ended, Error> {

@@ -1,4 +1,4 @@
-//! What a CREATE INDEX CONCURRENTLY builds, so that a half-built index can be found and removed.
+//! What a CREATE INDEX CONCURRENTLY or a REINDEX CONCURRENTLY builds, so that a half-built index can be found and removed.
 
 use squawk_lexer::TokenKind;
 
@@ -42,19 +42,73 @@ pub fn concurrent_index(sql: &str) -> Option<ConcurrentIndex> {
         Some(name)
     };
     words.take("ONLY");
-    let start = words.0;
-    let length = start
-        .iter()
-        .enumerate()
-        .take_while(|(i, token)| if i % 2 == 0 { token.name().is_some() } else { token.kind == TokenKind::Dot })
-        .count();
-    let table: String = start[..length].iter().map(|token| token.text).collect();
-    (length % 2 == 1).then_some(ConcurrentIndex { index, table, unique, if_not_exists })
+    let table = words.dotted()?;
+    Some(ConcurrentIndex { index, table, unique, if_not_exists })
+}
+
+/// What is indexed anew, concurrently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ConcurrentReindex {
+    /// One index, as the statement writes it.
+    Index(String),
+    /// All indexes of a table, as the statement writes it.
+    Table(String),
+    /// All indexes of a schema, as the statement writes it.
+    Schema(String),
+    /// All indexes of the database.
+    Database,
+}
+
+/// What the first statement of a text indexes anew without blocking; `None` when it is another statement.
+#[must_use]
+pub fn concurrent_reindex(sql: &str) -> Option<ConcurrentReindex> {
+    let statements = statements(sql);
+    let mut words = Words(statements.first()?.tokens());
+    if !words.take("REINDEX") {
+        return None;
+    }
+    let mut concurrently = false;
+    if words.0.first().is_some_and(|token| token.kind == TokenKind::OpenParen) {
+        let end = words.0.iter().position(|token| token.kind == TokenKind::CloseParen)?;
+        let (options, rest) = words.0.split_at(end + 1);
+        let mut off = false;
+        for pair in options.windows(2) {
+            concurrently |= pair[0].is_word("CONCURRENTLY");
+            let no = ["OFF", "FALSE", "0"].iter().any(|word| pair[1].text.eq_ignore_ascii_case(word));
+            off |= pair[0].is_word("CONCURRENTLY") && no;
+        }
+        concurrently &= !off;
+        words = Words(rest);
+    }
+    let scope = ["INDEX", "TABLE", "SCHEMA", "DATABASE"].into_iter().find(|word| words.take(word))?;
+    concurrently |= words.take("CONCURRENTLY");
+    let name = words.dotted();
+    match (concurrently, scope, name) {
+        (false, ..) => None,
+        (true, "INDEX", Some(name)) => Some(ConcurrentReindex::Index(name)),
+        (true, "TABLE", Some(name)) => Some(ConcurrentReindex::Table(name)),
+        (true, "SCHEMA", Some(name)) => Some(ConcurrentReindex::Schema(name)),
+        (true, "DATABASE", _) => Some(ConcurrentReindex::Database),
+        (true, ..) => None,
+    }
 }
 
 struct Words<'t, 'a>(&'t [Token<'a>]);
 
 impl<'t, 'a> Words<'t, 'a> {
+    /// A name with dots in it, as it is written.
+    fn dotted(&mut self) -> Option<String> {
+        let length = self
+            .0
+            .iter()
+            .enumerate()
+            .take_while(|(i, token)| if i % 2 == 0 { token.name().is_some() } else { token.kind == TokenKind::Dot })
+            .count();
+        let (name, rest) = self.0.split_at(length);
+        self.0 = rest;
+        (length % 2 == 1).then(|| name.iter().map(|token| token.text).collect())
+    }
+
     fn next(&mut self) -> Option<&'t Token<'a>> {
         let (first, rest) = self.0.split_first()?;
         self.0 = rest;
@@ -88,6 +142,28 @@ mod tests {
         );
         assert_eq!(read("-- x\nCREATE INDEX CONCURRENTLY ON t(a)"), index(None, "t", false, false));
         assert_eq!(read("CREATE INDEX CONCURRENTLY Ix ON t USING gin (a)"), index(Some("ix"), "t", false, false));
+    }
+
+    #[test]
+    fn what_is_indexed_anew_is_read() {
+        let read = concurrent_reindex;
+        assert_eq!(read("REINDEX INDEX CONCURRENTLY i"), Some(ConcurrentReindex::Index("i".to_owned())));
+        assert_eq!(
+            read("reindex table concurrently Shop.\"T\";"),
+            Some(ConcurrentReindex::Table("Shop.\"T\"".to_owned()))
+        );
+        assert_eq!(read("REINDEX (VERBOSE, CONCURRENTLY) SCHEMA s"), Some(ConcurrentReindex::Schema("s".to_owned())));
+        assert_eq!(read("REINDEX (CONCURRENTLY true) DATABASE d"), Some(ConcurrentReindex::Database));
+        assert_eq!(read("REINDEX DATABASE CONCURRENTLY"), Some(ConcurrentReindex::Database));
+        for sql in [
+            "REINDEX TABLE t",
+            "REINDEX (CONCURRENTLY off) TABLE t",
+            "REINDEX (VERBOSE) INDEX i",
+            "REINDEX",
+            "SELECT 1",
+        ] {
+            assert_eq!(read(sql), None, "{sql}");
+        }
     }
 
     #[test]

@@ -8,5 +8,5 @@ mod quote;
 pub(crate) mod statement;
 
 pub use assigned::assigned_columns;
-pub use index::{ConcurrentIndex, concurrent_index};
+pub use index::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex};
 pub use quote::{quote_ident, quote_literal};

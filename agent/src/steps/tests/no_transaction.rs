@@ -117,3 +117,54 @@ async fn other_statements_outside_a_transaction_are_repeated() {
     lab.work(1, statement_task(outside("VACUUM t"))).await.unwrap();
     assert_eq!(lab.row("SELECT state FROM dunlin.checkpoints").await.get::<_, &str>(0), "done");
 }
+
+#[tokio::test]
+async fn an_interrupted_reindex_leaves_nothing_behind() {
+    for (statement, left) in [
+        ("REINDEX INDEX CONCURRENTLY t_pkey", "t_pkey_ccnew"),
+        ("REINDEX TABLE CONCURRENTLY t", "t_pkey_ccnew"),
+        ("REINDEX (CONCURRENTLY) SCHEMA public", "t_pkey_ccnew"),
+    ] {
+        let mut lab = lab().await;
+        lab.limits = Limits { lock_timeout: Duration::from_millis(100), ..Limits::default() };
+        let writer = connect(&lab.url).await;
+        writer.batch_execute("BEGIN; INSERT INTO t VALUES (1000, 1)").await.unwrap();
+        let blocked = lab.work(1, statement_task(outside(statement))).await;
+        assert!(matches!(&blocked, Err(Error::Passing(error)) if error.sqlstate == "55P03"), "{blocked:?}");
+        let half = format!("SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('{left}') AND NOT indisvalid");
+        assert_eq!(lab.number(&half).await, 1, "{statement}: PostgreSQL leaves it");
+        writer.batch_execute("COMMIT").await.unwrap();
+        lab.work(2, statement_task(outside(statement))).await.unwrap();
+        assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0, "{statement}");
+        assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname ~ '_cc(new|old)'").await, 0, "{statement}");
+        let notes = lab.sent().0;
+        assert!(notes.iter().any(|note| note.message.contains(left)), "{statement}: {notes:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_fails_for_good_leaves_nothing_behind() {
+    let mut lab = lab().await;
+    lab.sql("INSERT INTO t VALUES (1000, 1)").await;
+    let error = refusal(lab.work(1, statement_task(outside("CREATE UNIQUE INDEX CONCURRENTLY t_n ON t (n)"))).await);
+    assert_eq!(error.sqlstate, "23505");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0);
+    assert!(lab.sent().0[0].message.contains("t_n"));
+}
+
+#[tokio::test]
+async fn an_index_that_somebody_left_half_built_is_not_taken_for_one() {
+    let lab = lab().await;
+    lab.sql("INSERT INTO t VALUES (1000, 1)").await;
+    lab.client.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY t_n ON t (n)").await.unwrap_err();
+    // PostgreSQL says that it exists, and does nothing.
+    let build = "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_n ON t (n)";
+    let error = refusal(lab.work(1, statement_task(outside(build))).await);
+    assert!(
+        error.next.contains("DROP INDEX CONCURRENTLY \"public\".\"t_n\"") || error.next.contains("public.t_n"),
+        "{error:?}"
+    );
+    lab.sql("DROP INDEX CONCURRENTLY t_n").await;
+    lab.work(2, statement_task(outside(build))).await.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+}
