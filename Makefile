@@ -1,8 +1,10 @@
 # Every target does its own set-up: see scripts/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test check bench setup-build setup-test setup-check
+.PHONY: help demo build test chaos check bench setup-build setup-test setup-check
 
 TOOLS := target/tools
+SECONDS := 60
+SEED :=
 BUF   := $(CURDIR)/$(TOOLS)/node/node_modules/.bin/buf
 # Faults on purpose, for tests only: see shared/src/failpoint.rs.
 FAULTS := --features dunlin-agent/failpoints,dunlin-controller/failpoints
@@ -21,6 +23,10 @@ test: setup-test ## Build, then run all tests, those with clients in other langu
 	cargo build --workspace --bins --tests $(FAULTS)
 	cargo test --workspace --doc $(FAULTS)
 	cargo test --workspace --lib --bins --tests --no-fail-fast $(FAULTS)
+
+chaos: setup-test ## Break everything at random for SECONDS=n (60), drawn from SEED=s (a fresh one), then check every promise
+	cargo build --workspace --bins
+	cargo run -p dunlin-tests --bin dunlin-chaos -- --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: setup-check ## Check format, lints, documentation, licences, protos and manifests
 	cargo fmt --all --check

@@ -1,11 +1,8 @@
 //! A fleet: controllers, agents, targets and a directory of definitions, put together by a [`Builder`].
 
 use std::fs;
-use std::net::TcpListener;
-use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::atomic::{AtomicU16, Ordering};
 
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
@@ -16,12 +13,10 @@ use tonic::transport::Channel;
 
 use crate::command::Outcome;
 use crate::database::Database;
+use crate::ports::free_port;
 use crate::process::Process;
 use crate::programs::Program;
 use crate::until::{DEADLINE, until};
-
-/// Ports below those that Linux and macOS hand to outgoing connections, so that nobody takes one between two starts.
-const PORTS: Range<u16> = 18_000..31_000;
 
 /// What a fleet is to be.
 #[derive(Debug, Clone)]
@@ -387,16 +382,4 @@ impl Fleet {
         let request = ListEventsRequest { target: "main".to_owned(), page_size: 1000, ..Default::default() };
         self.runs().list_events(request).await.expect("the list of events").into_inner().events
     }
-}
-
-/// A loopback port that nobody listens on, handed out once by this test program.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let count = PORTS.end - PORTS.start;
-    // Test programs that run side by side begin at different places.
-    let start = u16::try_from(std::process::id() % u32::from(count)).unwrap_or(0);
-    (0..count)
-        .map(|_| PORTS.start + (start + NEXT.fetch_add(1, Ordering::Relaxed) % count) % count)
-        .find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok())
-        .expect("a free port")
 }

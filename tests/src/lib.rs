@@ -14,6 +14,7 @@ pub mod database;
 pub mod fleet;
 pub mod gate;
 pub mod numbers;
+pub mod ports;
 pub mod process;
 pub mod programs;
 pub mod until;

@@ -71,6 +71,14 @@ impl Process {
         let _status = self.child.wait().expect("a killed process ends");
     }
 
+    /// How it ended, if it did.
+    ///
+    /// # Panics
+    /// Never: it is a child of this process.
+    pub fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("the state of a child process")
+    }
+
     /// Waits until it ends by itself.
     pub async fn ended(&mut self) -> ExitStatus {
         let what = format!("{} ends", self.name);

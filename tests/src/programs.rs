@@ -11,6 +11,8 @@ pub enum Program {
     Agent,
     /// The agent of `examples/agent`, with its transforms.
     ExampleAgent,
+    /// The agent of `make chaos`, with its transform.
+    ChaosAgent,
     /// The operator's command.
     Dunlin,
 }
@@ -23,6 +25,7 @@ impl Program {
             Self::Controller => "dunlin-controller",
             Self::Agent => "dunlin-agent",
             Self::ExampleAgent => "dunlin-example-agent",
+            Self::ChaosAgent => "dunlin-chaos-agent",
             Self::Dunlin => "dunlin",
         }
     }
@@ -34,7 +37,9 @@ impl Program {
     #[must_use]
     pub fn path(self) -> PathBuf {
         let test = std::env::current_exe().expect("the path of the test program");
-        let profile = test.ancestors().nth(2).expect("a test program lies in target/<profile>/deps");
+        let beside = test.parent().expect("a program lies in a directory");
+        // A test lies in target/<profile>/deps, a program in target/<profile>.
+        let profile = if beside.ends_with("deps") { beside.parent().unwrap_or(beside) } else { beside };
         let path = profile.join(self.name());
         assert!(
             path.is_file(),
