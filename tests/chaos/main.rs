@@ -32,6 +32,7 @@ use clap::Parser;
 use dunlin_proto::client;
 use dunlin_proto::v1::ListAgentsRequest;
 use dunlin_tests::database::Database;
+use dunlin_tests::until::until;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, timeout};
@@ -96,6 +97,11 @@ async fn run(seed: u64, length: Duration, logs: &Path, violations: &Violations) 
     let mut stories: Vec<(i64, Story)> = Vec::new();
     for (index, target) in TARGETS.into_iter().enumerate() {
         let database = Database::connect(world.url(Node::Target(index))).await;
+        until("an agent has made the ledger", async || {
+            let sql = "SELECT to_regclass('dunlin.checkpoints') IS NOT NULL";
+            database.value::<bool>(sql).await.then_some(())
+        })
+        .await;
         database.execute(include_str!("audit.sql")).await;
         let order = Arc::new(Order::default());
         orders.push(Arc::clone(&order));
@@ -103,8 +109,12 @@ async fn run(seed: u64, length: Duration, logs: &Path, violations: &Violations) 
         let url = world.url(Node::Target(index)).to_owned();
         let writer = writer::write(url, seed.wrapping_add(salt), Arc::clone(&order), violations.clone());
         writers.spawn(async move { (index, writer.await) });
-        let sql = format!("SELECT last_sequence FROM dunlin_controller.targets WHERE name = '{target}'");
-        let last: i64 = control.value(&sql).await;
+        // The watcher begins behind an event: from the very beginning it would be told of what has not ended only.
+        let last = until("the target is reached", async || {
+            let sql = format!("SELECT last_sequence FROM dunlin_controller.targets WHERE name = '{target}'");
+            Some(control.value::<i64>(&sql).await).filter(|last| *last > 0)
+        })
+        .await;
         let story = Story::default();
         stories.push((last, Arc::clone(&story)));
         followers.spawn(watcher::watch(Api::new(world.controllers()), target, last, story, violations.clone()));
