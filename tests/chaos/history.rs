@@ -225,6 +225,29 @@ pub(crate) fn checkpoints(entries: &[Entry]) -> Vec<String> {
     wrong
 }
 
+/// How far a range is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Range {
+    /// The migration, the step and the range.
+    pub(crate) place: (String, String, i32),
+    pub(crate) run: i64,
+    pub(crate) walked: i64,
+    pub(crate) done: bool,
+}
+
+/// What was said of ranges is found in the target later, where it still has them for the same run.
+pub(crate) fn ahead(claimed: &[Range], found: &[Range]) -> Vec<String> {
+    let found: HashMap<_, &Range> = found.iter().map(|range| ((&range.place, range.run), range)).collect();
+    let mut wrong = Vec::new();
+    for claim in claimed {
+        let Some(range) = found.get(&(&claim.place, claim.run)) else { continue };
+        if range.walked < claim.walked || claim.done && !range.done {
+            wrong.push(format!("the controllers said {claim:?}, and the target had {range:?} later"));
+        }
+    }
+    wrong
+}
+
 #[cfg(test)]
 #[path = "history_tests.rs"]
 mod tests;

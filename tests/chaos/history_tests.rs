@@ -154,3 +154,14 @@ fn a_checkpoint_that_falls_back_skips_or_outlives_its_end_is_found() {
         assert!(!checkpoints(&entries(&illegal)).is_empty(), "{illegal:?}");
     }
 }
+
+#[test]
+fn a_controller_that_was_ahead_of_the_disk_is_found() {
+    let range = |run, walked, done| Range { place: ("m".to_owned(), "s".to_owned(), 1), run, walked, done };
+    assert!(ahead(&[range(1, 10, false)], &[range(1, 10, false)]).is_empty());
+    assert!(ahead(&[range(1, 10, false)], &[range(1, 20, true)]).is_empty());
+    assert!(ahead(&[range(1, 10, true)], &[range(2, 0, false)]).is_empty(), "another application");
+    assert!(ahead(&[range(1, 10, true)], &[]).is_empty(), "sealed");
+    assert!(!ahead(&[range(1, 10, false)], &[range(1, 9, false)]).is_empty());
+    assert!(!ahead(&[range(1, 10, true)], &[range(1, 10, false)]).is_empty());
+}

@@ -2,13 +2,15 @@
 //!
 //! Three controllers, four agents and three PostgreSQL servers, with a proxy on every way between them. [`plan`] draws the
 //! faults from a seed, [`world`] lets them happen. Meanwhile an [`operator`] for each target runs round after round of the
-//! migrations of [`set`], a [`writer`] inserts and updates rows, and a [`watcher`] follows the history. Triggers record every
-//! lease and every batch. Then everything is healed, the work is finished, and [`verify`] looks at every row, every checkpoint,
+//! migrations of [`set`], a [`writer`] inserts and updates rows, a [`watcher`] follows the history, and an [`auditor`] compares
+//! what the controllers say with what the targets have. Triggers record every lease and every batch. Then everything is healed, the work is finished, and [`verify`] looks at every row, every checkpoint,
 //! every event and every run.
 //!
 //! A violation is a broken promise. It is told with the place to look at, the logs are kept, and the exit code is 1.
 
+mod again;
 mod api;
+mod auditor;
 mod history;
 mod operator;
 mod plan;
@@ -127,6 +129,8 @@ async fn run(seed: u64, length: Duration, logs: &Path, violations: &Violations) 
         });
     }
     drop(control);
+    let urls = [Node::Target(0), Node::Target(1)].map(|target| world.url(target).to_owned());
+    followers.spawn(auditor::audit(world.url(Node::Control).to_owned(), urls, violations.clone()));
     let guard = {
         let world = Arc::clone(&world);
         tokio::spawn(async move { world.guard().await })

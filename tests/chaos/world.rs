@@ -28,9 +28,6 @@ const LEASE_TTL: &str = "2s";
 /// How long a process may take to end after SIGTERM: an agent finishes its batch and says its last words.
 const END_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How a process ends that does not listen to SIGTERM.
-const TERMINATED: i32 = Signal::SIGTERM as i32;
-
 /// Everything.
 #[derive(Debug)]
 pub(crate) struct World {
@@ -150,7 +147,9 @@ impl World {
                 process.terminate();
                 match end(&mut process).await {
                     // It had begun a moment ago, and did not listen to signals yet.
-                    Some(status) if status.signal() == Some(TERMINATED) => {}
+                    Some(status)
+                        if status.signal().and_then(|number| Signal::try_from(number).ok())
+                            == Some(Signal::SIGTERM) => {}
                     Some(status) if status.success() => {}
                     Some(status) => {
                         self.violations.add(format!("{} ended with {status} after SIGTERM", node.name()));

@@ -11,8 +11,8 @@ use rand::rngs::StdRng;
 use rand::seq::IndexedRandom;
 use rand::{Rng, SeedableRng};
 use tokio::time::sleep;
-use tokio_postgres::{Client, NoTls};
 
+use crate::again::Again;
 use crate::set::{Kind, table, transform};
 use crate::violations::Violations;
 
@@ -47,50 +47,34 @@ pub(crate) async fn write(
 ) -> BTreeMap<(usize, Kind), Count> {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut counts: BTreeMap<(usize, Kind), Count> = BTreeMap::new();
-    let mut client: Option<Client> = None;
+    let mut database = Again::new(url);
     while !order.stop.load(Ordering::SeqCst) {
         sleep(Duration::from_millis(rng.random_range(2..15))).await;
         let rounds = order.rounds.load(Ordering::SeqCst);
         if rounds == 0 {
             continue;
         }
-        let connection = match client.take().filter(|client| !client.is_closed()) {
-            Some(client) => client,
-            None => match tokio_postgres::connect(&url, NoTls).await {
-                Ok((client, connection)) => {
-                    tokio::spawn(connection);
-                    client
-                }
-                // It is down.
-                Err(_) => continue,
-            },
-        };
+        // It is down.
+        let Some(client) = database.client().await else { continue };
         // Mostly where the migrations are, sometimes where they have been.
         let round = if rng.random_bool(0.8) { rounds - 1 } else { rng.random_range(0..rounds) };
         let kind = *Kind::ALL.choose(&mut rng).unwrap_or(&Kind::Big);
         let inserts = rng.random_bool(0.5);
         let sql = if inserts { insert(round, kind, &mut rng) } else { touch(round, kind, &mut rng) };
         let count = counts.entry((round, kind)).or_default();
-        match connection.execute(&sql, &[]).await {
+        match client.execute(&sql, &[]).await {
             Ok(rows) if inserts => count.inserted += rows,
             Ok(rows) => count.touched += rows,
             Err(error) => match error.code().map(|code| code.code().to_owned()) {
                 // The table is not made yet.
                 Some(code) if code == "42P01" => {}
                 // The server stops or starts: refused, or rolled back.
-                Some(code) if code.starts_with("57P") => continue,
-                None if inserts => {
-                    count.perhaps_inserted += 1;
-                    continue;
-                }
-                None => {
-                    count.perhaps_touched += 1;
-                    continue;
-                }
+                Some(code) if code.starts_with("57P") => {}
+                None if inserts => count.perhaps_inserted += 1,
+                None => count.perhaps_touched += 1,
                 Some(code) => violations.add(format!("the writer was refused: {code}: {error}: {sql}")),
             },
         }
-        client = Some(connection);
     }
     counts
 }
