@@ -27,6 +27,8 @@ pub(crate) use advance::{Advance, Advanced};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};
 pub(crate) use ranges::{NewRange, StoredRange, describe, insert_ranges, ranges_after, unfinished_ranges};
 pub(crate) use registry::{Applied, Sums, erase, record, registry, sums, unfinished_steps};
+#[cfg(test)]
+pub(crate) use schema::LOCK as PREPARE_LOCK;
 pub(crate) use schema::{Error as PrepareError, Facts, prepare};
 
 /// What can go wrong with the ledger.

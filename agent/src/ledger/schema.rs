@@ -7,12 +7,13 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use crate::failure;
+use crate::limits::IDLE_LIMIT;
 
 const SCHEMA: &str = include_str!("schema.sql");
 const VERSION: i32 = 1;
 
 /// Serialises agents that prepare a target at the same time. Any number does that nothing else locks.
-const LOCK: i64 = 0x64_756e_6c69_6e01;
+pub(crate) const LOCK: i64 = 0x64_756e_6c69_6e01;
 
 /// The oldest server that has all that is used here (`hash_record_extended`).
 const OLDEST_SERVER: i32 = 140_000;
@@ -90,7 +91,9 @@ pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
 async fn create(client: &Client) -> Result<(), tokio_postgres::Error> {
     client
         .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; SELECT pg_advisory_xact_lock({LOCK})"
+            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; \
+             SET LOCAL idle_in_transaction_session_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
+            IDLE_LIMIT.as_millis()
         ))
         .await?;
     let done = create_locked(client).await;

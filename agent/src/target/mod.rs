@@ -66,9 +66,10 @@ impl Target {
     /// # Errors
     /// It does not answer, or refuses.
     pub(crate) async fn lend(&self) -> Result<Connection, Error> {
-        let connection = Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
+        let mut connection =
+            Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
         if self.facts().is_none() {
-            self.prepare(&connection).await?;
+            self.prepare(&mut connection).await?;
         }
         Ok(connection)
     }
@@ -97,8 +98,11 @@ impl Target {
         self.suspected.notify_one();
     }
 
-    async fn prepare(&self, connection: &Connection) -> Result<Facts, Error> {
+    async fn prepare(&self, connection: &mut Connection) -> Result<Facts, Error> {
+        // Used up where this is given up half-way: its transaction would hold what the others wait for.
+        connection.opening();
         let facts = ledger::prepare(connection).await?;
+        connection.closed();
         *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts.clone());
         Ok(facts)
     }
@@ -106,9 +110,9 @@ impl Target {
     /// Looks at the target now.
     pub(crate) async fn report(&self, limit: Duration) -> TargetReport {
         let look = async {
-            let connection =
+            let mut connection =
                 Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
-            let facts = self.prepare(&connection).await?;
+            let facts = self.prepare(&mut connection).await?;
             let applied =
                 ledger::registry(&connection).await.map_err(|error| Error::Unreachable(failure::chain(&error)))?;
             Ok::<_, Error>((facts, applied))
@@ -173,4 +177,39 @@ fn unreachable(error: &PoolError) -> Error {
         PoolError::Backend(error) => postgres::describe(error),
         error => failure::chain(error),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_shared::postgres::throwaway;
+    use tokio_postgres::NoTls;
+
+    use super::*;
+
+    async fn connect(url: &str) -> Client {
+        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
+        tokio::spawn(connection);
+        client
+    }
+
+    #[tokio::test]
+    async fn a_look_that_is_given_up_while_the_ledger_is_made_holds_up_nobody() {
+        let url = throwaway::shared().await.database("target").await.unwrap();
+        let slow = connect(&url).await;
+        slow.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({})", ledger::PREPARE_LOCK)).await.unwrap();
+        let hasty = Target::new(TargetName::default(), &url, 2).unwrap();
+        let report = hasty.report(Duration::from_millis(500)).await;
+        assert!(!report.reachable, "it waits for whoever makes the ledger");
+        // Its session waits no more, long before a time limit of PostgreSQL would end it.
+        let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                       WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted";
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        while slow.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0 {
+            assert!(tokio::time::Instant::now() < deadline, "a session that nobody holds still waits");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        slow.batch_execute("ROLLBACK").await.unwrap();
+        let report = hasty.report(Duration::from_secs(60)).await;
+        assert!(report.reachable, "{}", report.error);
+    }
 }
