@@ -165,7 +165,12 @@ struct Followed {
 fn reachability(sight: &Sight, reached: bool) -> Event {
     let target = &sight.target;
     let event = if reached {
-        let message = format!("target {target} is reached: PostgreSQL {}", sight.server_version);
+        // An agent that does not reach it can bring the news that another one does.
+        let version = match sight.server_version.as_str() {
+            "" => String::new(),
+            version => format!(": PostgreSQL {version}"),
+        };
+        let message = format!("target {target} is reached{version}");
         Event::new(EventType::TargetReachable, Severity::Info, message)
     } else {
         let error = sight.error.as_deref().unwrap_or_default();
