@@ -76,7 +76,11 @@ async fn main() -> ExitCode {
     println!("chaos: SECONDS={} SEED={seed}", options.seconds);
     let logs = tempfile::Builder::new().prefix("dunlin-chaos-").tempdir().expect("a directory for the logs");
     let violations = Violations::default();
-    run(seed, Duration::from_secs(options.seconds), logs.path(), &violations).await;
+    tokio::select! {
+        () = run(seed, Duration::from_secs(options.seconds), logs.path(), &violations) => {}
+        // Whatever was started is stopped as it is dropped.
+        () = dunlin_agent::shutdown_signal() => return ExitCode::from(130),
+    }
     if violations.count() == 0 {
         return ExitCode::SUCCESS;
     }

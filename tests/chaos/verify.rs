@@ -165,12 +165,18 @@ fn runs(target: &str, control: &Control, registry: &BTreeMap<String, Applied>, v
     }
 }
 
+/// The controllers know what each target has, and never knew something else: none was put back to an earlier state.
 async fn copy_of_registry(
     control: &Database,
     target: &str,
     registry: &BTreeMap<String, Applied>,
     violations: &Violations,
 ) {
+    let sql = "SELECT sequence, message FROM dunlin_controller.events WHERE target = $1 AND type = 'registry_followed'";
+    for row in control.rows(sql, &[&target]).await {
+        let (sequence, message): (i64, String) = (row.get(0), row.get(1));
+        violations.add(format!("{target}: event {sequence}: {message}"));
+    }
     let sql = "SELECT migration_id, applications, run_id FROM dunlin_controller.target_registry WHERE target = $1";
     let known = control.rows(sql, &[&target]).await;
     let known: BTreeMap<String, (i32, i64)> = known.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect();
