@@ -109,7 +109,7 @@ impl World {
     async fn process(&self, node: Node) -> Process {
         let mut command = match node {
             Node::Agent(_) => {
-                let mut command = Command::new(Program::ChaosAgent.path());
+                let mut command = Command::new(Program::TestAgent.path());
                 command.args(["--controller", &self.controllers_for(node), "--slots", "2", "--id", &node.name()]);
                 for (index, name) in TARGETS.iter().enumerate() {
                     let url = self.url_for(node, Node::Target(index)).await;

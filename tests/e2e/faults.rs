@@ -138,40 +138,6 @@ async fn agents_killed_again_and_again_get_the_work_done_in_the_end() {
 }
 
 #[tokio::test]
-async fn an_index_built_concurrently_is_valid_although_its_builder_was_killed() {
-    let mut fleet = Fleet::builder().agents(1).lease_ttl("2s").start().await;
-    fleet.main().execute("CREATE TABLE users (id int PRIMARY KEY, email text NOT NULL)").await;
-    fleet.main().execute("INSERT INTO users SELECT i, 'user' || i FROM generate_series(1, 1000) AS i").await;
-    let definition = r#"
-        id = "email-index"
-        version = 1
-        name = "A test"
-        description = "For a test."
-        [[step]]
-        name = "index"
-        transaction = false
-        sql = "CREATE UNIQUE INDEX CONCURRENTLY users_email ON users (email)"
-    "#;
-    fleet.register(&[("index.toml", definition)]).await;
-    // A transaction that has changed the table keeps the build waiting, with the index there and not valid.
-    let writer = fleet.main().again().await;
-    writer.execute("BEGIN; UPDATE users SET email = 'new' WHERE id = 1").await;
-    let _started = fleet.dunlin(&["run", "email-index", "--detach"]).await.ended(0);
-    let valid =
-        "SELECT indisvalid FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE relname = 'users_email'";
-    until("the index is half-built", async || (fleet.main().values::<bool>(valid).await == [false]).then_some(()))
-        .await;
-    fleet.agent(0).kill();
-    fleet.start_agent();
-    writer.execute("COMMIT").await;
-    let run = fleet.last_run("email-index").await.unwrap();
-    let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
-    assert_eq!(fleet.main().values::<bool>(valid).await, [true]);
-    let others: i64 = fleet.main().value("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await;
-    assert_eq!(others, 0, "nothing half-built is left");
-}
-
-#[tokio::test]
 async fn a_lock_that_is_not_free_in_time_is_tried_again() {
     let fleet = Fleet::builder().environment("DUNLIN_LOCK_TIMEOUT", "100ms").start().await;
     fleet.main().execute("CREATE TABLE busy (id int PRIMARY KEY)").await;

@@ -153,12 +153,17 @@ impl Fleet {
     }
 
     fn controller_process(&self, index: usize) -> Process {
+        let command = self.controller_command(index);
+        Process::start(command, &format!("controller-{index}"), self.directory.path())
+    }
+
+    fn controller_command(&self, index: usize) -> Command {
         let mut command = self.command(Program::Controller);
         command
             .args(["--database-url", self.control.url()])
             .args(["--listen", &self.listen[index]])
             .args(["--lease-ttl", &self.plan.lease_ttl]);
-        Process::start(command, &format!("controller-{index}"), self.directory.path())
+        command
     }
 
     /// Starts one more agent, with the id `agent-N`, N from 0.
@@ -186,7 +191,35 @@ impl Fleet {
         self.agents[index] = self.agent_process(Program::Agent, index);
     }
 
+    /// Puts a new process in the place of an agent: of a program, with its id of before, with variables of its own, and with a log
+    /// of its own. What is left of the old process is killed.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn replace_agent(&mut self, index: usize, program: Program, log: &str, environment: &[(&str, &str)]) {
+        self.agents[index].end();
+        let mut command = self.agent_command(program, index);
+        command.envs(environment.iter().copied());
+        self.agents[index] = Process::start(command, log, self.directory.path());
+    }
+
+    /// Puts a new process in the place of a controller; see [`replace_agent`](Self::replace_agent).
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn replace_controller(&mut self, index: usize, log: &str, environment: &[(&str, &str)]) {
+        self.controllers[index].end();
+        let mut command = self.controller_command(index);
+        command.envs(environment.iter().copied());
+        self.controllers[index] = Process::start(command, log, self.directory.path());
+    }
+
     fn agent_process(&self, program: Program, index: usize) -> Process {
+        let command = self.agent_command(program, index);
+        Process::start(command, &format!("agent-{index}"), self.directory.path())
+    }
+
+    fn agent_command(&self, program: Program, index: usize) -> Command {
         let mut command = self.command(program);
         command
             .args(["--controller", &self.controller_urls()])
@@ -195,7 +228,7 @@ impl Fleet {
         for (name, database) in &self.targets {
             command.args(["--target", &format!("{name}={}", database.url())]);
         }
-        Process::start(command, &format!("agent-{index}"), self.directory.path())
+        command
     }
 
     fn command(&self, program: Program) -> Command {

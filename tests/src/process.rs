@@ -71,12 +71,22 @@ impl Process {
         let _status = self.child.wait().expect("a killed process ends");
     }
 
-    /// How it ended, if it did.
+    /// How it ended, once it has ended by itself.
     ///
     /// # Panics
-    /// Never: it is a child of this process.
+    /// When its state is not known.
     pub fn status(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().expect("the state of a child process")
+    }
+
+    /// SIGKILL where it has not ended yet, and waits until it is gone.
+    ///
+    /// # Panics
+    /// When it cannot be killed.
+    pub fn end(&mut self) {
+        if self.status().is_none() {
+            self.kill();
+        }
     }
 
     /// Waits until it ends by itself.

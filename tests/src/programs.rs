@@ -11,8 +11,8 @@ pub enum Program {
     Agent,
     /// The agent of `examples/agent`, with its transforms.
     ExampleAgent,
-    /// The agent of `make chaos`, with its transform.
-    ChaosAgent,
+    /// The agent of `tests/agent`, with a transform in code that must not be done twice.
+    TestAgent,
     /// The operator's command.
     Dunlin,
 }
@@ -25,7 +25,7 @@ impl Program {
             Self::Controller => "dunlin-controller",
             Self::Agent => "dunlin-agent",
             Self::ExampleAgent => "dunlin-example-agent",
-            Self::ChaosAgent => "dunlin-chaos-agent",
+            Self::TestAgent => "dunlin-test-agent",
             Self::Dunlin => "dunlin",
         }
     }
