@@ -1,9 +1,9 @@
 //! The way to a controller: any of those that were named.
 //!
-//! Each command connects once. What follows runs connects again whenever the stream breaks, beginning with the next
-//! controller, so that one that answers but cannot serve does not hold it up.
+//! Each command connects once. What follows runs connects again whenever the stream breaks, to any of the other controllers,
+//! so that one that answers but cannot serve does not hold it up.
 
-use dunlin_proto::client;
+use dunlin_proto::client::{self, Choice, Order};
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
@@ -27,15 +27,15 @@ impl Controllers {
         &self.urls
     }
 
-    /// Connects to the first that answers.
+    /// Connects to the first that serves.
     pub(crate) async fn connect(&self) -> Result<Channel, Error> {
-        self.connect_from(0).await
+        self.choose(&Order::AsNamed).await.map(|choice| choice.channel)
     }
 
-    /// Connects to the first that answers, beginning with the one at a position.
-    pub(crate) async fn connect_from(&self, first: usize) -> Result<Channel, Error> {
-        let options = client::Options { first, ..client::Options::default() };
-        client::connect(&self.urls, &options).await.map_err(|error| match error {
+    /// Connects to the first that serves, in an order.
+    pub(crate) async fn choose(&self, order: &Order) -> Result<Choice, Error> {
+        let options = client::Options { order: order.clone(), ..client::Options::default() };
+        client::choose(&self.urls, &options).await.map_err(|error| match error {
             client::Error::NoUrl | client::Error::Url { .. } => {
                 Error::Usage(format!("{error}\nSet --controller or DUNLIN_CONTROLLER."))
             }

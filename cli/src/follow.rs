@@ -1,13 +1,13 @@
 //! Following runs to their end, over whatever happens to the controllers meanwhile.
 //!
-//! A stream that breaks is taken up again, at any controller, behind the last event that was seen: nothing is told twice
-//! and nothing is missed. The runs do not depend on being followed, so giving up (after `patience` without an answer)
+//! A stream that breaks is taken up again, at any other controller, behind the last event that was seen: nothing is told
+//! twice and nothing is missed. The runs do not depend on being followed, so giving up (after `patience` without an answer)
 //! only ends the telling, and the error says how to take it up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use dunlin_proto::client;
+use dunlin_proto::client::{self, Order};
 use dunlin_proto::v1::{EventType, Run, WatchRunsRequest, WatchRunsResponse};
 use tokio::time::{Instant, sleep};
 
@@ -17,7 +17,8 @@ use crate::output::tell;
 use crate::render::progress::Progress;
 use crate::render::words;
 
-/// The first pause before another try; each further one is twice as long, up to [`LONGEST_PAUSE`].
+/// The first pause before another try; each further one is twice as long, up to [`LONGEST_PAUSE`]. Between half of it and all
+/// of it is waited: those who lost the same controller do not come to the next at the same moment.
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause between two tries.
@@ -100,18 +101,19 @@ async fn attempts(
     followed: &mut Followed,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let mut tries = 0;
+    let mut first = true;
+    let mut order = Order::AsNamed;
     let mut pause = FIRST_PAUSE;
     let mut lost: Option<Instant> = None;
     loop {
         let mut heard = false;
-        let error = match attempt(controllers, what, tries, followed, progress, &mut heard).await {
+        let error = match attempt(controllers, what, &mut order, followed, progress, &mut heard).await {
             Ok(()) if followed.complete(&what.run_ids) => return Ok(()),
             Ok(()) => Error::Unreachable("the controller ended the stream too early".to_owned()),
             Err(error) if error.passes() => error,
             Err(error) => return Err(error),
         };
-        if tries == 0 && !heard && !what.answered {
+        if std::mem::take(&mut first) && !heard && !what.answered {
             return Err(error);
         }
         let since = match lost {
@@ -126,9 +128,8 @@ async fn attempts(
         if since.elapsed() > what.patience {
             return Err(Error::Unreachable(format!("{error}\n{}", goes_on(&what.run_ids))));
         }
-        sleep(pause).await;
+        sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
-        tries += 1;
     }
 }
 
@@ -136,12 +137,14 @@ async fn attempts(
 async fn attempt(
     controllers: &Controllers,
     what: &Follow,
-    tries: usize,
+    order: &mut Order,
     followed: &mut Followed,
     progress: &mut Progress,
     heard: &mut bool,
 ) -> Result<(), Error> {
-    let mut client = client::runs(controllers.connect_from(tries).await?);
+    let choice = controllers.choose(order).await?;
+    *order = Order::Random { last: Some(choice.url) };
+    let mut client = client::runs(choice.channel);
     let request = WatchRunsRequest {
         run_ids: what.run_ids.clone(),
         target: what.target.clone(),

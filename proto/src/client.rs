@@ -1,13 +1,22 @@
 //! The one way to connect to a controller.
 //!
-//! All controllers are equal, so several URLs are tried in turn, and the first that answers is taken. A connection whose
-//! other end is gone is noticed by HTTP/2 pings within about 15 seconds, also while nothing is said. A channel connects
-//! again by itself, but only to the URL it was made for: who loses a stream calls [`connect`] again.
+//! All controllers are equal, so several URLs are tried in turn, and the first whose controller serves is taken: it is asked
+//! for its health, since one that is stopped, or has lost its database, still accepts connections. Where none serves, one
+//! that at least answers is taken, and its refusals say why.
+//!
+//! A connection whose other end is gone is noticed by HTTP/2 pings within about 10 seconds, also while nothing is said. A
+//! channel connects again by itself, but only to the URL it was made for: who loses a stream calls [`choose`] again, with
+//! [`Order::Random`], so that the clients of a controller that is gone spread over those that are left.
 
 use std::error::Error as _;
 use std::time::Duration;
 
+use rand::seq::SliceRandom;
+use tonic::Code;
 use tonic::transport::{Channel, ClientTlsConfig, Endpoint};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 use crate::MESSAGE_LIMIT;
 use crate::v1::agent_service_client::AgentServiceClient;
@@ -30,8 +39,8 @@ pub struct Options {
     pub keepalive: Duration,
     /// How long it may take to give one.
     pub keepalive_timeout: Duration,
-    /// Which URL is tried first, counted from 0 and round the list: who connects again moves on with it.
-    pub first: usize,
+    /// In which order the URLs are tried.
+    pub order: Order,
     /// What the client calls itself, such as "dunlin-agent/0.1.0".
     pub user_agent: String,
 }
@@ -40,12 +49,48 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             timeout: Duration::from_secs(3),
-            keepalive: Duration::from_secs(10),
+            keepalive: Duration::from_secs(5),
             keepalive_timeout: Duration::from_secs(5),
-            first: 0,
+            order: Order::AsNamed,
             user_agent: concat!("dunlin/", env!("CARGO_PKG_VERSION")).to_owned(),
         }
     }
+}
+
+/// In which order URLs are tried.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Order {
+    /// As they were named.
+    #[default]
+    AsNamed,
+    /// In a random one.
+    Random {
+        /// What comes last all the same: the URL that has just failed.
+        last: Option<String>,
+    },
+}
+
+impl Order {
+    fn arrange<T>(&self, urls: &mut [T], url: impl Fn(&T) -> &str) {
+        match self {
+            Self::AsNamed => {}
+            Self::Random { last } => {
+                urls.shuffle(&mut rand::rng());
+                urls.sort_by_key(|one| last.as_deref() == Some(url(one)));
+            }
+        }
+    }
+}
+
+/// A controller that answers.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// Its URL, as it was named.
+    pub url: String,
+    /// The connection.
+    pub channel: Channel,
+    /// Whether it says that it serves. Otherwise no other one does, and it will refuse with a reason.
+    pub serves: bool,
 }
 
 /// Why there is no connection.
@@ -81,29 +126,58 @@ fn tried(attempts: &[Attempt]) -> String {
     list.join("; ")
 }
 
-/// Connects to the first controller that answers. The URLs are separated by commas; `https` trusts the system's roots.
+/// Connects to the first controller that serves, or else to one that answers. The URLs are separated by commas; `https` trusts
+/// the system's roots.
 ///
 /// # Errors
 /// A URL cannot be used, or none answers.
 pub async fn connect(urls: &str, options: &Options) -> Result<Channel, Error> {
+    choose(urls, options).await.map(|choice| choice.channel)
+}
+
+/// As [`connect`], and tells which controller it is.
+///
+/// # Errors
+/// A URL cannot be used, or none answers.
+pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
     let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
     let mut endpoints = urls.iter().map(|url| endpoint(url, options)).collect::<Result<Vec<_>, _>>()?;
     if endpoints.is_empty() {
         return Err(Error::NoUrl);
     }
-    let first = options.first % endpoints.len();
-    endpoints.rotate_left(first);
+    options.order.arrange(&mut endpoints, |(url, _)| url);
     let mut attempts = Vec::new();
+    let mut answering = None;
     for (url, endpoint) in endpoints {
-        // The time limit of the endpoint is that of TCP; this one holds for TLS too.
-        let reason = match tokio::time::timeout(options.timeout, endpoint.connect()).await {
-            Ok(Ok(channel)) => return Ok(channel),
-            Ok(Err(error)) => cause(&error),
+        // The time limit of the endpoint is that of TCP; this one holds for TLS and for the first answer too.
+        let reason = match tokio::time::timeout(options.timeout, ask(&endpoint)).await {
+            Ok(Ok((channel, true))) => return Ok(Choice { url, channel, serves: true }),
+            Ok(Ok((channel, false))) => {
+                answering.get_or_insert(Choice { url, channel, serves: false });
+                continue;
+            }
+            Ok(Err(reason)) => reason,
             Err(_) => format!("no answer within {} s", options.timeout.as_secs_f32()),
         };
         attempts.push(Attempt { url, reason });
     }
-    Err(Error::Unreachable(attempts))
+    answering.ok_or(Error::Unreachable(attempts))
+}
+
+/// Connects, and asks whether the controller serves.
+async fn ask(endpoint: &Endpoint) -> Result<(Channel, bool), String> {
+    let channel = endpoint.connect().await.map_err(|error| cause(&error))?;
+    let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
+    match health {
+        Ok(answer) => Ok((channel, answer.get_ref().status() == ServingStatus::Serving)),
+        Err(status) => match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
+                Err(status.message().to_owned())
+            }
+            // Whoever has no health answers all the same.
+            _ => Ok((channel, true)),
+        },
+    }
 }
 
 fn endpoint(url: &str, options: &Options) -> Result<(String, Endpoint), Error> {
@@ -209,9 +283,56 @@ mod tests {
         assert_eq!(answer.get_ref().agents[0].id.len(), 20_000_000);
     }
 
+    /// A controller whose health is this, as a URL.
+    async fn healthy(status: tonic_health::ServingStatus) -> String {
+        let incoming = TcpIncoming::bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let url = format!("http://{}", incoming.local_addr().unwrap());
+        let (reporter, health) = tonic_health::server::health_reporter();
+        reporter.set_service_status("", status).await;
+        tokio::spawn(Server::builder().add_service(health).serve_with_incoming(incoming));
+        url
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_serves_is_preferred_to_one_that_only_answers() {
+        let away = healthy(tonic_health::ServingStatus::NotServing).await;
+        let serves = healthy(tonic_health::ServingStatus::Serving).await;
+        let choice = choose(&format!("{away},{serves}"), &Options::default()).await.unwrap();
+        assert_eq!((choice.url, choice.serves), (serves, true));
+        let choice = choose(&away, &Options::default()).await.unwrap();
+        assert_eq!((choice.url, choice.serves), (away, false));
+    }
+
+    #[tokio::test]
+    async fn a_controller_that_accepts_and_says_nothing_is_passed_over() {
+        // The kernel accepts for it, as it does for a process that is stopped.
+        let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = (format!("http://{}", silent.local_addr().unwrap()), silent);
+        let serves = healthy(tonic_health::ServingStatus::Serving).await;
+        let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
+        let choice = choose(&format!("{},{serves}", silent.0), &options).await.unwrap();
+        assert_eq!(choice.url, serves);
+    }
+
+    #[test]
+    fn clients_of_a_controller_that_is_gone_spread_over_those_that_are_left() {
+        let order = Order::Random { last: Some("b".to_owned()) };
+        let mut firsts = std::collections::BTreeMap::<&str, u32>::new();
+        for _client in 0..3000 {
+            let mut urls = ["a", "b", "c", "d"];
+            order.arrange(&mut urls, |url| url);
+            *firsts.entry(urls[0]).or_default() += 1;
+            assert_eq!(urls[3], "b", "what has just failed comes last");
+        }
+        // The expected thousand, give or take six times the standard deviation.
+        assert!(firsts.len() == 3 && firsts.values().all(|count| (845..=1155).contains(count)), "{firsts:?}");
+    }
+
     #[tokio::test]
     async fn long_lists_of_problems_arrive_whole() {
-        let channel = connect(&serve().await, &Options { first: 7, ..Options::default() }).await.unwrap();
+        let channel = connect(&serve().await, &Options { order: Order::Random { last: None }, ..Options::default() })
+            .await
+            .unwrap();
         let status = fleet(channel).list_targets(ListTargetsRequest::default()).await.unwrap_err();
         let details = Details::of(&status);
         assert_eq!((details.reason.as_str(), details.fields.len()), ("LOUD", 2000));

@@ -1,21 +1,23 @@
 //! Opening streams, one after the other, and serving the one that is open.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
-use dunlin_proto::client::{self, Options};
+use dunlin_proto::client::{self, Order};
 use dunlin_proto::convert::std_duration;
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
 use dunlin_proto::v1::{Grant, Heartbeat, Hello, TaskFailed, WorkRequest, WorkResponse};
 use dunlin_shared::ids::{AgentId, Epoch, RunId, TargetName};
 use futures::future::join_all;
-use tokio::sync::mpsc;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until, timeout};
 use tokio_stream::wrappers::UnboundedReceiverStream;
 use tonic::Streaming;
+use tonic::transport::Channel;
 
 use super::{Book, LeaseId};
 use crate::failpoint;
@@ -30,11 +32,21 @@ use crate::worker;
 /// How often progress is told while there is something new.
 const PROGRESS: Duration = Duration::from_millis(333);
 
-/// How long a look at a target may hold up `hello`.
-const HELLO_LIMIT: Duration = Duration::from_secs(2);
+/// How long looks at targets may hold up the first `hello`, and those after it: a slow target must not keep reports and
+/// leases of others from the controller.
+const HELLO_LIMITS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_millis(500));
 
-/// How long a controller may take to answer `hello`.
-const WELCOME_LIMIT: Duration = Duration::from_secs(10);
+/// How long a controller may take to answer `hello`. Twice as long after each that did not, for a few times: when thousands
+/// connect at once, it is no help that they give up and come again.
+const WELCOME_LIMIT: Duration = Duration::from_secs(3);
+const WELCOME_DOUBLINGS: u32 = 3;
+
+/// How long the answer to a heartbeat may take before another controller is looked for, at least and at most: as long as the
+/// interval of heartbeats, since a lease lives for three of them.
+const ANSWER_LIMITS: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(5));
+
+/// The longest pause before another try to connect, where heartbeats are not more frequent.
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Everything that outlives a stream.
 #[derive(Debug)]
@@ -68,6 +80,8 @@ enum Broken {
     Closed,
     #[error("the controller did not answer within {} s", .0.as_secs())]
     Silent(Duration),
+    #[error("the controller does not answer heartbeats, and another one serves")]
+    Outlived,
     #[error("the controller answered hello with something else than welcome")]
     NotWelcome,
 }
@@ -78,35 +92,47 @@ impl From<tonic::Status> for Broken {
     }
 }
 
+/// What is known of the controllers from one stream to the next.
+#[derive(Debug)]
+struct Memory {
+    /// Where the last stream was, or was tried.
+    last: Option<String>,
+    /// The interval of heartbeats, once a controller has told it.
+    heartbeat: Option<Duration>,
+    /// How many controllers in a row did not answer.
+    silent: u32,
+}
+
 /// Keeps a stream open for as long as it is polled, until the agent leaves.
 pub(crate) async fn run(session: &Arc<Session>) {
-    let mut pauses = target::pauses();
-    // Agents that start together do not all begin with the same controller.
-    let mut first: usize = rand::random::<u8>().into();
+    let mut memory = Memory { last: None, heartbeat: None, silent: 0 };
+    let mut pauses = target::pauses(LONGEST_PAUSE);
     loop {
         let opened = Instant::now();
-        let (broken, welcomed) = serve(session, first).await;
+        let (broken, welcomed) = serve(session, &mut memory).await;
         session.book.close_stream();
         if session.book.left() {
             return;
         }
+        memory.silent = if matches!(broken, Broken::Silent(_)) { memory.silent + 1 } else { 0 };
         if welcomed {
-            pauses = target::pauses();
+            // As long as leases are held, somebody must be found before they expire.
+            let heartbeat = memory.heartbeat.unwrap_or(LONGEST_PAUSE);
+            pauses = target::pauses(heartbeat.clamp(Duration::from_millis(200), LONGEST_PAUSE));
         }
-        let pause = pauses.next().unwrap_or(PROGRESS).min(Duration::from_secs(5));
+        let pause = pauses.next().unwrap_or(PROGRESS);
         tracing::warn!(
-            reason = %broken, lasted_s = opened.elapsed().as_secs(), pause_ms = pause.as_millis(),
-            "no stream to a controller; connecting again"
+            reason = %broken, controller = memory.last.as_deref(), lasted_s = opened.elapsed().as_secs(),
+            pause_ms = pause.as_millis(), "no stream to a controller; connecting again"
         );
-        first = first.wrapping_add(1);
-        tokio::time::sleep(pause).await;
+        sleep(pause).await;
     }
 }
 
 /// Opens a stream and serves it until it breaks. Tells whether the controller welcomed the agent.
-async fn serve(session: &Arc<Session>, first: usize) -> (Broken, bool) {
+async fn serve(session: &Arc<Session>, memory: &mut Memory) -> (Broken, bool) {
     let mut welcomed = false;
-    match try_serve(session, first, &mut welcomed).await {
+    match try_serve(session, memory, &mut welcomed).await {
         Ok(never) => match never {},
         Err(broken) => (broken, welcomed),
     }
@@ -114,33 +140,36 @@ async fn serve(session: &Arc<Session>, first: usize) -> (Broken, bool) {
 
 async fn try_serve(
     session: &Arc<Session>,
-    first: usize,
+    memory: &mut Memory,
     welcomed: &mut bool,
 ) -> Result<std::convert::Infallible, Broken> {
-    let options = Options {
-        first,
-        user_agent: concat!("dunlin-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
-        ..Options::default()
-    };
-    let channel = client::connect(&session.controllers, &options).await?;
+    let choice = client::choose(&session.controllers, &options(memory.last.clone())).await?;
+    memory.last = Some(choice.url.clone());
     let (sender, receiver) = mpsc::unbounded_channel();
-    let hello = session.hello().await;
-    let unreachable: Vec<String> =
-        hello.targets.iter().filter(|report| !report.reachable).map(|report| report.name.clone()).collect();
+    let looks = if memory.heartbeat.is_none() { HELLO_LIMITS.0 } else { HELLO_LIMITS.1 };
+    let hello = session.hello(looks).await;
+    let reached: Vec<String> =
+        hello.targets.iter().filter(|report| report.reachable).map(|report| report.name.clone()).collect();
     let _open = sender.send(WorkRequest { message: Some(Saying::Hello(hello)) });
-    let mut client = client::agent(channel);
-    let answer = client.work(UnboundedReceiverStream::new(receiver));
-    let (mut stream, heartbeat) = match tokio::time::timeout(WELCOME_LIMIT, answer).await {
-        Err(_) => return Err(Broken::Silent(WELCOME_LIMIT)),
-        Ok(answer) => welcome(session, answer?.into_inner()).await?,
-    };
+    let limit = WELCOME_LIMIT * 2_u32.pow(memory.silent.min(WELCOME_DOUBLINGS));
+    let welcome = timeout(limit, welcome(session, choice.channel, receiver)).await;
+    let (mut stream, heartbeat) = welcome.map_err(|_| Broken::Silent(limit))??;
     *welcomed = true;
-    tracing::info!("connected to a controller");
+    memory.heartbeat = Some(heartbeat);
+    tracing::info!(controller = choice.url, "connected to a controller");
     session.book.open_stream(sender);
-    for target in session.targets.values().filter(|target| unreachable.contains(&target.name().to_string())) {
+    // Of the others the controller is told as soon as they have been looked at.
+    for target in session.targets.values().filter(|target| !reached.contains(&target.name().to_string())) {
         target.suspect();
     }
 
+    let unanswered = watch::Sender::new(None);
+    let outlived = outlived(session, &choice.url, unanswered.subscribe(), heartbeat);
+    let mut outlived = pin!(outlived);
+    let beat = |leases| {
+        unanswered.send_if_modified(|since| since.replace(since.unwrap_or_else(Instant::now)).is_none());
+        session.book.say(Saying::Heartbeat(Heartbeat { leases }));
+    };
     let mut renew = interval(heartbeat);
     let mut tell = interval(PROGRESS);
     tell.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -150,29 +179,66 @@ async fn try_serve(
         tokio::select! {
             message = stream.message() => match message? {
                 None => return Err(Broken::Closed),
-                Some(WorkResponse { message: Some(message) }) => session.hear(message),
+                Some(WorkResponse { message: Some(message) }) => {
+                    if matches!(message, Hearing::Renewed(_)) {
+                        unanswered.send_replace(None);
+                    }
+                    session.hear(message);
+                }
                 Some(WorkResponse { message: None }) => {}
             },
             () = failpoint::cut() => return Err(Broken::Closed),
-            _tick = renew.tick() => {
-                session.book.say(Saying::Heartbeat(Heartbeat { leases: session.book.all() }));
-            }
+            _tick = renew.tick() => beat(session.book.all()),
             _tick = tell.tick() => {
                 if let Some(leases) = session.book.news() {
-                    session.book.say(Saying::Heartbeat(Heartbeat { leases }));
+                    beat(leases);
                 }
             }
+            () = &mut outlived => return Err(Broken::Outlived),
         }
     }
 }
 
-/// Waits for the welcome and drops the leases that are not kept.
+fn options(last: Option<String>) -> client::Options {
+    client::Options {
+        order: Order::Random { last },
+        user_agent: concat!("dunlin-agent/", env!("CARGO_PKG_VERSION")).to_owned(),
+        ..client::Options::default()
+    }
+}
+
+/// Ends when a controller leaves heartbeats unanswered while another one serves: it stands still, or has lost its database,
+/// and the leases would expire. When none serves it is as well to wait here: a whole fleet that comes back to a database
+/// that has just come back itself would be no help.
+async fn outlived(
+    session: &Session,
+    here: &str,
+    mut unanswered: watch::Receiver<Option<Instant>>,
+    heartbeat: Duration,
+) {
+    let patience = heartbeat.clamp(ANSWER_LIMITS.0, ANSWER_LIMITS.1);
+    loop {
+        // The other end is this stream's own, which outlives this.
+        let since = unanswered.wait_for(Option::is_some).await.ok().and_then(|since| *since);
+        sleep_until(since.unwrap_or_else(Instant::now) + patience).await;
+        if *unanswered.borrow() == since {
+            let found = client::choose(&session.controllers, &options(Some(here.to_owned()))).await;
+            if found.is_ok_and(|choice| choice.serves) && *unanswered.borrow() == since {
+                return;
+            }
+            sleep(patience).await;
+        }
+    }
+}
+
+/// Says hello, waits for the welcome and drops the leases that are not kept.
 async fn welcome(
     session: &Session,
-    mut stream: Streaming<WorkResponse>,
+    channel: Channel,
+    requests: mpsc::UnboundedReceiver<WorkRequest>,
 ) -> Result<(Streaming<WorkResponse>, Duration), Broken> {
-    let message = tokio::time::timeout(WELCOME_LIMIT, stream.message()).await;
-    let message = message.map_err(|_| Broken::Silent(WELCOME_LIMIT))??.ok_or(Broken::Closed)?;
+    let mut stream = client::agent(channel).work(UnboundedReceiverStream::new(requests)).await?.into_inner();
+    let message = stream.message().await?.ok_or(Broken::Closed)?;
     let Some(Hearing::Welcome(welcome)) = message.message else { return Err(Broken::NotWelcome) };
     let kept: Vec<LeaseId> = welcome.kept.into_iter().map(LeaseId::from).collect();
     session.book.keep_only(&kept);
@@ -182,12 +248,14 @@ async fn welcome(
 }
 
 impl Session {
-    async fn hello(&self) -> Hello {
+    /// What the agent is, has and holds. A target that cannot be looked at in time is left out.
+    async fn hello(&self, looks: Duration) -> Hello {
+        let targets = join_all(self.targets.values().map(|target| target.report_soon(looks))).await;
         Hello {
             agent_id: self.agent.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             slots: i32::from(self.slots),
-            targets: join_all(self.targets.values().map(|target| target.report(HELLO_LIMIT))).await,
+            targets: targets.into_iter().flatten().collect(),
             transforms: self.transforms.names(),
             leases: self.book.all(),
         }

@@ -3,11 +3,13 @@
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
 use dunlin_proto::v1::{ReleaseReason, Renewed, Revoke, grant};
+use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
+use tokio::time::{Duration, Instant};
 
 use crate::Agent;
-use crate::testing::{Controller, Lab, atomic_task, batch_step, range_task, sql_step, until};
+use crate::testing::{AgentStream, Controller, Lab, atomic_task, batch_step, range_task, sql_step, until};
 
 struct Running {
     lab: Lab,
@@ -178,6 +180,78 @@ async fn a_target_that_is_away_is_told_and_told_again_when_it_is_back() {
     stream.welcome(Vec::new());
     assert!(matches!(stream.report().await, Some(Saying::Target(report)) if !report.reachable));
     agent.abort();
+}
+
+/// An agent of two controllers, and the stream that it opens first: at the first of those that are returned.
+async fn start_at_two() -> (Lab, Controller, Controller, AgentStream) {
+    let lab = Lab::new().await;
+    let (mut one, mut other) = (Controller::start().await, Controller::start().await);
+    let agent =
+        Agent::builder().controller(format!("{},{}", one.url(), other.url())).target("main", &lab.url).build().unwrap();
+    tokio::spawn(agent.run(std::future::pending()));
+    tokio::select! {
+        stream = one.stream() => (lab, one, other, stream),
+        stream = other.stream() => (lab, other, one, stream),
+    }
+}
+
+#[tokio::test]
+async fn an_agent_whose_controller_is_gone_moves_to_another() {
+    let (_lab, _here, mut other, stream) = start_at_two().await;
+    stream.welcome(Vec::new());
+    drop(stream);
+    other.stream().await.welcome(Vec::new());
+}
+
+#[tokio::test]
+async fn an_agent_whose_heartbeats_are_not_answered_moves_with_its_leases() {
+    let (lab, here, mut other, stream) = start_at_two().await;
+    stream.welcome(Vec::new());
+    let slow = atomic_task(vec![sql_step("CREATE TABLE a (n int); SELECT pg_sleep(60)")], &[], &[]);
+    let lease = stream.grant(7, slow);
+    until(
+        &lab.client,
+        "SELECT count(*) = 1 FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND datname = current_database()",
+    )
+    .await;
+    here.be_deaf();
+    let moved = other.stream().await;
+    assert_eq!(moved.hello.leases[0].lease, Some(lease), "the work went on meanwhile");
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_welcomed_moves_on() {
+    let (_lab, _here, mut other, _stream) = start_at_two().await;
+    other.stream().await.welcome(Vec::new());
+}
+
+#[tokio::test]
+async fn a_target_that_does_not_answer_keeps_no_hello_waiting_and_is_told_of_later() {
+    let lab = Lab::new().await;
+    let mut controller = Controller::start().await;
+    // The kernel accepts, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("postgres://app@{}/app", silent.local_addr().unwrap());
+    let agent = Agent::builder().controller(controller.url()).target("main", &lab.url).target("silent", url);
+    tokio::spawn(agent.build().unwrap().run(std::future::pending()));
+    let mut stream = controller.stream().await;
+    assert!(stream.hello.targets.iter().all(|report| report.name == "main"), "{:?}", stream.hello);
+    stream.welcome(Vec::new());
+    let mut fastest = Duration::MAX;
+    for _again in 0..3 {
+        drop(stream);
+        let lost = Instant::now();
+        stream = controller.stream().await;
+        fastest = fastest.min(lost.elapsed());
+        stream.welcome(Vec::new());
+    }
+    assert!(fastest < Duration::from_millis(1900), "it took {fastest:?}");
+    let told = stream.hello.targets.iter().find(|report| report.name == "silent").cloned();
+    let told = match told {
+        Some(report) => Some(Saying::Target(report)),
+        None => stream.report().await,
+    };
+    assert!(matches!(&told, Some(Saying::Target(report)) if report.name == "silent" && !report.reachable), "{told:?}");
 }
 
 #[tokio::test]

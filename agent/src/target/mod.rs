@@ -42,6 +42,8 @@ pub(crate) struct Target {
     connector: Arc<Connector>,
     pool: Pool,
     facts: Mutex<Option<Facts>>,
+    /// Why it did not answer when it was looked at last.
+    away: Mutex<Option<String>>,
     suspected: Notify,
 }
 
@@ -53,7 +55,7 @@ impl Target {
     pub(crate) fn new(name: TargetName, url: &str, size: usize) -> Result<Self, postgres::Error> {
         let connector = Arc::new(Connector::new(url, "dunlin-agent")?);
         let pool = connector.pool(size)?;
-        Ok(Self { name, connector, pool, facts: Mutex::new(None), suspected: Notify::new() })
+        Ok(Self { name, connector, pool, facts: Mutex::default(), away: Mutex::default(), suspected: Notify::new() })
     }
 
     /// The name.
@@ -108,7 +110,7 @@ impl Target {
     }
 
     /// Looks at the target now.
-    pub(crate) async fn report(&self, limit: Duration) -> TargetReport {
+    async fn report(&self, limit: Duration) -> TargetReport {
         let look = async {
             let mut connection =
                 Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
@@ -119,6 +121,8 @@ impl Target {
         };
         let seen = tokio::time::timeout(limit, look).await;
         let seen = seen.unwrap_or_else(|_| Err(Error::Unreachable(format!("no answer within {} s", limit.as_secs()))));
+        let seen = seen.map_err(|error| error.to_string());
+        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = seen.as_ref().err().cloned();
         let name = self.name.to_string();
         match seen {
             Ok((facts, mut applied)) => {
@@ -133,7 +137,17 @@ impl Target {
                     ..TargetReport::default()
                 }
             }
-            Err(error) => TargetReport { name, error: error.to_string(), ..TargetReport::default() },
+            Err(error) => TargetReport { name, error, ..TargetReport::default() },
+        }
+    }
+
+    /// What can be said of the target without waiting for longer than `limit`. Of one that was away at the last look that it
+    /// is away, since [`watch`](Self::watch) is looking for it; `None` when the look takes longer.
+    pub(crate) async fn report_soon(&self, limit: Duration) -> Option<TargetReport> {
+        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match away {
+            Some(error) => Some(TargetReport { name: self.name.to_string(), error, ..TargetReport::default() }),
+            None => tokio::time::timeout(limit, self.report(PROBE_LIMIT)).await.ok(),
         }
     }
 
@@ -142,7 +156,7 @@ impl Target {
     pub(crate) async fn watch(&self, tell: impl Fn(TargetReport)) {
         loop {
             self.suspected.notified().await;
-            let mut pauses = pauses();
+            let mut pauses = pauses(LONGEST_PAUSE);
             let mut told = None;
             loop {
                 let report = self.report(PROBE_LIMIT).await;
@@ -160,13 +174,17 @@ impl Target {
     }
 }
 
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest pause between two looks at a target that is away.
+pub(crate) const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
-/// Pauses between attempts to reach something: 0.1 s, doubled each time up to 10 s, with jitter.
-pub(crate) fn pauses() -> impl Iterator<Item = Duration> + Send {
+/// Pauses between attempts to reach something: about 0.1 s, doubled each time until `longest` is near. All have jitter, the
+/// last ones too, so that those who lost something together do not come back together.
+pub(crate) fn pauses(longest: Duration) -> impl Iterator<Item = Duration> + Send {
+    const FIRST: Duration = Duration::from_millis(100);
+    // The jitter adds up to as much again.
     ExponentialBuilder::default()
-        .with_min_delay(Duration::from_millis(100))
-        .with_max_delay(LONGEST_PAUSE)
+        .with_min_delay(FIRST.min(longest / 2))
+        .with_max_delay(longest / 2)
         .with_jitter()
         .without_max_times()
         .build()
@@ -211,5 +229,19 @@ mod tests {
         slow.batch_execute("ROLLBACK").await.unwrap();
         let report = hasty.report(Duration::from_secs(60)).await;
         assert!(report.reachable, "{}", report.error);
+    }
+
+    #[test]
+    fn pauses_grow_to_their_limit_and_are_never_all_the_same() {
+        let longest = Duration::from_secs(5);
+        let many: Vec<Vec<Duration>> = (0..200).map(|_| pauses(longest).take(12).collect()).collect();
+        for place in 0..12 {
+            let mut at: Vec<Duration> = many.iter().map(|one| one[place]).collect();
+            at.sort();
+            assert!(at[0] >= Duration::from_millis(100) && at[199] <= longest, "{at:?}");
+            assert!(at[199] > at[0].mul_f32(1.5), "the pauses of place {place} lie too close together: {at:?}");
+        }
+        assert!(many.iter().all(|one| one[0] <= Duration::from_millis(200)), "the first comes soon");
+        assert!(many.iter().all(|one| one[11] >= longest / 2), "the last are long");
     }
 }

@@ -1,18 +1,21 @@
-//! A controller played by hand: it takes the agent's stream, and the test says what it answers.
+//! A controller played by hand: it takes the agent's stream, and the test says what it answers. Only heartbeats are answered
+//! by themselves, unless it is told to be deaf to them.
 
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use dunlin_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
-use dunlin_proto::v1::{Ack, Grant, Hello, Lease, Welcome, WorkRequest, WorkResponse, grant};
+use dunlin_proto::v1::{Ack, Grant, Hello, Lease, Renewed, Welcome, WorkRequest, WorkResponse, grant};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tokio_stream::Stream;
 use tokio_stream::wrappers::{TcpListenerStream, UnboundedReceiverStream};
-use tokio_stream::{Stream, StreamExt};
 use tonic::{Request, Response, Status, Streaming};
 
 use super::MIGRATION;
@@ -22,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// One stream of an agent.
 pub(crate) struct AgentStream {
     pub(crate) hello: Hello,
-    requests: Streaming<WorkRequest>,
+    requests: mpsc::UnboundedReceiver<Saying>,
     answers: mpsc::UnboundedSender<Result<WorkResponse, Status>>,
 }
 
@@ -30,9 +33,13 @@ pub(crate) struct AgentStream {
 pub(crate) struct Controller {
     pub(crate) address: SocketAddr,
     streams: mpsc::UnboundedReceiver<AgentStream>,
+    deaf: Arc<AtomicBool>,
 }
 
-struct Service(mpsc::UnboundedSender<AgentStream>);
+struct Service {
+    streams: mpsc::UnboundedSender<AgentStream>,
+    deaf: Arc<AtomicBool>,
+}
 
 #[tonic::async_trait]
 impl AgentService for Service {
@@ -44,8 +51,28 @@ impl AgentService for Service {
             return Err(Status::invalid_argument("no hello"));
         };
         let (answers, receiver) = mpsc::unbounded_channel();
-        let _gone = self.0.send(AgentStream { hello, requests, answers });
+        let (said, saying) = mpsc::unbounded_channel();
+        tokio::spawn(hear(requests, said, answers.downgrade(), Arc::clone(&self.deaf)));
+        let _gone = self.streams.send(AgentStream { hello, requests: saying, answers });
         Ok(Response::new(Box::pin(UnboundedReceiverStream::new(receiver))))
+    }
+}
+
+async fn hear(
+    mut requests: Streaming<WorkRequest>,
+    said: mpsc::UnboundedSender<Saying>,
+    answers: mpsc::WeakUnboundedSender<Result<WorkResponse, Status>>,
+    deaf: Arc<AtomicBool>,
+) {
+    while let Ok(Some(WorkRequest { message: Some(message) })) = requests.message().await {
+        if let (Saying::Heartbeat(beat), Some(answers)) = (&message, answers.upgrade())
+            && !deaf.load(Ordering::Relaxed)
+        {
+            let kept = beat.leases.iter().filter_map(|progress| progress.lease).collect();
+            let message = Some(Hearing::Renewed(Renewed { kept, lost: Vec::new() }));
+            let _gone = answers.send(Ok(WorkResponse { message }));
+        }
+        let _gone = said.send(message);
     }
 }
 
@@ -54,16 +81,23 @@ impl Controller {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (sender, streams) = mpsc::unbounded_channel();
+        let deaf = Arc::<AtomicBool>::default();
+        let service = Service { streams: sender, deaf: Arc::clone(&deaf) };
         tokio::spawn(
             tonic::transport::Server::builder()
-                .add_service(AgentServiceServer::new(Service(sender)))
+                .add_service(AgentServiceServer::new(service))
                 .serve_with_incoming(TcpListenerStream::new(listener)),
         );
-        Self { address, streams }
+        Self { address, streams, deaf }
     }
 
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
+    }
+
+    /// From now on heartbeats are not answered.
+    pub(crate) fn be_deaf(&self) {
+        self.deaf.store(true, Ordering::Relaxed);
     }
 
     /// The next stream that an agent opens.
@@ -102,13 +136,14 @@ impl AgentStream {
         self.say(Hearing::Ack(Ack { lease: Some(lease) }));
     }
 
-    /// The next message that is no heartbeat; `None` when the agent has closed the stream.
+    /// The next message that is no heartbeat, nor tells that a target is reached; `None` when the agent has closed the stream.
     pub(crate) async fn report(&mut self) -> Option<Saying> {
         let next = async {
-            while let Some(Ok(request)) = self.requests.next().await {
-                match request.message {
-                    Some(Saying::Heartbeat(_)) => {}
-                    message => return message,
+            while let Some(message) = self.requests.recv().await {
+                match message {
+                    Saying::Heartbeat(_) => {}
+                    Saying::Target(report) if report.reachable => {}
+                    message => return Some(message),
                 }
             }
             None
@@ -120,8 +155,7 @@ impl AgentStream {
     pub(crate) async fn heartbeat(&mut self) -> Vec<Lease> {
         let next = async {
             loop {
-                let message = self.requests.next().await.unwrap().unwrap().message;
-                if let Some(Saying::Heartbeat(heartbeat)) = message {
+                if let Saying::Heartbeat(heartbeat) = self.requests.recv().await.unwrap() {
                     return heartbeat.leases.into_iter().filter_map(|lease| lease.lease).collect();
                 }
             }

@@ -25,7 +25,7 @@ use crate::transform::{Transform, Transforms};
 use crate::watchdog::Watch;
 use crate::worker;
 
-pub(crate) use controller::Controller;
+pub(crate) use controller::{AgentStream, Controller};
 pub(crate) use proxy::Proxy;
 
 /// A database of its own, an agent's view of it, and a client beside that.

@@ -59,7 +59,7 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
 
 async fn decide(context: &Context, task: &grant::Task) -> Verdict {
     let mut again = false;
-    let mut pauses = target::pauses();
+    let mut pauses = target::pauses(target::LONGEST_PAUSE);
     let mut tries = 0;
     let mut unreachable_since: Option<Instant> = None;
     let mut progress = context.lease.durable();
@@ -73,7 +73,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
         if context.lease.durable() != progress {
             // What went well in between starts the count anew.
             progress = context.lease.durable();
-            (tries, unreachable_since, pauses) = (0, None, target::pauses());
+            (tries, unreachable_since, pauses) = (0, None, target::pauses(target::LONGEST_PAUSE));
         }
         match outcome {
             Ok(Ended::Told) => return told(context),

@@ -84,8 +84,8 @@ async fn serve(
         opened = open(&replica, &mut incoming, sender, &ending) => opened,
         () = stop.cancelled() => Err(stopped()),
     };
-    let connection = match opened {
-        Ok(connection) => connection,
+    let (connection, sights) = match opened {
+        Ok(opened) => opened,
         Err(status) => {
             ending.ask(status);
             return;
@@ -93,7 +93,7 @@ async fn serve(
     };
     let agent = connection.agent().clone();
     let reason = tokio::select! {
-        end = listen(&replica, &connection, &mut incoming) => match end {
+        end = work(&replica, &connection, &sights, &mut incoming) => match end {
             Ok(()) => {
                 connection.leave();
                 "it closed its stream".to_owned()
@@ -133,7 +133,7 @@ async fn open(
     incoming: &mut Streaming<WorkRequest>,
     sender: mpsc::Sender<WorkResponse>,
     ending: &Ending,
-) -> Result<Arc<Connection>, Status> {
+) -> Result<(Arc<Connection>, Vec<Sight>), Status> {
     let no_hello = || status::error(Code::InvalidArgument, "NO_HELLO", "the first message of a stream must be `hello`");
     let first = timeout(HELLO_WITHIN, incoming.message())
         .await
@@ -157,13 +157,10 @@ async fn open(
         kept: welcomed.kept.iter().map(|(lease, ..)| convert::lease_out(*lease)).collect(),
     }));
     replica.wake(&welcomed.wakes);
-    for sight in sights {
-        see(replica, &connection, &sight).await.map_err(of_store)?;
-    }
     tracing::info!(
         agent = connection.agent().as_str(),
         slots = hello.slots,
-        targets = ?connection.reached(),
+        targets = ?hello.targets,
         kept = welcomed.kept.len(),
         "an agent connected"
     );
@@ -172,8 +169,7 @@ async fn open(
     if !progress.is_empty() {
         replica.heartbeats.beat(Arc::clone(&connection), progress);
     }
-    replica.signals.dispatch();
-    Ok(connection)
+    Ok((connection, sights))
 }
 
 fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
@@ -214,6 +210,20 @@ fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
         leases: said.leases.iter().filter_map(|held| convert::lease_in(held.lease.as_ref())).collect(),
     };
     Ok((hello, sights))
+}
+
+/// Takes in what the agent saw of its targets, then what it says. Each target is worked on as soon as it was taken in: none
+/// waits for the others.
+async fn work(
+    replica: &Arc<Replica>,
+    connection: &Arc<Connection>,
+    sights: &[Sight],
+    incoming: &mut Streaming<WorkRequest>,
+) -> Result<(), Status> {
+    for sight in sights {
+        keep_seeing(replica, connection, sight).await?;
+    }
+    listen(replica, connection, incoming).await
 }
 
 /// Takes in what the agent says until it closes the stream.
