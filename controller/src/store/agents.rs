@@ -7,7 +7,7 @@
 use std::time::SystemTime;
 
 use dunlin_shared::ids::{AgentId, RunId, TargetName};
-use futures::future::{try_join, try_join3};
+use futures::future::{try_join, try_join3, try_join4};
 use serde::Serialize;
 use tokio_postgres::types::Json;
 
@@ -53,6 +53,10 @@ struct LeaseRow {
     id: i64,
     epoch: i64,
 }
+
+/// Waits for grants to the agent's stream of before that are under way, and keeps new ones from it.
+const LOCK_AGENT: Statement =
+    Statement::new("lock_agent", "SELECT FROM dunlin_controller.agents WHERE id = $1 FOR UPDATE");
 
 const WELCOME_AGENT: Statement = Statement::new(
     "welcome_agent",
@@ -165,14 +169,17 @@ impl Store {
 
     async fn welcome_once(&self, hello: &Hello) -> Result<Welcomed, Error> {
         let session = self.session().await?;
-        session.prepare(&[&WELCOME_AGENT, &KNOW_TARGETS, &FORGET_TARGETS, &KEEP_LEASES, &TAKE_BACK]).await?;
+        session
+            .prepare(&[&LOCK_AGENT, &WELCOME_AGENT, &KNOW_TARGETS, &FORGET_TARGETS, &KEEP_LEASES, &TAKE_BACK])
+            .await?;
         let id = hello.agent.as_str();
         let ttl = self.ttl_seconds();
         let targets: Vec<&str> = hello.targets.iter().map(TargetName::as_str).collect();
         let leases = Json(rows(&hello.leases));
-        let ((_, welcomed, _), (_, kept, lost)) = try_join(
-            try_join3(
+        let ((_, _, welcomed, _), (_, kept, lost)) = try_join(
+            try_join4(
                 session.begin(),
+                session.execute(&LOCK_AGENT, &[&id]),
                 session.query_one(&WELCOME_AGENT, &[&id, &hello.version, &hello.slots, &hello.transforms, &ttl]),
                 session.execute(&KNOW_TARGETS, &[&targets]),
             ),

@@ -111,15 +111,21 @@ const CANDIDATES: Statement = Statement::new(
      ) t",
 );
 
+/// The session is locked, shared with heartbeats: an agent that opens another stream meanwhile waits for this grant, and
+/// then takes back what it was not told of.
 const GRANT: Statement = Statement::new(
     "grant",
-    "UPDATE dunlin_controller.tasks t
+    "WITH n AS (
+         SELECT n.id, n.agent FROM jsonb_to_recordset($1) AS n (id bigint, agent text, session bigint)
+         JOIN dunlin_controller.agents a ON a.id = n.agent AND a.session = n.session
+         ORDER BY a.id FOR KEY SHARE OF a
+     )
+     UPDATE dunlin_controller.tasks t
      SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
          expires_at = clock_timestamp() + make_interval(secs => $2),
          granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false
-     FROM jsonb_to_recordset($1) AS n (id bigint, agent text, session bigint), dunlin_controller.agents a,
-          dunlin_controller.runs r
-     WHERE t.id = n.id AND a.id = n.agent AND a.session = n.session AND r.id = t.run_id AND r.state = 'running'
+     FROM n, dunlin_controller.runs r
+     WHERE t.id = n.id AND r.id = t.run_id AND r.state = 'running'
      RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
          t.rows_total, r.migration_id, r.checksum, r.applications,
          (SELECT s.ranges_total FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step)

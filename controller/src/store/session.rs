@@ -32,7 +32,7 @@ const SLOW: Duration = Duration::from_secs(1);
 /// Statements are planned once for each connection, and for tables that will be large, however small they are at that time:
 /// row by row, each found by an index.
 const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
-     SET idle_in_transaction_session_timeout = '10s'; SET synchronous_commit = on; \
+     SET idle_in_transaction_session_timeout = '5s'; SET synchronous_commit = on; \
      SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
      SET enable_mergejoin = off; SET jit = off";
 

@@ -91,6 +91,39 @@ async fn an_expired_lease_is_granted_again_with_the_next_epoch_and_the_old_holde
 }
 
 #[tokio::test]
+async fn replicas_that_expire_leases_at_once_expire_each_once() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(1..=200)).await;
+    let granted = lab.claim(&agent, 200).await;
+    assert_eq!(granted.len(), 200);
+    let sql = "UPDATE dunlin_controller.tasks SET expires_at = now() - interval '1 second' WHERE kind = 'range'";
+    assert_eq!(lab.client.execute(sql, &[]).await.unwrap(), 200);
+
+    let replicas = [lab.replica().await, lab.replica().await, lab.replica().await, lab.replica().await];
+    for expired in join_all(replicas.iter().map(|store| store.expire())).await {
+        expired.unwrap();
+    }
+    let rows = lab
+        .client
+        .query(
+            "SELECT (details ->> 'task')::bigint, (details ->> 'epoch')::bigint FROM dunlin_controller.events
+             WHERE run_id = $1 AND type = 'lease_expired'",
+            &[&run],
+        )
+        .await
+        .unwrap();
+    let told: BTreeSet<(i64, i64)> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();
+    let leases: BTreeSet<(i64, i64)> = granted.iter().map(|one| (one.lease.task.0, one.lease.epoch.0)).collect();
+    assert_eq!((rows.len(), told), (200, leases));
+    let again = lab.claim(&agent, 300).await;
+    assert!(again.len() == 200 && again.iter().all(|one| one.lease.epoch == Epoch(2)), "each is ready once");
+}
+
+#[tokio::test]
 async fn leases_of_a_run_are_above_those_of_every_earlier_run() {
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[])]).await;
@@ -128,6 +161,55 @@ async fn what_an_agent_does_not_announce_goes_back_at_once() {
     let taken = lab.claim_one(&again).await;
     assert_eq!(taken.lease.task, granted[1].lease.task);
     assert_eq!(taken.lease.epoch, granted[1].lease.epoch.next());
+}
+
+#[tokio::test]
+async fn a_grant_that_is_committed_behind_the_next_hello_goes_back_at_once() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("a").await;
+    // A replica that stands still just before its commit.
+    lab.client
+        .batch_execute(
+            "CREATE FUNCTION stand() RETURNS trigger LANGUAGE plpgsql AS
+                 $$ BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER stand AFTER UPDATE ON dunlin_controller.tasks DEFERRABLE INITIALLY DEFERRED
+                 FOR EACH ROW WHEN (new.state = 'leased') EXECUTE FUNCTION stand();
+             SELECT pg_advisory_lock(77)",
+        )
+        .await
+        .unwrap();
+    let replica = lab.replica().await;
+    let waiting = async |kind: &str| {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE datname = current_database() AND wait_event_type = 'Lock' AND wait_event = $1";
+        lab.client.query_one(sql, &[&kind]).await.unwrap().get::<_, i64>(0)
+    };
+    let said = async {
+        while waiting("advisory").await == 0 {
+            tokio::task::yield_now().await;
+        }
+        let release = async {
+            // The hello waits for the grant. Were it not so, it would be done by itself.
+            while waiting("transactionid").await == 0 {
+                tokio::task::yield_now().await;
+            }
+            lab.client.batch_execute("SELECT pg_advisory_unlock(77)").await.unwrap();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            said = lab.hello("a", &[]) => {
+                lab.client.batch_execute("SELECT pg_advisory_unlock_all()").await.unwrap();
+                said.0
+            }
+            () = release => unreachable!("it never ends"),
+        }
+    };
+    let (granted, again) = tokio::join!(claim(&replica, &agent, 1), said);
+    assert_eq!(granted.len(), 1, "it was granted to the stream of before");
+    let taken = lab.claim_one(&again).await;
+    assert_eq!(taken.lease.epoch, granted[0].lease.epoch.next());
 }
 
 #[tokio::test]

@@ -61,6 +61,29 @@ async fn a_report_that_contradicts_what_is_known_is_refused_alone() {
 }
 
 #[tokio::test]
+async fn a_report_that_reaches_all_replicas_at_once_is_taken_in_once_and_starts_the_next_run_once() {
+    let lab = Lab::new().await;
+    let files: Vec<_> = (1..=10).map(|version| atomic(&format!("m{version}"), version, &[])).collect();
+    lab.register(&files).await;
+    let agent = lab.agent("a").await;
+    let runs = lab.queue_pending().await;
+    let replicas = [lab.replica().await, lab.replica().await, lab.store.clone()];
+    for run in &runs {
+        let granted = lab.claim_one(&agent).await;
+        assert_eq!(granted.run.0, *run, "one at a time, in order");
+        let filed = [Filed { lease: granted.lease, report: done(1) }];
+        let stored = join_all(replicas.iter().map(|store| store.store_reports(&filed))).await;
+        let verdicts: Vec<_> = stored.into_iter().flat_map(|stored| stored.unwrap().verdicts).collect();
+        let effective = verdicts.iter().filter(|verdict| **verdict == Ok(Verdict::Effective)).count();
+        let late = verdicts.iter().filter(|verdict| **verdict == Ok(Verdict::Late)).count();
+        assert_eq!((effective, late), (1, 2), "{verdicts:?}");
+        assert_eq!(lab.events(*run).await, ["run_queued", "run_started", "run_succeeded"]);
+    }
+    let tasks = lab.client.query_one("SELECT count(*) FROM dunlin_controller.tasks", &[]).await.unwrap();
+    assert_eq!(tasks.get::<_, i64>(0), 10);
+}
+
+#[tokio::test]
 async fn ranges_that_an_earlier_run_has_finished_are_counted_and_not_repeated() {
     let lab = Lab::new().await;
     lab.register(&[batched("b", 1)]).await;
