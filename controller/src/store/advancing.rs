@@ -39,7 +39,8 @@ pub(super) const LOCK_RUNS: Statement = Statement::new(
 
 pub(super) const LOCK_TASKS: Statement = Statement::new(
     "lock_tasks",
-    "SELECT * FROM dunlin_controller.tasks WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
+    "SELECT id, run_id, kind, step, state, agent_id, epoch, attempts, postponed, priority, rows, rows_walked, rows_total
+     FROM dunlin_controller.tasks WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
 );
 
 /// All that a failure can cancel, locked before the steps are.
@@ -52,7 +53,9 @@ pub(super) const LOCK_OPEN_TASKS: Statement = Statement::new(
 
 pub(super) const LOCK_STEPS: Statement = Statement::new(
     "lock_steps",
-    "SELECT * FROM dunlin_controller.run_steps
+    "SELECT run_id, ordinal, name, state, rows, rows_walked, rows_walked_before, rows_total, ranges_done, ranges_total, planned,
+         key
+     FROM dunlin_controller.run_steps
      WHERE run_id IN (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1))
      ORDER BY run_id, ordinal FOR NO KEY UPDATE",
 );

@@ -125,7 +125,8 @@ const SEE_AGENTS: Statement = Statement::new(
 
 const LIST_AGENTS: Statement = Statement::new(
     "list_agents",
-    "SELECT a.*, coalesce(a.connected_until > now(), false) AS connected,
+    "SELECT a.id, a.version, a.slots, a.transforms, a.connected_at, a.last_seen_at,
+            coalesce(a.connected_until > now(), false) AS connected,
             (SELECT count(*) FROM dunlin_controller.tasks t WHERE t.agent_id = a.id AND t.state = 'leased') AS leases,
             ARRAY (SELECT s.target FROM dunlin_controller.agent_targets s WHERE s.agent_id = a.id ORDER BY 1) AS targets
      FROM dunlin_controller.agents a

@@ -99,13 +99,17 @@ pub(super) fn digest(rows: &[Applied]) -> String {
 
 const LIST_APPLIED: Statement = Statement::new(
     "list_applied",
-    "SELECT * FROM dunlin_controller.target_registry
+    "SELECT target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
+         last_applied_at
+     FROM dunlin_controller.target_registry
      WHERE target = $1 AND (version, migration_id) > ($2, $3) ORDER BY version, migration_id LIMIT $4",
 );
 
 const APPLIED_WHERE: Statement = Statement::new(
     "applied_where",
-    "SELECT * FROM dunlin_controller.target_registry WHERE migration_id = $1 ORDER BY target",
+    "SELECT target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
+         last_applied_at
+     FROM dunlin_controller.target_registry WHERE migration_id = $1 ORDER BY target",
 );
 
 const SCHEMA_VERSION: Statement = Statement::new(

@@ -63,7 +63,8 @@ struct New<'a> {
 pub(super) const APPEND_EVENTS: Statement = Statement::new(
     "append_events",
     "WITH new AS (
-         SELECT n.*, row_number() OVER () AS place, row_number() OVER (PARTITION BY n.target) AS number
+         SELECT n.target, n.type, n.severity, n.migration_id, n.run_id, n.step, n.agent_id, n.message, n.details,
+                row_number() OVER () AS place, row_number() OVER (PARTITION BY n.target) AS number
          FROM ROWS FROM (jsonb_to_recordset($1) AS (
              target text, type text, severity text, migration_id text, run_id bigint, step text, agent_id text,
              message text, details jsonb)) AS n
@@ -123,7 +124,8 @@ macro_rules! list {
         Statement::new(
             $name,
             concat!(
-                "SELECT * FROM dunlin_controller.events WHERE ",
+                "SELECT id, sequence, created_at, type, severity, target, migration_id, run_id, step, agent_id, message, details
+                 FROM dunlin_controller.events WHERE ",
                 $by,
                 " AND ($1::bigint IS NULL OR run_id = $1) AND ($2::text IS NULL OR target = $2)
                   AND ($3::text IS NULL OR migration_id = $3) AND id ",
@@ -150,7 +152,8 @@ const LIST_EVENTS_NEWEST_FIRST: [Statement; 3] = [
 
 const EVENTS_BETWEEN: Statement = Statement::new(
     "events_between",
-    "SELECT * FROM dunlin_controller.events
+    "SELECT id, sequence, created_at, type, severity, target, migration_id, run_id, step, agent_id, message, details
+     FROM dunlin_controller.events
      WHERE target = $1 AND sequence > $2 AND sequence <= $3 AND run_id IS NOT NULL
        AND ($4::bigint[] IS NULL OR run_id = ANY ($4))
      ORDER BY sequence LIMIT $5",

@@ -54,7 +54,8 @@ const TARGET_KNOWN: Statement = Statement::new(
 
 const KNOWN_REGISTRY: Statement = Statement::new(
     "known_registry",
-    "SELECT *, coalesce(recorded_at > now() - interval '2 seconds', false) AS fresh
+    "SELECT migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at, last_applied_at,
+            coalesce(recorded_at > now() - interval '2 seconds', false) AS fresh
      FROM dunlin_controller.target_registry WHERE target = $1",
 );
 

@@ -83,7 +83,7 @@ const TARGET_EXISTS: Statement =
 
 const PENDING: Statement = Statement::new(
     "pending",
-    "SELECT m.*,
+    "SELECT m.id, m.version, m.name, m.run_after, m.impacts, m.transforms, m.steps, m.atomic, m.checksum,
          (SELECT r.id FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = m.id
           AND r.state IN ('queued', 'running', 'pausing', 'paused')) AS unfinished,
          (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r

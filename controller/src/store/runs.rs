@@ -80,7 +80,9 @@ pub struct RunFilter {
 
 const RUNS_BY_ID: Statement = Statement::new(
     "runs_by_id",
-    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+            r.result, r.created_at, r.ended_at, b.migration_id AS behind
+     FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
      WHERE r.id = ANY ($1) ORDER BY r.id DESC",
 );
@@ -91,7 +93,9 @@ macro_rules! list {
         Statement::new(
             $name,
             concat!(
-                "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+                "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+                        r.result, r.created_at, r.ended_at, b.migration_id AS behind
+                             FROM dunlin_controller.runs r
                  LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
                  WHERE ",
                 $by,
@@ -109,14 +113,18 @@ const LIST_RUNS: Statement = list!("list_runs", "true");
 
 const UNFINISHED_ON: Statement = Statement::new(
     "unfinished_on",
-    "SELECT r.*, b.migration_id AS behind FROM dunlin_controller.runs r
+    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+            r.result, r.created_at, r.ended_at, b.migration_id AS behind
+     FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
      WHERE r.target = $1 AND r.state IN ('queued', 'running', 'pausing', 'paused') ORDER BY r.id DESC",
 );
 
 const STEP_VIEWS: Statement = Statement::new(
     "step_views",
-    "SELECT s.*, t.granted_at AS step_started_at,
+    "SELECT s.run_id, s.transform, s.ended_at, s.ordinal, s.name, s.state, s.rows, s.rows_walked, s.rows_walked_before, s.rows_total, s.ranges_done,
+            s.ranges_total, s.planned, s.key,
+            t.granted_at AS step_started_at,
             extract(epoch FROM clock_timestamp() - t.granted_at)::float8 AS elapsed
      FROM dunlin_controller.run_steps s
      LEFT JOIN LATERAL (

@@ -2,7 +2,7 @@
 //!
 //! The migrations lie in `controller/migrations` and are compiled in. Replicas that start at once wait for each other with
 //! an advisory lock. A replica of an older version finds migrations that it does not know and leaves them alone: changes
-//! only ever expand the schema.
+//! only ever expand the schema (`tests/expanding.rs` has the rule), so that it can start and work beside newer ones.
 
 use dunlin_shared::postgres::{Connector, describe};
 
@@ -10,6 +10,11 @@ use super::error::Error;
 
 /// The key of the lock: "dunlin" and the number of its use.
 const LOCK: i64 = 0x6475_6e6c_696e_0001;
+
+/// Replicas of the version before are at work: a change waits for their transactions, and everybody waits behind it, so it
+/// gives up soon and is tried again. A replica that stands still in the middle loses the lock, and the next one goes on.
+const SETTINGS: &str = "SET lock_timeout = '2s'; SET idle_session_timeout = '30s'; \
+     SET idle_in_transaction_session_timeout = '5s'";
 
 mod embedded {
     refinery::embed_migrations!("migrations");
@@ -27,6 +32,7 @@ pub(super) async fn apply(connector: &Connector) -> Result<(), Error> {
     };
     // The lock is of the session: it goes when the connection does, whatever happens.
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).await.map_err(refused)?;
+    client.batch_execute(SETTINGS).await.map_err(refused)?;
     client.batch_execute("CREATE SCHEMA IF NOT EXISTS dunlin_controller").await.map_err(refused)?;
     let mut runner = embedded::migrations::runner().set_abort_missing(false);
     runner.set_migration_table_name("dunlin_controller.schema_history");

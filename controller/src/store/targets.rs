@@ -31,7 +31,7 @@ pub struct Target {
 
 const LIST_TARGETS: Statement = Statement::new(
     "list_targets",
-    "SELECT t.*, g.version, g.applied,
+    "SELECT t.name, t.server_version, t.reachable, t.error, t.reported_at, g.version, g.applied,
             (SELECT count(*) FROM dunlin_controller.migrations m WHERE NOT EXISTS (
                  SELECT FROM dunlin_controller.target_registry a WHERE a.target = t.name AND a.migration_id = m.id))
                 AS pending,

@@ -1,6 +1,7 @@
 //! The store against a real PostgreSQL.
 
 mod claims;
+mod expanding;
 mod lab;
 mod reports;
 mod schedule;
