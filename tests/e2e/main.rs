@@ -16,5 +16,6 @@ mod foreign;
 mod history;
 mod indexes;
 mod mending;
+mod replicas;
 mod scenarios;
 mod tables;
