@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use dunlin_proto::client::{self, Options};
+use dunlin_proto::client::{self, Options, Order};
 use dunlin_proto::status::Details;
 use tokio::sync::Mutex;
 use tokio::time::{sleep, timeout};
@@ -17,19 +17,18 @@ const LIMIT: Duration = Duration::from_secs(10);
 pub(crate) struct Api {
     urls: String,
     channel: Mutex<Option<Channel>>,
-    first: std::sync::atomic::AtomicUsize,
 }
 
 impl Api {
     /// The controllers at URLs with commas between.
     pub(crate) fn new(urls: String) -> Self {
-        Self { urls, channel: Mutex::new(None), first: std::sync::atomic::AtomicUsize::new(0) }
+        Self { urls, channel: Mutex::new(None) }
     }
 
-    /// Connects to the next controller that answers, each time beginning with another.
+    /// Connects to any controller that answers.
     pub(crate) async fn connect(&self) -> Option<Channel> {
-        let first = self.first.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-        client::connect(&self.urls, &Options { first, ..Options::default() }).await.ok()
+        let options = Options { order: Order::Random { last: None }, ..Options::default() };
+        client::connect(&self.urls, &options).await.ok()
     }
 
     /// Calls until a controller has answered: with a response, or with an error that a repetition does not change.
