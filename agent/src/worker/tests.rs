@@ -6,10 +6,13 @@ use std::time::Duration;
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{ReleaseReason, Step, StepKind, TaskDone, grant};
 
+use tokio_postgres::Transaction;
+
 use crate::session::Signal;
 use crate::testing::{
     Lab, Proxy, atomic_task, batch_step, plan_task, range_task, seal, sql_step, statement_task, until,
 };
+use crate::transform::{self, Batch, Outcome, Transform};
 
 /// Lets a task be done again and again from the start, and each time the answer to another of its messages with BEGIN or COMMIT is
 /// lost, and `check` must hold after each. Returns how many such messages the task has.
@@ -78,6 +81,43 @@ async fn a_lost_answer_to_any_commit_of_a_range_is_resolved() {
     let task = range_task(&step, &planned, &planned.ranges[0]);
     let commits = losing_each_commit(&mut lab, &proxy, task, reset, check).await;
     assert!(commits >= 14, "the take, and each batch: {commits}");
+}
+
+struct Triple;
+
+#[async_trait::async_trait]
+impl Transform for Triple {
+    async fn apply(&self, batch: &Batch, transaction: &Transaction<'_>) -> Result<Outcome, transform::Error> {
+        let sql = format!("UPDATE {} AS t SET n = n * 3 + 1 WHERE {}", batch.table(), batch.predicate("t"));
+        let rows = transaction.execute(&sql, &[]).await?;
+        Ok(Outcome::rows(rows).count("tripled", rows))
+    }
+}
+
+#[tokio::test]
+async fn a_lost_answer_to_any_commit_of_a_range_of_code_is_resolved() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    lab.transform("triple", Triple);
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 30) i",
+    )
+    .await;
+    let step = Step {
+        kind: StepKind::Transform.into(),
+        transform: "triple".to_owned(),
+        sql: String::new(),
+        ..batch_step("t", "", 5, 1000, 1)
+    };
+    let planned = lab.plan(&step).await;
+    let reset = "UPDATE t SET n = 5;
+                 UPDATE dunlin.checkpoints SET epoch = 0, state = 'open', cursor = NULL, batches = 0, rows = 0, rows_walked = 0,
+                     counters = '{}'
+                 WHERE range = 1";
+    let check = "SELECT (SELECT count(*) = 30 FROM t WHERE n = 16)
+                     AND (SELECT rows = 30 AND counters->>'tripled' = '30' FROM dunlin.checkpoints WHERE range = 1)";
+    let task = range_task(&step, &planned, &planned.ranges[0]);
+    let commits = losing_each_commit(&mut lab, &proxy, task, reset, check).await;
+    assert!(commits >= 2 + 2 * 6, "the take, and each batch: {commits}");
 }
 
 #[tokio::test]

@@ -160,10 +160,7 @@ async fn an_index_that_somebody_left_half_built_is_not_taken_for_one() {
     // PostgreSQL says that it exists, and does nothing.
     let build = "CREATE INDEX CONCURRENTLY IF NOT EXISTS t_n ON t (n)";
     let error = refusal(lab.work(1, statement_task(outside(build))).await);
-    assert!(
-        error.next.contains("DROP INDEX CONCURRENTLY \"public\".\"t_n\"") || error.next.contains("public.t_n"),
-        "{error:?}"
-    );
+    assert!(error.next.starts_with(r#"DROP INDEX CONCURRENTLY "public"."t_n";"#), "{error:?}");
     lab.sql("DROP INDEX CONCURRENTLY t_n").await;
     lab.work(2, statement_task(outside(build))).await.unwrap();
     assert_eq!(lab.number(VALID).await, 1);
