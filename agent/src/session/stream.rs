@@ -10,7 +10,7 @@ use dunlin_proto::client::{self, Order};
 use dunlin_proto::convert::std_duration;
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
-use dunlin_proto::v1::{Grant, Heartbeat, Hello, TaskFailed, WorkRequest, WorkResponse};
+use dunlin_proto::v1::{Grant, Heartbeat, Hello, Look, TargetReport, TaskFailed, WorkRequest, WorkResponse};
 use dunlin_shared::ids::{AgentId, Epoch, RunId, TargetName};
 use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -275,8 +275,26 @@ impl Session {
                     self.book.revoke(lease.into(), revoke.reason);
                 }
             }
+            Hearing::Look(look) => self.look(look),
             Hearing::Welcome(_) => tracing::warn!("a second welcome on one stream; ignored"),
         }
+    }
+
+    /// Looks at a target and tells what it has.
+    fn look(self: &Arc<Self>, look: Look) {
+        let target = TargetName::parse(look.target.as_str()).ok().and_then(|name| self.targets.get(&name).cloned());
+        let Some(target) = target else {
+            tracing::warn!(
+                target = look.target,
+                "a look at a target was asked for that this agent does not serve; ignored"
+            );
+            return;
+        };
+        let book = Arc::clone(&self.book);
+        tokio::spawn(async move {
+            let report = target.report(target::PROBE_LIMIT).await;
+            book.report_target(TargetReport { look_time: look.time, ..report });
+        });
     }
 
     /// Starts a worker for a lease.

@@ -2,7 +2,7 @@
 
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
-use dunlin_proto::v1::{ReleaseReason, Renewed, Revoke, grant};
+use dunlin_proto::v1::{Look, ReleaseReason, Renewed, Revoke, grant};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
@@ -252,6 +252,18 @@ async fn a_target_that_does_not_answer_keeps_no_hello_waiting_and_is_told_of_lat
         None => stream.report().await,
     };
     assert!(matches!(&told, Some(Saying::Target(report)) if report.name == "silent" && !report.reachable), "{told:?}");
+}
+
+#[tokio::test]
+async fn a_look_that_is_asked_for_is_told_with_its_name() {
+    let mut running = start().await;
+    let mut stream = running.controller.stream().await;
+    stream.welcome(Vec::new());
+    let time = Some(dunlin_proto::convert::timestamp(std::time::SystemTime::UNIX_EPOCH));
+    stream.say(Hearing::Look(Look { target: "elsewhere".to_owned(), time }));
+    stream.say(Hearing::Look(Look { target: "main".to_owned(), time }));
+    let Some(Saying::Target(report)) = stream.report().await else { panic!("not told") };
+    assert_eq!((report.name.as_str(), report.reachable, report.look_time), ("main", true, time));
 }
 
 #[tokio::test]

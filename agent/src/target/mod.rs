@@ -22,7 +22,7 @@ use crate::failure;
 use crate::ledger::{self, Facts};
 
 /// How long a look at a target may take.
-const PROBE_LIMIT: Duration = Duration::from_secs(5);
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a target could not be worked with just now.
 #[derive(Debug, thiserror::Error)]

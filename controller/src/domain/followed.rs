@@ -3,8 +3,9 @@
 //! What a controller knows of a target is a copy. It differs after a restore, after another controller's work, or simply
 //! since a report was lost. What must stay true: the copy ends as the target's own registry, and a difference that no run
 //! of this controller explains is told. One thing stands against the first: a report can be older than a row that was
-//! stored in the meantime, since agents read the registry before they send it. A row that was stored a moment ago is
-//! therefore not given up for a report that lacks it.
+//! stored in the meantime, since agents read the registry before they send it, and can stand still or be held up in between
+//! for any time. A row is therefore given up only for a report that was asked for after the row was stored; any other report
+//! that lacks the row is a reason to ask.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -19,8 +20,8 @@ use super::report::Applied;
 pub struct Known {
     /// The row.
     pub row: Applied,
-    /// True when it was stored a moment ago because a task reported it.
-    pub fresh: bool,
+    /// True when the report was asked for after the row was stored: it cannot be older than the row.
+    pub settled: bool,
 }
 
 /// What to change so that the copy is what the target says.
@@ -34,6 +35,8 @@ pub struct Changes {
     pub gained: Vec<String>,
     /// Migrations whose row is another one: applied another number of times, or from another definition.
     pub altered: Vec<String>,
+    /// True when the report lacks something and may be older than what it lacks.
+    pub doubted: bool,
 }
 
 /// Compares what is known with what a target says. `runs` are the unfinished runs on it, by migration.
@@ -43,8 +46,13 @@ pub fn compare(known: &[Known], reported: Vec<Applied>, runs: &HashMap<Migration
     let reported: BTreeMap<String, Applied> = reported.into_iter().map(|row| (row.id.clone(), row)).collect();
     let mut changes = Changes::default();
     for (id, known) in &known {
-        if !reported.contains_key(*id) && !known.fresh {
+        if reported.contains_key(*id) {
+            continue;
+        }
+        if known.settled {
             changes.remove.push((*id).to_owned());
+        } else {
+            changes.doubted = true;
         }
     }
     for (id, row) in reported {
@@ -55,7 +63,7 @@ pub fn compare(known: &[Known], reported: Vec<Applied>, runs: &HashMap<Migration
                 changes.gained.push(id);
                 changes.write.push(row);
             }
-            Some(known) if known.fresh && row.applications < known.row.applications => {}
+            Some(known) if !known.settled && row.applications < known.row.applications => changes.doubted = true,
             Some(known) if known.row == row => {}
             Some(known) => {
                 let same = known.row.applications == row.applications
@@ -128,13 +136,13 @@ mod tests {
         }
     }
 
-    fn known(id: &str, fresh: bool) -> Known {
-        Known { row: row(id, 1, 1), fresh }
+    fn known(id: &str, settled: bool) -> Known {
+        Known { row: row(id, 1, 1), settled }
     }
 
     #[test]
     fn a_restored_target_loses_what_it_had() {
-        let changes = compare(&[known("a", false), known("b", false)], vec![row("a", 1, 1)], &HashMap::new());
+        let changes = compare(&[known("a", true), known("b", true)], vec![row("a", 1, 1)], &HashMap::new());
         assert_eq!(changes.remove, ["b"]);
         assert!(changes.write.is_empty());
         let target = TargetName::default();
@@ -143,8 +151,10 @@ mod tests {
 
     #[test]
     fn a_report_that_is_older_than_a_row_takes_nothing_away() {
-        let changes = compare(&[known("a", true)], Vec::new(), &HashMap::new());
-        assert_eq!(changes, Changes::default());
+        let doubted = Changes { doubted: true, ..Changes::default() };
+        assert_eq!(compare(&[known("a", false)], Vec::new(), &HashMap::new()), doubted);
+        let again = Known { row: row("a", 2, 2), settled: false };
+        assert_eq!(compare(&[again], vec![row("a", 1, 1)], &HashMap::new()), doubted);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_proto::convert::duration;
+use dunlin_proto::convert::{duration, timestamp};
 use dunlin_proto::status;
 use dunlin_proto::v1::agent_service_server::AgentService;
 use dunlin_proto::v1::work_request::Message as Said;
@@ -296,9 +296,12 @@ async fn keep_seeing(replica: &Arc<Replica>, connection: &Arc<Connection>, sight
 }
 
 async fn see(replica: &Replica, connection: &Connection, sight: &Sight) -> Result<(), crate::store::Error> {
-    let wakes = replica.store.see_target(connection.agent(), sight).await?;
+    let seen = replica.store.see_target(connection.agent(), sight).await?;
     connection.reach(&sight.target, sight.error.is_none());
-    replica.wake(&wakes);
+    if let Some(time) = seen.ask {
+        connection.send(Message::Look(v1::Look { target: sight.target.to_string(), time: Some(timestamp(time)) }));
+    }
+    replica.wake(&seen.wakes);
     replica.signals.dispatch();
     Ok(())
 }

@@ -73,6 +73,7 @@ pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared
         error,
         server_version: clean(&report.server_version),
         applied: if report.reachable { report.applied.iter().filter_map(applied_in).collect() } else { Vec::new() },
+        asked: report.look_time.as_ref().and_then(convert::system_time),
     })
 }
 

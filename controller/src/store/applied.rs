@@ -39,7 +39,7 @@ pub(super) const RECORD_APPLIED: Statement = Statement::new(
      SELECT $1, n.migration_id, n.version, n.name, n.checksum, n.applications, n.run_id, n.agent_id, n.rows, n.result,
             timestamptz 'epoch' + n.applied_at * interval '1 microsecond',
             timestamptz 'epoch' + n.last_applied_at * interval '1 microsecond',
-            CASE WHEN $3 THEN clock_timestamp() END
+            clock_timestamp()
      FROM jsonb_to_recordset($2) AS n (migration_id text, version int, name text, checksum text, applications int,
          run_id bigint, agent_id text, rows bigint, result jsonb, applied_at bigint, last_applied_at bigint)
      ON CONFLICT (target, migration_id) DO UPDATE SET
@@ -51,21 +51,21 @@ pub(super) const RECORD_APPLIED: Statement = Statement::new(
 
 /// Writes what tasks have applied to a target. The caller holds its schedule.
 pub(super) async fn record(session: &Session, target: &TargetName, rows: &[&Applied]) -> Result<(), Error> {
-    write(session, target, rows, true).await
+    write(session, target, rows).await
 }
 
 /// Writes what a target itself says that it has applied. The caller holds its schedule.
 pub(super) async fn take_over(session: &Session, target: &TargetName, rows: &[Applied]) -> Result<(), Error> {
     let rows: Vec<&Applied> = rows.iter().collect();
-    write(session, target, &rows, false).await
+    write(session, target, &rows).await
 }
 
-async fn write(session: &Session, target: &TargetName, rows: &[&Applied], recorded: bool) -> Result<(), Error> {
+async fn write(session: &Session, target: &TargetName, rows: &[&Applied]) -> Result<(), Error> {
     if rows.is_empty() {
         return Ok(());
     }
     let rows: Vec<AppliedRow<'_>> = rows.iter().copied().map(row).collect();
-    session.execute(&RECORD_APPLIED, &[&target.as_str(), &Json(rows), &recorded]).await.map(drop)
+    session.execute(&RECORD_APPLIED, &[&target.as_str(), &Json(rows)]).await.map(drop)
 }
 
 fn row(applied: &Applied) -> AppliedRow<'_> {

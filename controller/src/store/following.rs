@@ -4,6 +4,7 @@
 //! look-ups, not a thousand comparisons row by row.
 
 use std::collections::HashMap;
+use std::time::SystemTime;
 
 use dunlin_shared::ids::{AgentId, MigrationId, RunId, TargetName};
 use futures::future::{try_join, try_join4};
@@ -32,6 +33,17 @@ pub struct Sight {
     pub server_version: String,
     /// The whole registry, when it was reached.
     pub applied: Vec<Applied>,
+    /// When the look was asked for that showed this, by the clock of the controllers' database; `None` when it was not.
+    pub asked: Option<SystemTime>,
+}
+
+/// What follows from what an agent sees.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// What to look at.
+    pub wakes: Vec<Wake>,
+    /// The agent is to look once more, and to name this time: what it has told may be older than what is known.
+    pub ask: Option<SystemTime>,
 }
 
 const SEE_TARGET: Statement = Statement::new(
@@ -55,7 +67,7 @@ const TARGET_KNOWN: Statement = Statement::new(
 const KNOWN_REGISTRY: Statement = Statement::new(
     "known_registry",
     "SELECT migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at, last_applied_at,
-            coalesce(recorded_at > now() - interval '2 seconds', false) AS fresh
+            recorded_at, clock_timestamp() AS asked
      FROM dunlin_controller.target_registry WHERE target = $1",
 );
 
@@ -84,11 +96,11 @@ impl Store {
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn see_target(&self, agent: &AgentId, sight: &Sight) -> Result<Vec<Wake>, Error> {
+    pub async fn see_target(&self, agent: &AgentId, sight: &Sight) -> Result<Seen, Error> {
         self.repeat(|| self.see_once(agent, sight)).await
     }
 
-    async fn see_once(&self, agent: &AgentId, sight: &Sight) -> Result<Vec<Wake>, Error> {
+    async fn see_once(&self, agent: &AgentId, sight: &Sight) -> Result<Seen, Error> {
         let session = self.session().await?;
         let target = &sight.target;
         let name = target.as_str();
@@ -104,6 +116,7 @@ impl Store {
         .await?;
         let mut events = Vec::new();
         let mut wakes = Vec::new();
+        let mut ask = None;
         let was_reached: bool = known.get("reachable");
         let is_reached: bool = reached || known.get("reached");
         if was_reached != is_reached {
@@ -112,8 +125,10 @@ impl Store {
         let mut seen = reached.then(|| digest(&sight.applied));
         if reached && known.get::<_, Option<String>>("registry_digest") != seen {
             let change = self.follow(&session, sight, known.get("reported"), &mut events).await?;
-            if change.fresh {
+            if change.ask.is_some() {
+                // Whatever comes next is compared row by row.
                 seen = None;
+                ask = change.ask;
             }
             if change.started {
                 wakes.push(Wake::Dispatch);
@@ -122,7 +137,7 @@ impl Store {
         let error = if is_reached { "" } else { error };
         session.execute(&WRITE_TARGET, &[&name, &is_reached, &error, &sight.server_version, &seen, &reached]).await?;
         finish(&session, self.replica(), events, &mut wakes).await?;
-        Ok(wakes)
+        Ok(Seen { wakes, ask })
     }
 
     async fn follow(
@@ -136,14 +151,21 @@ impl Store {
         let name = target.as_str();
         let (known, runs) =
             try_join(session.query(&KNOWN_REGISTRY, &[&name]), session.query(&UNFINISHED_RUNS, &[&name])).await?;
-        let known: Vec<Known> =
-            known.iter().map(|row| Known { row: read_applied(row), fresh: row.get("fresh") }).collect();
+        // Later than all that is known: whoever stores a row holds the schedule, as this does.
+        let now: Option<SystemTime> = known.first().map(|row| row.get("asked"));
+        let known: Vec<Known> = known
+            .iter()
+            .map(|row| {
+                let recorded: Option<SystemTime> = row.get("recorded_at");
+                let settled = sight.asked.is_some_and(|asked| recorded.is_none_or(|recorded| recorded < asked));
+                Known { row: read_applied(row), settled }
+            })
+            .collect();
         let runs: HashMap<MigrationId, RunId> = runs
             .iter()
             .map(|row| Ok((migration(row.get("migration_id"))?, RunId(row.get("id")))))
             .collect::<Result<_, Error>>()?;
         let changes = followed::compare(&known, sight.applied.clone(), &runs);
-        let fresh = known.iter().any(|known| known.fresh);
         if !changes.remove.is_empty() {
             session.execute(&REMOVE_APPLIED, &[&name, &changes.remove]).await?;
         }
@@ -152,13 +174,13 @@ impl Store {
         let rows = turn_come(session, target, &[]).await?;
         let starting = self.start_runs(session, target, rows, events).await?;
         starting.write(session).await?;
-        Ok(Followed { fresh, started: !starting.runs.is_empty() })
+        Ok(Followed { ask: now.filter(|_| changes.doubted), started: !starting.runs.is_empty() })
     }
 }
 
 struct Followed {
-    /// True when rows were stored a moment ago: the next report is compared row by row again.
-    fresh: bool,
+    /// When the report may be older than what is known: the time by which the next one is known to be newer.
+    ask: Option<SystemTime>,
     /// True when runs started.
     started: bool,
 }

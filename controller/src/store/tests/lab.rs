@@ -1,6 +1,6 @@
 //! A database of its own for each test, and agents that do as they are told.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use dunlin_shared::ids::{AgentId, MigrationId, TargetName};
 use dunlin_shared::migration::set::SourceFile;
@@ -99,8 +99,19 @@ impl Lab {
     }
 
     pub(super) async fn see(&self, worker: &Worker, applied: &[Applied]) {
-        let sight = Sight { target: main(), error: None, server_version: "15".to_owned(), applied: applied.to_vec() };
-        self.store.see_target(&worker.id, &sight).await.unwrap();
+        self.look(worker, applied, None).await;
+    }
+
+    /// Lets an agent tell what `main` has, as the answer to a look where `asked` names it. Returns the look to ask for.
+    pub(super) async fn look(
+        &self,
+        worker: &Worker,
+        applied: &[Applied],
+        asked: Option<SystemTime>,
+    ) -> Option<SystemTime> {
+        let (server_version, applied) = ("15".to_owned(), applied.to_vec());
+        let sight = Sight { target: main(), error: None, server_version, applied, asked };
+        self.store.see_target(&worker.id, &sight).await.unwrap().ask
     }
 
     pub(super) async fn applied(&self) -> Vec<Applied> {

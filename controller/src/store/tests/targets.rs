@@ -12,12 +12,6 @@ async fn followed(lab: &Lab) -> Vec<String> {
         .collect()
 }
 
-/// Lets what tasks have reported grow old.
-async fn age(lab: &Lab) {
-    let sql = "UPDATE dunlin_controller.target_registry SET recorded_at = recorded_at - interval '1 hour'";
-    lab.client.batch_execute(sql).await.unwrap();
-}
-
 #[tokio::test]
 async fn the_word_of_a_restored_target_is_taken() {
     let lab = Lab::new().await;
@@ -32,10 +26,10 @@ async fn the_word_of_a_restored_target_is_taken() {
     lab.see(&agent, &all).await;
     assert!(followed(&lab).await.is_empty(), "nothing new");
 
-    lab.see(&agent, &all[..1]).await;
-    assert_eq!(lab.applied().await.len(), 2, "a report that is older than a row takes nothing away");
-    age(&lab).await;
-    lab.see(&agent, &all[..1]).await;
+    let asked = lab.look(&agent, &all[..1], None).await;
+    assert!(asked.is_some(), "the agent is asked to look once more");
+    assert_eq!(lab.applied().await.len(), 2, "nobody knows when the target was looked at");
+    assert_eq!(lab.look(&agent, &all[..1], asked).await, None);
     assert_eq!(lab.store.schema_version(&main()).await.unwrap(), Some(1));
     let told = followed(&lab).await;
     assert_eq!(told.len(), 1);
@@ -43,6 +37,28 @@ async fn the_word_of_a_restored_target_is_taken() {
 
     let again = lab.queue_pending().await;
     assert_eq!(lab.run(again[0]).await.migration, id("b"));
+}
+
+#[tokio::test]
+async fn a_report_that_was_held_up_takes_nothing_away_however_long() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &[])]).await;
+    let agent = lab.agent("x").await;
+    lab.queue_pending().await;
+    let apply = async || {
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, done(0)).await;
+    };
+    apply().await;
+    // It was read before the first migration, and arrives after it; the answer is read before the second, and held up too.
+    let asked = lab.look(&agent, &[], None).await;
+    let first = lab.applied().await;
+    apply().await;
+    let again = lab.look(&agent, &first, asked).await;
+    assert!(again.is_some() && again > asked, "the second row is newer than the question");
+    assert_eq!(lab.look(&agent, &lab.applied().await, again).await, None);
+    assert_eq!(lab.applied().await.len(), 2);
+    assert!(followed(&lab).await.is_empty());
 }
 
 #[tokio::test]
@@ -104,6 +120,7 @@ async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
         error: Some("no route".to_owned()),
         server_version: String::new(),
         applied: Vec::new(),
+        asked: None,
     };
     lab.store.see_target(&one.id, &away).await.unwrap();
     let target = async || lab.store.list_targets("", 10).await.unwrap().remove(0);
