@@ -4,11 +4,11 @@
 //! The order depends on nothing but the migrations: not on the order in which they are given.
 
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::{BinaryHeap, HashMap, HashSet};
 use std::fmt;
 
 use petgraph::Direction;
-use petgraph::algo::tarjan_scc;
+use petgraph::algo::kosaraju_scc;
 use petgraph::graph::{DiGraph, NodeIndex};
 use petgraph::visit::EdgeRef;
 
@@ -86,7 +86,8 @@ fn graph(migrations: &[(MigrationId, Version, Vec<MigrationId>)]) -> Graph<'_> {
 }
 
 fn cycles_of(graph: &Graph<'_>) -> Vec<Cycle> {
-    let mut cycles: Vec<Cycle> = tarjan_scc(graph)
+    // Not Tarjan's algorithm, which recurses as deep as the longest chain of dependencies.
+    let mut cycles: Vec<Cycle> = kosaraju_scc(graph)
         .into_iter()
         .filter(|knot| knot.len() > 1 || graph.contains_edge(knot[0], knot[0]))
         .map(|knot| shortest_cycle(graph, &knot))
@@ -99,6 +100,7 @@ fn cycles_of(graph: &Graph<'_>) -> Vec<Cycle> {
 fn shortest_cycle(graph: &Graph<'_>, knot: &[NodeIndex]) -> Cycle {
     let id = |node: NodeIndex| graph[node].1;
     let start = knot.iter().copied().min_by_key(|node| id(*node)).unwrap_or_default();
+    let knot: HashSet<NodeIndex> = knot.iter().copied().collect();
     let mut came_from: HashMap<NodeIndex, NodeIndex> = HashMap::new();
     let mut layer = vec![start];
     while !came_from.contains_key(&start) && !layer.is_empty() {

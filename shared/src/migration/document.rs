@@ -1,6 +1,6 @@
 //! One definition: from the text of its file to a [`Definition`], or to everything that is wrong with it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use toml_span::value::Value;
 
@@ -24,6 +24,12 @@ pub(super) const SIZE: u32 = 1_000_000;
 pub(super) const RANGE: u32 = 1_000_000_000;
 pub(super) const STRIPES: u32 = 64;
 
+/// The most columns of a key: as many as an index can have.
+pub(super) const KEY: usize = 32;
+
+/// The most bytes of SQL that the steps and checks of a set come to, each file as often as it is named.
+pub(super) const SQL: usize = 64 * 1024 * 1024;
+
 /// What could be read of a definition.
 #[derive(Debug)]
 pub(super) struct Draft<'s> {
@@ -35,20 +41,25 @@ pub(super) struct Draft<'s> {
     pub(super) definition: Option<Definition>,
 }
 
-/// Reads a definition. `texts` are the contents of all files of the set by path.
-pub(super) fn read<'s>(source: Source<'s>, texts: &HashMap<&'s str, &'s str>) -> (Draft<'s>, Vec<Problem>) {
-    let mut document = Document { reader: Reader { source, problems: Vec::new() }, texts };
+/// Reads a definition. `texts` are the contents of all files of the set by path; `room` is what is left of [`SQL`].
+pub(super) fn read<'s>(
+    source: Source<'s>,
+    texts: &HashMap<&'s str, &'s str>,
+    room: &mut usize,
+) -> (Draft<'s>, Vec<Problem>) {
+    let mut document = Document { reader: Reader::new(source), texts, room };
     let mut draft = Draft { source, id: None, version: None, run_after: Vec::new(), definition: None };
     match toml_span::parse(source.text) {
         Ok(root) => document.migration(root, &mut draft),
         Err(error) => document.reader.tell(error.span.start, format!("this is not TOML: {error}")),
     }
-    (draft, document.reader.problems)
+    (draft, document.reader.into_problems())
 }
 
 struct Document<'s, 'x> {
     reader: Reader<'s>,
     texts: &'x HashMap<&'s str, &'s str>,
+    room: &'x mut usize,
 }
 
 impl<'s> Document<'s, '_> {
@@ -70,8 +81,9 @@ impl<'s> Document<'s, '_> {
         });
         let run_after = fields.strings(reader, "run_after");
         draft.run_after = run_after.iter().filter_map(|id| checked(reader, id, MigrationId::parse)).collect();
-        for (i, id) in draft.run_after.iter().enumerate() {
-            if draft.run_after[..i].iter().any(|other| other.value == id.value) {
+        let mut named = HashSet::new();
+        for id in &draft.run_after {
+            if !named.insert(&id.value) {
                 reader.tell(id.at, format!("`{}` stands in `run_after` twice", id.value));
             }
         }
@@ -89,7 +101,7 @@ impl<'s> Document<'s, '_> {
         fields.finish(&mut self.reader);
 
         if let (true, Some(id), Some(name), Some(description), Some(version)) =
-            (self.reader.problems.is_empty(), &draft.id, name, description, &draft.version)
+            (self.reader.count() == 0, &draft.id, name, description, &draft.version)
         {
             draft.definition = Some(Definition {
                 id: id.value.clone(),
@@ -107,7 +119,7 @@ impl<'s> Document<'s, '_> {
     }
 
     fn checks(&mut self, fields: &mut Fields<'_>, list: &str) -> Vec<Check> {
-        let mut names = Vec::new();
+        let mut names = HashMap::new();
         let mut checks = Vec::new();
         for value in fields.tables(&mut self.reader, list) {
             let reader = &mut self.reader;
@@ -117,8 +129,8 @@ impl<'s> Document<'s, '_> {
             let sql = fields.required_string(reader, "sql");
             fields.finish(reader);
             self.unique(&mut names, name.as_ref(), "check", list);
-            let Some(sql) = sql.map(|sql| self.inline(&sql.value, sql.at)) else { continue };
-            self.reader.problems.extend(rules::problems(&sql, Use::Check));
+            let Some(sql) = sql.and_then(|sql| self.inline(&sql.value, sql.at)) else { continue };
+            self.reader.tell_all(|_| rules::problems(&sql, Use::Check));
             if let Some(name) = name {
                 checks.push(Check { name: name.value.into(), sql: sql.canonical() });
             }
@@ -129,10 +141,10 @@ impl<'s> Document<'s, '_> {
     /// The steps that could be read, and how many there are when the list is one.
     fn steps(&mut self, fields: &mut Fields<'_>, list: &str) -> (Vec<Step>, Option<usize>) {
         let is_list = fields.has(list);
-        let before = self.reader.problems.len();
+        let before = self.reader.count();
         let values = fields.tables(&mut self.reader, list);
-        let count = (is_list && self.reader.problems.len() == before).then_some(values.len());
-        let mut names = Vec::new();
+        let count = (is_list && self.reader.count() == before).then_some(values.len());
+        let mut names = HashMap::new();
         let mut steps = Vec::new();
         for value in values {
             let Some(mut fields) = Fields::new(&mut self.reader, "a step", STEP, value) else { continue };
@@ -149,14 +161,17 @@ impl<'s> Document<'s, '_> {
         (steps, count)
     }
 
-    fn unique(&mut self, names: &mut Vec<At<StepName>>, name: Option<&At<StepName>>, what: &str, list: &str) {
+    fn unique(&mut self, names: &mut HashMap<StepName, usize>, name: Option<&At<StepName>>, what: &str, list: &str) {
         let Some(name) = name else { return };
-        if let Some(first) = names.iter().find(|other| other.value == name.value) {
-            let message = format!("the {what} name `{}` is taken already in [[{list}]]", name.value);
-            let help = format!("the first stands at {}", self.reader.source.place(first.at));
-            self.reader.tell_with_help(name.at, message, help);
+        if let Some(first) = names.get(&name.value) {
+            self.reader.tell_all(|source| {
+                let message = format!("the {what} name `{}` is taken already in [[{list}]]", name.value);
+                let help = format!("the first stands at {}", source.place(*first));
+                [source.problem(name.at, message, Some(help))]
+            });
+        } else {
+            names.insert(name.value.clone(), name.at);
         }
-        names.push(name.clone());
     }
 
     fn body(&mut self, fields: &mut Fields<'_>) -> Option<StepBody> {
@@ -192,7 +207,7 @@ impl<'s> Document<'s, '_> {
         }
 
         let sql = match (sql, file) {
-            (Some(sql), _) => Some(self.inline(&sql.value, sql.at)),
+            (Some(sql), _) => self.inline(&sql.value, sql.at),
             (None, Some(file)) => self.file(&file.value, file.at),
             (None, None) => None,
         };
@@ -202,7 +217,7 @@ impl<'s> Document<'s, '_> {
                 (false, true) => Use::NoTransaction,
                 (false, false) => Use::Transaction,
             };
-            self.reader.problems.extend(rules::problems(&sql, r#use));
+            self.reader.tell_all(|_| rules::problems(&sql, r#use));
             let sql = sql.canonical();
             return match batch {
                 Some(batch) => Some(StepBody::Batch { batch, sql }),
@@ -225,6 +240,11 @@ impl<'s> Document<'s, '_> {
         if empty_key && key.is_empty() {
             let help = "leave it out to walk the table by its primary key";
             reader.tell_with_help(key_at, "`key` must name at least one column", help);
+        }
+        if key.len() > KEY {
+            let message = format!("`key` names {} columns, and an index has at most {KEY}", key.len());
+            reader.tell_with_help(key_at, message, "name the columns of a unique index");
+            return None;
         }
         for (i, column) in key.iter().enumerate() {
             if key[..i].iter().any(|other| other.value == column.value) {
@@ -250,10 +270,27 @@ impl<'s> Document<'s, '_> {
         })
     }
 
-    fn inline(&self, text: &str, at: usize) -> Sql<'s> {
+    fn inline(&mut self, text: &str, at: usize) -> Option<Sql<'s>> {
         let source = self.reader.source;
         let exact = source.text.get(at..).is_some_and(|rest| rest.starts_with(text));
-        Sql { text: text.to_owned(), source, start: at, exact }
+        self.fits(text, at).then(|| Sql { text: text.to_owned(), source, start: at, exact })
+    }
+
+    /// A file can be named by any number of steps, and each has its text.
+    fn fits(&mut self, text: &str, at: usize) -> bool {
+        match self.room.checked_sub(text.len()) {
+            Some(room) => {
+                *self.room = room;
+                true
+            }
+            None => {
+                let message = format!("the SQL of the set comes to more than {SQL} bytes");
+                let help =
+                    "a file counts as often as steps name it: split the set, or call a function that you create once";
+                self.reader.tell_with_help(at, message, help);
+                false
+            }
+        }
     }
 
     fn file(&mut self, name: &str, at: usize) -> Option<Sql<'s>> {
@@ -267,6 +304,7 @@ impl<'s> Document<'s, '_> {
                 self.reader.tell(at, format!("the file `{path}` contains the character U+0000"));
                 None
             }
+            Some((_, text)) if !self.fits(text, at) => None,
             Some((path, text)) => {
                 let source = Source::new(path, text);
                 Some(Sql { text: source.text.to_owned(), source, start: 0, exact: true })

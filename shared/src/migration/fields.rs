@@ -8,20 +8,44 @@ use toml_span::value::{Key, Table, Value, ValueInner};
 use super::position::Source;
 use super::set::Problem;
 
+/// The most problems that are told of one file. To find the line of each costs a look at the whole file.
+pub(super) const PROBLEMS: usize = 100;
+
 /// The file that is read and what is wrong in it so far.
 #[derive(Debug)]
 pub(super) struct Reader<'s> {
     pub(super) source: Source<'s>,
-    pub(super) problems: Vec<Problem>,
+    problems: Vec<Problem>,
 }
 
-impl Reader<'_> {
+impl<'s> Reader<'s> {
+    pub(super) fn new(source: Source<'s>) -> Self {
+        Self { source, problems: Vec::new() }
+    }
+
     pub(super) fn tell(&mut self, at: usize, message: impl Into<String>) {
-        self.problems.push(self.source.problem(at, message, None));
+        self.tell_all(|source| [source.problem(at, message, None)]);
     }
 
     pub(super) fn tell_with_help(&mut self, at: usize, message: impl Into<String>, help: impl Into<String>) {
-        self.problems.push(self.source.problem(at, message, Some(help.into())));
+        self.tell_all(|source| [source.problem(at, message, Some(help.into()))]);
+    }
+
+    /// Takes in problems as far as there is room for them. They are only looked for when there is.
+    pub(super) fn tell_all<P: IntoIterator<Item = Problem>>(&mut self, problems: impl FnOnce(Source<'s>) -> P) {
+        let room = PROBLEMS - self.problems.len();
+        if room > 0 {
+            self.problems.extend(problems(self.source).into_iter().take(room));
+        }
+    }
+
+    /// How many problems there are so far.
+    pub(super) fn count(&self) -> usize {
+        self.problems.len()
+    }
+
+    pub(super) fn into_problems(self) -> Vec<Problem> {
+        self.problems
     }
 }
 

@@ -4,6 +4,7 @@
 //! harm on every target: end the transaction that the checkpoint is part of, outlast it, or run outside of one unasked.
 
 use super::definition::Batch;
+use super::fields::PROBLEMS;
 use super::position::Source;
 use super::set::Problem;
 use crate::sql::lex;
@@ -64,6 +65,12 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
     for statement in &statements {
         found.extend(general(sql, statement));
         found.extend(special(sql, statement, r#use));
+        if found.len() >= PROBLEMS {
+            break;
+        }
+    }
+    if let (Use::NoTransaction, [only]) = (r#use, statements.as_slice()) {
+        found.extend(index_without_a_name(sql, only.offset()));
     }
     if let Use::Batch(Some(batch)) = r#use {
         found.extend(key_assignments(sql, batch));
@@ -79,11 +86,14 @@ fn placeholders(sql: &Sql<'_>, r#use: Use<'_>, parsed: &BatchSql) -> Vec<Problem
             Some("add it to the condition on the table, such as WHERE ... AND :batch"),
         )],
         Use::Batch(_) => Vec::new(),
-        Use::Check => {
-            parsed.offsets().map(|offset| sql.problem(offset, "`:batch` has no meaning in a check", None)).collect()
-        }
+        Use::Check => parsed
+            .offsets()
+            .take(PROBLEMS)
+            .map(|offset| sql.problem(offset, "`:batch` has no meaning in a check", None))
+            .collect(),
         Use::Transaction | Use::NoTransaction => parsed
             .offsets()
+            .take(PROBLEMS)
             .map(|offset| {
                 let help = "give the step batch = { table = \"...\" }, or leave `:batch` out";
                 sql.problem(offset, "`:batch` has a meaning only in a step with `batch`", Some(help))
@@ -129,15 +139,16 @@ fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<P
             };
             sql.problem(at, format!("{what} cannot run in a transaction"), Some(help))
         }),
-        Use::NoTransaction => match concurrent_index(&sql.text) {
-            Some(index) if index.index.is_none() => {
-                let message = "an index that is built concurrently needs a name";
-                let help = "name it: an interrupted build leaves an invalid index behind, which is found by its name";
-                Some(sql.problem(at, message, Some(help)))
-            }
-            _ => None,
-        },
+        Use::NoTransaction => None,
     }
+}
+
+fn index_without_a_name(sql: &Sql<'_>, at: usize) -> Option<Problem> {
+    concurrent_index(&sql.text).filter(|index| index.index.is_none()).map(|_| {
+        let message = "an index that is built concurrently needs a name";
+        let help = "name it: an interrupted build leaves an invalid index behind, which is found by its name";
+        sql.problem(at, message, Some(help))
+    })
 }
 
 /// Rows must not move between ranges while they are worked on. Keys that are not named here are the agent's to look up.

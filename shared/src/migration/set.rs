@@ -76,13 +76,14 @@ impl Set {
     /// Reads the definitions among the files and checks them together with what is registered already.
     ///
     /// # Errors
-    /// Every problem of every file, in the order of files, lines and columns.
+    /// The problems of every file, of each at most 100, in the order of files, lines and columns.
     pub fn parse(files: &[SourceFile], known: &[Known]) -> Result<Self, Vec<Problem>> {
         let texts: HashMap<&str, &str> = files.iter().map(|file| (file.path.as_str(), file.content.as_str())).collect();
         let mut problems = Vec::new();
         let mut drafts = Vec::new();
+        let mut room = document::SQL;
         for file in files.iter().filter(|file| file.path.ends_with(".toml")) {
-            let (draft, found) = document::read(Source::new(&file.path, &file.content), &texts);
+            let (draft, found) = document::read(Source::new(&file.path, &file.content), &texts, &mut room);
             drafts.push((draft, &file.content));
             problems.extend(found);
         }
@@ -140,5 +141,7 @@ pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
     super::files::read_dir(dir)
 }
 
+#[cfg(test)]
+mod hostile;
 #[cfg(test)]
 mod tests;

@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use super::definition::Version;
 use super::document::Draft;
-use super::fields::{At, meant};
+use super::fields::{At, PROBLEMS, meant};
 use super::set::{Known, Problem};
 use crate::graph::{self, Cycle};
 use crate::ids::MigrationId;
@@ -16,9 +16,8 @@ pub(super) fn problems(drafts: &[Draft<'_>], known: &[Known]) -> Vec<Problem> {
     let versions = versions(drafts, known);
     let cycles = cycles(drafts);
     for draft in drafts {
-        for before in &draft.run_after {
-            found.extend(dependency(draft, before, drafts, &versions, &cycles));
-        }
+        let wrong = draft.run_after.iter().filter_map(|before| dependency(draft, before, drafts, &versions, &cycles));
+        found.extend(wrong.take(PROBLEMS));
     }
     found.extend(cycles.iter().filter_map(|cycle| told_cycle(cycle, drafts)));
     found

@@ -5,9 +5,13 @@ use squawk_syntax::{SourceFile, SyntaxKind, SyntaxNode};
 use super::lex::{name_parts, tokens};
 use super::placeholder::BatchSql;
 
-/// Longer or deeper texts are not parsed: the parser recurses.
+/// Longer or deeper texts are not parsed: the parser recurses, also where no bracket shows it (`NOT NOT ...`, `CASE CASE ...`), and
+/// takes its time with what is deep. It gets a stack for the deepest text of so many tokens, for a thread that overflows its own
+/// takes the whole program along.
 const LONGEST: usize = 256 * 1024;
 const DEEPEST: usize = 64;
+const TOKENS: usize = 3000;
+const STACK: usize = 96 * 1024 * 1024;
 
 /// The columns of a table that the UPDATEs of a text assign, also those in WITH, MERGE and ON CONFLICT DO UPDATE; each
 /// once, in order, as they are named in the catalog. Placeholders `:batch` may stand in the text.
@@ -17,11 +21,22 @@ const DEEPEST: usize = 64;
 pub fn assigned_columns(sql: &str, table: &str) -> Vec<String> {
     let Ok(parsed) = BatchSql::parse(sql) else { return Vec::new() };
     let sql = parsed.render(|_| "TRUE".to_owned());
-    let (Some(table), Some(root)) = (name_parts(table), parse(&sql)) else { return Vec::new() };
+    let Some(table) = name_parts(table) else { return Vec::new() };
+    if sql.len() > LONGEST || !is_bearable(&sql) {
+        return Vec::new();
+    }
+    std::thread::scope(|scope| {
+        let reading = std::thread::Builder::new().stack_size(STACK).spawn_scoped(scope, || read(&sql, &table));
+        reading.ok().and_then(|reading| reading.join().ok()).unwrap_or_default()
+    })
+}
+
+fn read(sql: &str, table: &[String]) -> Vec<String> {
+    let Some(root) = parse(sql) else { return Vec::new() };
     let mut columns = Vec::new();
     for target in root.descendants().filter(|node| node.kind() == SyntaxKind::COLUMN_TARGET) {
         let Some(set) = target.ancestors().find(|node| node.kind() == SyntaxKind::SET_CLAUSE) else { continue };
-        if !changed_table(&set).is_some_and(|changed| same_table(&changed, &table)) {
+        if !changed_table(&set).is_some_and(|changed| same_table(&changed, table)) {
             continue;
         }
         // Behind the name can stand a field or a subscript: they assign to a part of the column.
@@ -33,17 +48,16 @@ pub fn assigned_columns(sql: &str, table: &str) -> Vec<String> {
 }
 
 fn parse(sql: &str) -> Option<SyntaxNode> {
-    if sql.len() > LONGEST || depth(sql) > DEEPEST {
-        return None;
-    }
     let parsed = SourceFile::parse(sql);
     parsed.errors().is_empty().then(|| parsed.syntax_node())
 }
 
-fn depth(sql: &str) -> usize {
+fn is_bearable(sql: &str) -> bool {
     let mut depth = 0_usize;
     let mut deepest = 0;
-    for token in tokens(sql) {
+    let mut count = 0;
+    for token in tokens(sql).iter().filter(|token| !token.is_trivia()) {
+        count += 1;
         match token.text {
             "(" | "[" => depth += 1,
             ")" | "]" => depth = depth.saturating_sub(1),
@@ -51,7 +65,7 @@ fn depth(sql: &str) -> usize {
         }
         deepest = deepest.max(depth);
     }
-    deepest
+    deepest <= DEEPEST && count <= TOKENS
 }
 
 /// The name of the table that the statement around a SET changes.
@@ -97,6 +111,16 @@ mod tests {
         ] {
             assert_eq!(assigned_columns(sql, "users"), columns, "{sql}");
         }
+    }
+
+    #[test]
+    fn no_depth_of_any_kind_overflows_the_stack() {
+        for opens in ["CASE ", "NOT ", "- ", "(", "ARRAY[", "EXPLAIN ", "SELECT ", "x JOIN ", "CASE WHEN "] {
+            for count in [50, 700, 2900, 50_000] {
+                let _read = assigned_columns(&format!("UPDATE t SET a = {}", opens.repeat(count)), "t");
+            }
+        }
+        assert_eq!(assigned_columns(&format!("UPDATE t SET a = {} true", "NOT ".repeat(700)), "t"), ["a"]);
     }
 
     #[test]

@@ -3,6 +3,8 @@
 mod assigned;
 mod index;
 pub(crate) mod lex;
+#[cfg(test)]
+mod oracle;
 pub mod placeholder;
 mod quote;
 pub(crate) mod statement;

@@ -1,0 +1,76 @@
+//! What the scanner takes for code is what PostgreSQL takes for code.
+//!
+//! PL/pgSQL reads a statement token by token up to its semicolon, and does not parse it where it is not told to check bodies. So
+//! a semicolon put in the place of a `:batch` breaks the block if that place is code, and changes nothing if it is inside a string,
+//! a quoted name or a comment.
+
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
+use tokio_postgres::{Client, NoTls};
+
+use super::placeholder::BatchSql;
+use super::quote_literal;
+use crate::postgres::throwaway;
+
+const PLACEHOLDER: &str = ":batch ";
+
+/// Text of what opens, closes and escapes; much of it is no SQL.
+fn soup() -> impl Strategy<Value = String> {
+    let quotes = vec![
+        "'", "'", "''", "\"", "\"\"", "$$", "$$", "$a$", "$a$", "$é$", "E'", "e'", "U&'", "u&\"", "N'", "B'", "x'",
+    ];
+    let comments = vec!["--", "\n", "/*", "*/", "/*", "*/", "/", "*"];
+    let others =
+        vec!["\\", "\\'", "$1", "$", "a", "a$", "é", "1", "1e", "_", " ", "+", "-", "|", ",", ".", "@", "'\n'", "' '"];
+    let piece = prop_oneof![
+        3 => prop::sample::select(quotes),
+        2 => prop::sample::select(comments),
+        2 => prop::sample::select(others),
+        3 => Just(PLACEHOLDER),
+    ];
+    prop::collection::vec(piece, 1..14).prop_map(|pieces| pieces.concat() + "\n")
+}
+
+/// True when the server reads the block to its end.
+async fn whole(client: &Client, statement: &str) -> bool {
+    let block = format!("BEGIN IF false THEN PERFORM 1 + {statement}; END IF; END");
+    client.batch_execute(&format!("DO {}", quote_literal(&block))).await.is_ok()
+}
+
+#[tokio::test]
+async fn a_placeholder_is_found_exactly_where_the_server_reads_code() {
+    let url = throwaway::shared().await.database("oracle").await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    client.batch_execute("SET check_function_bodies = off").await.unwrap();
+    assert!(whole(&client, "a :batch b\n").await && !whole(&client, "a ; END; b\n").await, "the oracle knows code");
+    assert!(whole(&client, "' ; END; '\n").await && !whole(&client, "'\n").await, "and strings");
+
+    let mut runner = TestRunner::default();
+    let soup = soup();
+    let (mut code, mut quoted, mut open) = (0, 0, 0);
+    for _ in 0..1500 {
+        let sql = soup.new_tree(&mut runner).unwrap().current();
+        let readable = whole(&client, &sql).await;
+        let Ok(parsed) = BatchSql::parse(&sql) else {
+            assert!(!readable, "the server finds nothing left open in {sql:?}");
+            open += 1;
+            continue;
+        };
+        if !readable {
+            // The server looks closer: at escapes, at digits.
+            continue;
+        }
+        for (offset, _) in sql.match_indices(PLACEHOLDER) {
+            let cut = format!("{}; END; {}", &sql[..offset], &sql[offset + PLACEHOLDER.len()..]);
+            let is_code = !whole(&client, &cut).await;
+            assert_eq!(parsed.offsets().any(|found| found == offset), is_code, "{offset} in {sql:?}");
+            *(if is_code { &mut code } else { &mut quoted }) += 1;
+        }
+    }
+    println!("{code} in code, {quoted} quoted, {open} texts left open");
+    assert!(code > 100 && quoted > 100 && open > 100, "{code} in code, {quoted} quoted, {open} texts left open");
+    drop(client);
+    connection.await.unwrap().unwrap();
+}
