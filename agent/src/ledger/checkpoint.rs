@@ -129,8 +129,9 @@ pub(crate) enum Taken {
     Stale(Stale),
 }
 
-// Taking again is for the same lease only. Its epoch alone does not name it: a controller whose database was put back does not
-// know of an earlier run and grants its epochs again, while a late holder of them is still about.
+// Taking again is for the same lease only. Its epoch alone does not name it: a controller that has lost what it knew of an earlier
+// run grants its epochs again, while a late holder of them may still be about. Where the runs have one number, too, both can
+// take; then the number of batches alone keeps each batch from being done twice.
 const INSERT: &str = "
 INSERT INTO dunlin.checkpoints AS c (migration, step, range, kind, epoch, checksum, run_id)
 VALUES ($1, $2, $3, $4, $5, $6, $7)
