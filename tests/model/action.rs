@@ -12,6 +12,8 @@ pub(crate) enum Action {
     TakeBack { range: u8 },
     /// A controller stores a report.
     Store(Report),
+    /// What the controllers' database has committed reaches its disk, and reports that were stored are acknowledged.
+    Acknowledge,
     /// The grant arrives.
     Receive(Lease),
     /// The agent hears that it holds the lease no more.
@@ -42,6 +44,8 @@ pub(crate) enum Fault {
     Agent { agent: u8 },
     /// A controller's process ends, with everything that it has not stored or sent.
     Controller,
+    /// The server of the controllers' database ends and comes back without what it had not on disk: leases and reports are lost.
+    Database,
     /// The target's server ends and comes back with the first `kept` of the commits that did not wait for the disk.
     Target { kept: usize },
     /// An agent gives a lease back between two batches: it is told to, or stops, or does not reach the target.
@@ -84,15 +88,18 @@ fn of_controllers(state: &State, actions: &mut Vec<Action>) {
     for (range, task) in (0..).zip(&state.tasks) {
         match task.state {
             TaskState::Ready => actions.extend((0..AGENTS).map(|agent| Action::Grant { range, agent })),
-            TaskState::Leased
+            TaskState::Leased { .. }
                 if !state.workers.iter().any(|worker| worker.lease.range == range && state.held(worker.lease)) =>
             {
                 actions.push(Action::TakeBack { range });
             }
-            TaskState::Leased | TaskState::Done => {}
+            TaskState::Leased { .. } | TaskState::Done => {}
         }
     }
     actions.extend(state.reports.iter().copied().map(Action::Store));
+    if state.tasks != state.tasks_on_disk {
+        actions.push(Action::Acknowledge);
+    }
 }
 
 fn faults(state: &State, mut push: impl FnMut(Fault)) {
@@ -116,13 +123,16 @@ fn faults(state: &State, mut push: impl FnMut(Fault)) {
         }
     }
     for agent in 0..AGENTS {
-        if state.workers.iter().any(|worker| worker.agent == agent) {
+        if state.workers.iter().any(|worker| worker.lease.agent == agent) {
             push(Fault::Agent { agent });
         }
     }
     let unsent = state.workers.iter().any(|worker| worker.phase == Phase::Granted);
     if unsent || !state.reports.is_empty() {
         push(Fault::Controller);
+    }
+    if state.tasks != state.tasks_on_disk {
+        push(Fault::Database);
     }
     let cut = !state.orphans.is_empty() || state.workers.iter().any(|worker| connected(worker.phase));
     let commits = state.target.later.len();

@@ -23,7 +23,7 @@ impl Caught {
 
 /// Explores a variant whole, and compares the promises that it breaks. Returns the shortest history that breaks the first.
 fn breaks(variant: &str, rules: Rules, start: &'static [Start], broken: &[&'static str]) -> Caught {
-    let protocol = Protocol { rules, ranges: 1, batches: 2, faults: 2, starts: start };
+    let protocol = Protocol { rules, ranges: 1, batches: 2, lazy: false, faults: 2, starts: start };
     let checker = protocol.clone().checker().spawn_bfs().join();
     let expectations = protocol.properties();
     let promise = |name: &&str| expectations.iter().any(|p| p.name == *name && p.expectation == Expectation::Always);

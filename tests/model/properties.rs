@@ -58,7 +58,9 @@ impl Model for Protocol {
             }),
             Property::always(NEVER_AHEAD, |_, state: &State| !state.witness.ahead_of_the_disk),
             Property::always(EPOCHS_RISE, |_, state: &State| !state.witness.epoch_fell),
-            Property::always(ONE_WRITER, |_, state: &State| !state.witness.foreign_commit),
+            Property::always(ONE_WRITER, |protocol: &Self, state: &State| {
+                protocol.lazy || !state.witness.foreign_commit
+            }),
             Property::eventually(COMPLETES, |_, state: &State| state.complete()),
         ];
         properties.extend(self.happens());

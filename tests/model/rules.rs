@@ -76,6 +76,8 @@ pub(crate) struct Protocol {
     pub(crate) ranges: u8,
     /// The batches of each range; at most [`MOST_BATCHES`](crate::state::MOST_BATCHES).
     pub(crate) batches: u8,
+    /// Whether the controllers' database commits without waiting for its disk. Then one epoch can be granted twice.
+    pub(crate) lazy: bool,
     /// How many faults there are at most in one history, of any kinds, at any moments.
     pub(crate) faults: u8,
     /// The histories begin with any of these.
@@ -88,7 +90,7 @@ impl Protocol {
         let mut workers = Vec::new();
         let mut epoch = 0;
         if let Start::AfterAnotherRun { again, known } = start {
-            let before = Lease { run: 1, range: 0, epoch: 1 };
+            let before = Lease { run: 1, range: 0, epoch: 1, agent: 0 };
             ranges[0].take(before);
             ranges[0].advance(Position::default());
             let late = Lease { epoch: 2, ..before };

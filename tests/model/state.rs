@@ -1,18 +1,19 @@
 //! Everything that there is at one moment: in the controller's database, in the agents, on the way between them, and in the
 //! target.
 
-/// Names a lease.
+/// Names a lease: who may do what under which epoch. An agent enters a lease with one range and epoch once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Lease {
     pub(crate) run: u8,
     pub(crate) range: u8,
     pub(crate) epoch: u8,
+    pub(crate) agent: u8,
 }
 
 /// The run that is modelled; run 1 is one that came before it.
 pub(crate) const RUN: u8 = 2;
 
-/// A task in the controller's database, where every commit is synchronous.
+/// A task in the controllers' database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Task {
     pub(crate) epoch: u8,
@@ -22,7 +23,7 @@ pub(crate) struct Task {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) enum TaskState {
     Ready,
-    Leased,
+    Leased { agent: u8 },
     Done,
 }
 
@@ -64,14 +65,13 @@ pub(crate) enum Said {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Worker {
     pub(crate) lease: Lease,
-    pub(crate) agent: u8,
     pub(crate) phase: Phase,
 }
 
 impl Worker {
     /// The holder of another run's lease.
     pub(crate) fn late(lease: Lease, again: bool) -> Self {
-        Self { lease, agent: 0, phase: Phase::Untaken { again } }
+        Self { lease, phase: Phase::Untaken { again } }
     }
 
     /// Its open transaction.
@@ -206,6 +206,8 @@ pub(crate) struct Witness {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct State {
     pub(crate) tasks: Vec<Task>,
+    /// What the controllers' database has on disk of them. Reports are acknowledged once they are there.
+    pub(crate) tasks_on_disk: Vec<Task>,
     /// In order.
     pub(crate) workers: Vec<Worker>,
     /// Transactions whose connection is lost, which the server has not noticed; in order.
@@ -221,7 +223,8 @@ impl State {
     pub(crate) fn new(faults: u8, epoch: u8, workers: Vec<Worker>, target: Target) -> Self {
         let tasks = vec![Task { epoch, state: TaskState::Ready }; target.seen().len()];
         let (orphans, reports, witness) = (Vec::new(), Vec::new(), Witness::default());
-        Self { tasks, workers, orphans, target, reports, faults_left: faults, witness }
+        let tasks_on_disk = tasks.clone();
+        Self { tasks, tasks_on_disk, workers, orphans, target, reports, faults_left: faults, witness }
     }
 
     /// True while the controller counts a lease as held.
@@ -251,22 +254,31 @@ impl State {
         others.fold(self.clone(), Self::min)
     }
 
+    /// Changes all names of leases.
+    fn leases(&mut self, change: impl FnMut(&mut Lease)) {
+        let leases = self.workers.iter_mut().map(|worker| &mut worker.lease);
+        let leases = leases.chain(self.orphans.iter_mut().map(|orphan| &mut orphan.lease));
+        let leases = leases.chain(self.reports.iter_mut().map(|report| &mut report.lease));
+        let images = std::iter::once(&mut self.target.on_disk).chain(&mut self.target.later);
+        leases.chain(images.flatten().filter_map(|range| range.taken_by.as_mut())).for_each(change);
+    }
+
     fn swapped(&self, agents: bool, ranges: bool) -> Self {
         let mut state = self.clone();
         if agents {
-            state.workers.iter_mut().for_each(|worker| worker.agent = 1 - worker.agent);
+            state.leases(|lease| lease.agent = 1 - lease.agent);
+            for task in state.tasks.iter_mut().chain(&mut state.tasks_on_disk) {
+                if let TaskState::Leased { agent } = &mut task.state {
+                    *agent = 1 - *agent;
+                }
+            }
         }
         if ranges {
-            let leases = state.workers.iter_mut().map(|worker| &mut worker.lease);
-            let leases = leases.chain(state.orphans.iter_mut().map(|orphan| &mut orphan.lease));
-            let leases = leases.chain(state.reports.iter_mut().map(|report| &mut report.lease));
-            let images = std::iter::once(&mut state.target.on_disk).chain(&mut state.target.later);
-            let mut images: Vec<&mut Image> = images.collect();
-            let taken =
-                images.iter_mut().flat_map(|image| image.iter_mut()).filter_map(|range| range.taken_by.as_mut());
-            leases.chain(taken).for_each(|lease| lease.range = 1 - lease.range);
-            images.into_iter().for_each(|image| image.reverse());
+            state.leases(|lease| lease.range = 1 - lease.range);
+            state.target.on_disk.reverse();
+            state.target.later.iter_mut().for_each(|image| image.reverse());
             state.tasks.reverse();
+            state.tasks_on_disk.reverse();
         }
         state.settle();
         state
@@ -274,21 +286,23 @@ impl State {
 
     /// Brings what means the same into one form: the order of sets, and messages that nobody can be moved by any more.
     pub(crate) fn settle(&mut self) {
-        let tasks = &self.tasks;
-        self.reports.retain(|report| held(tasks, report.lease));
-        self.workers.retain(|worker| !matches!(worker.phase, Phase::Told(_)) || held(tasks, worker.lease));
+        if self.faults_left == 0 {
+            // No crash can take anything back.
+            self.target.rest();
+            self.tasks_on_disk.clone_from(&self.tasks);
+        }
+        let (now, on_disk) = (&self.tasks, &self.tasks_on_disk);
+        let alive = |lease| held(now, lease) || held(on_disk, lease);
+        self.reports.retain(|report| alive(report.lease));
+        self.workers.retain(|worker| !matches!(worker.phase, Phase::Told(_)) || alive(worker.lease));
         self.reports.sort_unstable();
         self.reports.dedup();
         self.workers.sort_unstable();
         self.orphans.sort_unstable();
-        if self.faults_left == 0 {
-            // No crash can take anything back.
-            self.target.rest();
-        }
     }
 }
 
 fn held(tasks: &[Task], lease: Lease) -> bool {
     let task = &tasks[usize::from(lease.range)];
-    lease.run == RUN && task.state == TaskState::Leased && task.epoch == lease.epoch
+    lease.run == RUN && task.state == TaskState::Leased { agent: lease.agent } && task.epoch == lease.epoch
 }

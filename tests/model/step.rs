@@ -11,12 +11,16 @@ impl Protocol {
             Action::Grant { range, agent } => {
                 let task = &mut state.tasks[usize::from(range)];
                 task.epoch += 1;
-                task.state = TaskState::Leased;
-                let lease = Lease { run: RUN, range, epoch: task.epoch };
-                state.workers.push(Worker { lease, agent, phase: Phase::Granted });
+                task.state = TaskState::Leased { agent };
+                let lease = Lease { run: RUN, range, epoch: task.epoch, agent };
+                // An agent that has this lease already, from before its loss, goes on with it.
+                if state.worker(lease).is_none() {
+                    state.workers.push(Worker { lease, phase: Phase::Granted });
+                }
             }
             Action::TakeBack { range } => state.tasks[usize::from(range)].state = TaskState::Ready,
             Action::Store(report) => store(&mut state, report),
+            Action::Acknowledge => state.tasks_on_disk.clone_from(&state.tasks),
             Action::Receive(lease) => state.worker(lease)?.phase = Phase::Untaken { again: false },
             Action::Drop(lease) => state.workers.retain(|worker| worker.lease != lease),
             Action::Resend(lease) => {
@@ -42,6 +46,9 @@ impl Protocol {
                 state.faults_left -= 1;
                 suffer(&mut state, fault)?;
             }
+        }
+        if !self.lazy {
+            state.tasks_on_disk.clone_from(&state.tasks);
         }
         state.settle();
         (state != *before).then_some(state)
@@ -178,15 +185,17 @@ fn suffer(state: &mut State, fault: Fault) -> Option<()> {
     match fault {
         Fault::Cut(lease) => cut(state, lease)?,
         Fault::Agent { agent } => {
-            let open = state.workers.iter().filter(|worker| worker.agent == agent).filter_map(Worker::transaction);
+            let open =
+                state.workers.iter().filter(|worker| worker.lease.agent == agent).filter_map(Worker::transaction);
             let open: Vec<Transaction> = open.collect();
             state.orphans.extend(open);
-            state.workers.retain(|worker| worker.agent != agent);
+            state.workers.retain(|worker| worker.lease.agent != agent);
         }
         Fault::Controller => {
             state.reports.clear();
             state.workers.retain(|worker| worker.phase != Phase::Granted);
         }
+        Fault::Database => state.tasks.clone_from(&state.tasks_on_disk),
         Fault::Target { kept } => {
             state.target.crash(kept);
             for worker in &mut state.workers {
