@@ -1,10 +1,11 @@
-//! A controller and agents as processes, for the time of one measurement.
+//! Controllers and agents as processes, for the time of one measurement.
 
 use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use dunlin_proto::client;
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
@@ -18,36 +19,88 @@ use crate::Error;
 
 const READY_DEADLINE: Duration = Duration::from_secs(30);
 
-/// A running controller with its agents, all connected.
+/// Running controllers with their agents, all connected.
 pub(crate) struct Fleet {
-    processes: Vec<Child>,
+    controllers: Vec<Child>,
+    agents: Vec<Child>,
+    database: String,
+    ports: Vec<u16>,
     channel: Channel,
 }
 
 impl Fleet {
     /// Starts a controller on the database at `controller_url`, and agents that serve `target_url` as `main`.
     pub(crate) async fn start(controller_url: &str, target_url: &str, agents: u32, slots: u32) -> Result<Self, Error> {
-        let port = TcpListener::bind(("127.0.0.1", 0))?.local_addr()?.port();
-        let url = format!("http://127.0.0.1:{port}");
-        let mut processes = vec![
-            program("dunlin-controller")?
-                .args(["--database-url", controller_url])
-                .args(["--listen", &format!("127.0.0.1:{port}")])
-                .spawn()?,
-        ];
+        Self::start_replicas(1, controller_url, target_url, agents, slots).await
+    }
+
+    /// The same with several controllers.
+    pub(crate) async fn start_replicas(
+        controllers: usize,
+        controller_url: &str,
+        target_url: &str,
+        agents: u32,
+        slots: u32,
+    ) -> Result<Self, Error> {
+        // All at once, so that none is handed out twice.
+        let listeners = (0..controllers).map(|_| TcpListener::bind(("127.0.0.1", 0))).collect::<Result<Vec<_>, _>>()?;
+        let ports =
+            listeners.iter().map(|listener| Ok(listener.local_addr()?.port())).collect::<Result<Vec<_>, Error>>();
+        let ports = ports?;
+        drop(listeners);
+        let urls: Vec<String> = ports.iter().map(|port| format!("http://127.0.0.1:{port}")).collect();
+        let channel = match urls.first() {
+            Some(url) => {
+                Channel::from_shared(url.clone()).map_err(|e| Error::Unexpected(e.to_string()))?.connect_lazy()
+            }
+            None => return Err(Error::Unexpected("a fleet has a controller".to_owned())),
+        };
+        let mut fleet =
+            Self { controllers: Vec::new(), agents: Vec::new(), database: controller_url.to_owned(), ports, channel };
+        for index in 0..controllers {
+            let child = fleet.controller(index)?;
+            fleet.controllers.push(child);
+        }
         for agent in 1..=agents {
             let child = program("dunlin-agent")?
-                .args(["--controller", &url])
+                .args(["--controller", &urls.join(",")])
                 .args(["--target", &format!("main={target_url}")])
                 .args(["--slots", &slots.to_string()])
                 .args(["--id", &format!("bench-{agent}")])
                 .spawn()?;
-            processes.push(child);
+            fleet.agents.push(child);
         }
-        let channel = Channel::from_shared(url).map_err(|e| Error::Unexpected(e.to_string()))?.connect_lazy();
-        let fleet = Self { processes, channel };
         fleet.ready(agents).await?;
         Ok(fleet)
+    }
+
+    fn controller(&self, index: usize) -> Result<Child, Error> {
+        let child = program("dunlin-controller")?
+            .args(["--database-url", &self.database])
+            .args(["--listen", &format!("127.0.0.1:{}", self.ports[index])])
+            .spawn()?;
+        Ok(child)
+    }
+
+    /// Kills a controller, with no chance to say a word.
+    pub(crate) fn kill_controller(&mut self, index: usize) -> Result<(), Error> {
+        self.controllers[index].kill()?;
+        self.controllers[index].wait()?;
+        Ok(())
+    }
+
+    /// Starts a controller again, and waits until it serves.
+    pub(crate) async fn restart_controller(&mut self, index: usize) -> Result<(), Error> {
+        self.controllers[index] = self.controller(index)?;
+        let url = format!("http://127.0.0.1:{}", self.ports[index]);
+        let deadline = Instant::now() + READY_DEADLINE;
+        while !client::choose(&url, &client::Options::default()).await.is_ok_and(|choice| choice.serves) {
+            if Instant::now() > deadline {
+                return Err(Error::Unexpected("a controller that was started again does not serve".to_owned()));
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
     }
 
     async fn ready(&self, agents: u32) -> Result<(), Error> {
@@ -86,7 +139,8 @@ impl Fleet {
 
     /// Stops all processes, the agents first.
     pub(crate) fn stop(mut self) -> Result<(), Error> {
-        for mut process in std::mem::take(&mut self.processes).into_iter().rev() {
+        let agents = std::mem::take(&mut self.agents);
+        for mut process in agents.into_iter().chain(std::mem::take(&mut self.controllers)) {
             if let Ok(id) = i32::try_from(process.id()) {
                 kill(Pid::from_raw(id), Signal::SIGTERM).map_err(std::io::Error::from)?;
             }
@@ -98,7 +152,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for process in &mut self.processes {
+        for process in self.agents.iter_mut().chain(&mut self.controllers) {
             let _gone = process.kill();
             let _reaped = process.wait();
         }
@@ -116,6 +170,9 @@ fn program(name: &str) -> Result<Command, Error> {
         )));
     }
     let mut command = Command::new(path);
-    command.env("DUNLIN_LOG", "error").stdin(Stdio::null());
+    if std::env::var_os("DUNLIN_LOG").is_none() {
+        command.env("DUNLIN_LOG", "error");
+    }
+    command.stdin(Stdio::null());
     Ok(command)
 }

@@ -6,6 +6,7 @@
 //! leases and checkpoints.
 
 mod contender;
+mod failover;
 mod fleet;
 mod measure;
 mod report;
@@ -20,7 +21,7 @@ use clap::Parser;
 enum Error {
     #[error(transparent)]
     Server(#[from] dunlin_shared::postgres::throwaway::Error),
-    #[error("PostgreSQL: {0}")]
+    #[error("PostgreSQL: {}", dunlin_shared::postgres::describe(.0))]
     Postgres(#[from] tokio_postgres::Error),
     #[error("controller: {0}")]
     Controller(#[from] tonic::Status),
@@ -41,6 +42,9 @@ struct Options {
     /// Rounds; the figures are medians over them.
     #[arg(long, default_value_t = 3)]
     rounds: u32,
+    /// How often a controller is killed, in each of two kinds of work.
+    #[arg(long, default_value_t = 12)]
+    kills: usize,
     /// Only these scenarios.
     #[arg(long, value_enum)]
     only: Vec<scenario::Name>,

@@ -1,4 +1,4 @@
-//! What is measured: three tables and a set of small migrations.
+//! What is measured: three tables, a set of small migrations, and how long the death of a controller is felt.
 
 use clap::ValueEnum;
 use dunlin_proto::v1::RunPendingMigrationsRequest;
@@ -9,7 +9,7 @@ use crate::contender::{Change, Contender, wait_for};
 use crate::fleet::Fleet;
 use crate::measure::{connect, median};
 use crate::report::{self, Series};
-use crate::{Error, Options};
+use crate::{Error, Options, failover};
 
 /// The scenarios by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -22,6 +22,8 @@ pub(crate) enum Name {
     Indexed,
     /// 200 trivial migrations.
     Small,
+    /// One of three controllers is killed, again and again.
+    Failover,
 }
 
 const COLUMNS: &str = "name text NOT NULL, email text NOT NULL, role text NOT NULL, note text NOT NULL,
@@ -113,6 +115,9 @@ pub(crate) async fn run(options: &Options) -> Result<(), Error> {
     }
     if wanted(Name::Small) {
         small(&server, options.rounds).await?;
+    }
+    if wanted(Name::Failover) {
+        failover::measure(&server, options.kills).await?;
     }
     server.stop().await?;
     Ok(())
