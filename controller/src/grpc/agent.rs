@@ -79,9 +79,11 @@ async fn serve(
 ) {
     let stopped = || status::error(Code::Unavailable, "STOPPING", "this controller stops; connect to another one");
     // The outgoing stream must not end before its status is known: this one outlives all that is sent.
-    let _open = sender.clone();
+    let outgoing = sender.clone();
     let opened = tokio::select! {
         opened = open(&replica, &mut incoming, sender, &ending) => opened,
+        // It did not wait for its welcome: a late one would end the stream that it has opened elsewhere.
+        () = outgoing.closed() => Err(Status::cancelled("the agent has gone")),
         () = stop.cancelled() => Err(stopped()),
     };
     let (connection, sights) = match opened {
