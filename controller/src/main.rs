@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use dunlin_controller::{Config, serve};
+use dunlin_shared::open_files;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
@@ -12,6 +13,12 @@ async fn main() -> ExitCode {
     let config = Config::parse();
     dunlin_shared::telemetry::init("dunlin-controller");
     let _faults = dunlin_shared::failpoint::Scenario::from_environment();
+    match open_files::raise_limit() {
+        Ok(limit) => tracing::debug!(limit, "so many connections and files may be open"),
+        Err(error) => {
+            tracing::info!(%error, "the limit of open files could not be raised; it limits how many agents can connect")
+        }
+    }
     let stop = CancellationToken::new();
     let (interrupted, terminated) = match (signal(SignalKind::interrupt()), signal(SignalKind::terminate())) {
         (Ok(interrupted), Ok(terminated)) => (interrupted, terminated),
