@@ -62,7 +62,8 @@ pub(crate) struct Held {
 
 #[derive(Debug, Default)]
 struct State {
-    reached: BTreeSet<TargetName>,
+    /// Shared with whoever looks at it, which happens far more often than that it changes.
+    reached: Arc<BTreeSet<TargetName>>,
     held: HashMap<Lease, Held>,
     reporting: HashSet<Lease>,
 }
@@ -135,17 +136,18 @@ impl Connection {
     }
 
     /// The targets that the agent reaches.
-    pub(crate) fn reached(&self) -> BTreeSet<TargetName> {
-        self.state().reached.clone()
+    pub(crate) fn reached(&self) -> Arc<BTreeSet<TargetName>> {
+        Arc::clone(&self.state().reached)
     }
 
     /// Takes in whether the agent reaches a target.
     pub(crate) fn reach(&self, target: &TargetName, reached: bool) {
         let mut state = self.state();
+        let targets = Arc::make_mut(&mut state.reached);
         if reached {
-            state.reached.insert(target.clone());
+            targets.insert(target.clone());
         } else {
-            state.reached.remove(target);
+            targets.remove(target);
         }
     }
 

@@ -6,6 +6,7 @@
 //! When the answer of a claim is lost, leases may stand in the database that no agent was told of. They are taken back as
 //! soon as the database is there again.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -68,13 +69,13 @@ async fn round(replica: &Replica, suspect: &mut bool) -> Result<bool, store::Err
     }
     let demands = demands(&offers);
     let round = replica.store.claim(&demands, |candidates| assign(&mut offers, candidates)).await?;
+    let connections: HashMap<_, _> = offers.iter().map(|offer| (offer.connection.agent(), &offer.connection)).collect();
     for granted in &round.granted {
-        let offer = offers.iter().find(|offer| *offer.connection.agent() == granted.agent);
-        if let Some(offer) = offer {
+        if let Some(connection) = connections.get(&granted.agent) {
             let held = Held { run: granted.run, target: granted.target.clone() };
-            offer.connection.hold(granted.lease, held);
+            connection.hold(granted.lease, held);
             log(granted);
-            offer.connection.send(Message::Grant(grant_out(granted)));
+            connection.send(Message::Grant(grant_out(granted)));
         }
     }
     // An agent that left before the claim was committed has not got its lease, and took its leave too early to give it back.

@@ -1,9 +1,10 @@
 //! The streams of this replica, and what their agents could take on.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::cmp::Reverse;
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use dunlin_shared::ids::{AgentId, RunId, TargetName};
+use dunlin_shared::ids::{AgentId, RunId, TargetName, TransformName};
 use tonic::Status;
 
 use super::connection::Connection;
@@ -61,7 +62,14 @@ pub(crate) fn replaced(agent: &AgentId) -> Status {
 pub(crate) struct Offer {
     pub(crate) connection: Arc<Connection>,
     free: usize,
-    reached: BTreeSet<TargetName>,
+    reached: Arc<BTreeSet<TargetName>>,
+}
+
+impl Offer {
+    fn can_do(&self, target: &TargetName, transform: Option<&TransformName>) -> bool {
+        self.reached.contains(target)
+            && transform.is_none_or(|name| self.connection.transforms().iter().any(|has| has == name.as_str()))
+    }
 }
 
 /// The agents with free slots, as they are now.
@@ -77,7 +85,7 @@ pub(crate) fn offers(connections: Vec<Arc<Connection>>) -> Vec<Offer> {
 pub(crate) fn demands(offers: &[Offer]) -> Vec<Demand> {
     let mut by_target: BTreeMap<&TargetName, (usize, BTreeSet<&String>)> = BTreeMap::new();
     for offer in offers {
-        for target in &offer.reached {
+        for target in offer.reached.iter() {
             let (free, transforms) = by_target.entry(target).or_default();
             *free += offer.free;
             transforms.extend(offer.connection.transforms());
@@ -93,25 +101,36 @@ pub(crate) fn demands(offers: &[Offer]) -> Vec<Demand> {
         .collect()
 }
 
-/// Gives each task to the agent with the most free slots among those that can do it, so that work spreads.
+/// Gives each task to the agent with the most free slots among those that can do it, so that work spreads. All agents are
+/// looked at once for each kind of task, not once for each task: there may be thousands of both.
 pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assignment> {
+    type Able = BinaryHeap<(usize, Reverse<usize>)>;
+    let mut kinds: HashMap<(&TargetName, Option<&TransformName>), Able> = HashMap::new();
     let mut assignments = Vec::with_capacity(candidates.len());
     for candidate in candidates {
-        let able = offers.iter_mut().filter(|offer| {
-            offer.free > 0
-                && offer.reached.contains(&candidate.target)
-                && candidate
-                    .transform
-                    .as_ref()
-                    .is_none_or(|name| offer.connection.transforms().iter().any(|has| has == name.as_str()))
+        let kind = (&candidate.target, candidate.transform.as_ref());
+        let able = kinds.entry(kind).or_insert_with(|| {
+            let able = offers.iter().enumerate().filter(|(_, offer)| offer.can_do(kind.0, kind.1));
+            able.map(|(place, offer)| (offer.free, Reverse(place))).collect()
         });
-        if let Some(offer) = able.max_by_key(|offer| offer.free) {
+        while let Some((free, Reverse(place))) = able.pop() {
+            let offer = &mut offers[place];
+            if offer.free == 0 {
+                continue;
+            }
+            if offer.free < free {
+                // A task of another kind has taken a slot of this agent.
+                able.push((offer.free, Reverse(place)));
+                continue;
+            }
             offer.free -= 1;
+            able.push((offer.free, Reverse(place)));
             assignments.push(Assignment {
                 id: candidate.id,
                 agent: offer.connection.agent().clone(),
                 session: offer.connection.session(),
             });
+            break;
         }
     }
     assignments
@@ -119,7 +138,7 @@ pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assi
 
 #[cfg(test)]
 mod tests {
-    use dunlin_shared::ids::{TaskId, TransformName};
+    use dunlin_shared::ids::TaskId;
     use tokio::sync::mpsc;
 
     use super::super::connection::{Ending, Identity};
@@ -167,6 +186,22 @@ mod tests {
             assign(&mut offers, &[task(1, "main", Some("parents")), task(2, "eu", None), task(3, "main", None)]);
         let given: Vec<_> = given.iter().map(|one| (one.id.0, one.agent.as_str())).collect();
         assert_eq!(given, [(1, "b"), (3, "a")]);
+    }
+
+    #[test]
+    fn a_slot_is_given_once_to_whatever_kind_of_task() {
+        let mut offers = offers(vec![agent("a", 3, &["main", "eu"], &["parents"]), agent("b", 1, &["main"], &[])]);
+        let tasks = [
+            task(1, "main", None),
+            task(2, "eu", None),
+            task(3, "main", None),
+            task(4, "main", Some("parents")),
+            task(5, "eu", None),
+        ];
+        let given: Vec<_> = assign(&mut offers, &tasks).iter().map(|one| (one.id.0, one.agent.to_string())).collect();
+        let by = |name: &str| given.iter().filter(|(_, agent)| agent == name).map(|(id, _)| *id).collect::<Vec<_>>();
+        assert_eq!(by("b"), [3]);
+        assert_eq!(by("a"), [1, 2, 4]);
     }
 
     #[test]
