@@ -169,7 +169,7 @@ impl Store {
     }
 
     async fn welcome_once(&self, hello: &Hello) -> Result<Welcomed, Error> {
-        let session = self.session().await?;
+        let (_turn, session) = self.session_in_turn().await?;
         session
             .prepare(&[&LOCK_AGENT, &WELCOME_AGENT, &KNOW_TARGETS, &FORGET_TARGETS, &KEEP_LEASES, &TAKE_BACK])
             .await?;
@@ -230,7 +230,7 @@ impl Store {
     /// # Errors
     /// The database is not available.
     pub async fn leave(&self, agent: &AgentId, number: i64, reason: &str) -> Result<Vec<Wake>, Error> {
-        let session = self.session().await?;
+        let (_turn, session) = self.session_in_turn().await?;
         session.begin().await?;
         let left = session.execute(&LEAVE_AGENT, &[&agent.as_str(), &number]).await?;
         let events = if left == 0 { Vec::new() } else { vec![disconnected(agent, reason)] };

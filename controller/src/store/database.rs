@@ -8,7 +8,7 @@ use backon::{ExponentialBuilder, Retryable};
 use deadpool_postgres::{Pool, PoolError};
 use dunlin_shared::migration::Definition;
 use dunlin_shared::postgres::{Connector, describe};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
 use super::error::Error;
@@ -45,6 +45,8 @@ struct Inner {
     availability: watch::Sender<Availability>,
     definitions: Mutex<HashMap<String, Arc<Definition>>>,
     flushes: Flushes,
+    /// For what comes in crowds: half of the connections are left to leases and reports.
+    crowds: Semaphore,
 }
 
 impl Store {
@@ -65,6 +67,7 @@ impl Store {
                 availability: watch::Sender::new(away),
                 definitions: Mutex::default(),
                 flushes: Flushes::default(),
+                crowds: Semaphore::new((connections / 2).max(1)),
             }),
         })
     }
@@ -133,6 +136,18 @@ impl Store {
             }
         };
         Session::open(connection).await
+    }
+
+    /// Takes a connection for something that thousands of agents may want at the same moment, such as to say hello. Those
+    /// that wait for their turn hold up nobody else.
+    pub(crate) async fn session_in_turn(&self) -> Result<(SemaphorePermit<'_>, Session), Error> {
+        match timeout(CONNECTION_DEADLINE, self.inner.crowds.acquire()).await {
+            Ok(Ok(turn)) => Ok((turn, self.session().await?)),
+            // The semaphore is never closed.
+            Ok(Err(_)) | Err(_) => Err(Error::Unavailable {
+                reason: "too many agents come or go; none had its turn within 5 s".to_owned(),
+            }),
+        }
     }
 
     /// Repeats an operation that met another transaction.

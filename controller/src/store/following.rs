@@ -101,7 +101,7 @@ impl Store {
     }
 
     async fn see_once(&self, agent: &AgentId, sight: &Sight) -> Result<Seen, Error> {
-        let session = self.session().await?;
+        let (_turn, session) = self.session_in_turn().await?;
         let target = &sight.target;
         let name = target.as_str();
         let reached = sight.error.is_none();

@@ -1,5 +1,7 @@
+use futures::future::{join, join_all};
+
 use super::super::following::Sight;
-use super::lab::{Lab, atomic, done, id, main};
+use super::lab::{Lab, atomic, done, failed, id, main};
 use crate::domain::report::Report;
 use crate::domain::run::State;
 
@@ -131,4 +133,23 @@ async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
     assert_eq!(told.server_version, "15");
     let fleet = lab.store.fleet(&main()).await.unwrap();
     assert_eq!((fleet.reaching, fleet.error.as_str()), (0, "no route"));
+}
+
+#[tokio::test]
+async fn agents_that_come_in_a_crowd_leave_connections_to_leases_and_reports() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("a").await;
+    // As if the database were slow with what every one of them needs.
+    let lock = "BEGIN; LOCK TABLE dunlin_controller.agent_targets IN ACCESS EXCLUSIVE MODE";
+    lab.client.batch_execute(lock).await.unwrap();
+    let sight = Sight { target: main(), error: None, server_version: "15".to_owned(), applied: Vec::new() };
+    let crowd = (0..20).map(|_| lab.store.see_target(&agent.id, &sight));
+    let work = async {
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, failed(true)).await;
+        lab.client.batch_execute("COMMIT").await.unwrap();
+    };
+    join(join_all(crowd), work).await;
 }
