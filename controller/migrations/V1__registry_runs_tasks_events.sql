@@ -41,7 +41,7 @@ CREATE TABLE dunlin_controller.targets (
     -- The number of the last event in the history of the target. Its row is the last that a transaction locks.
     last_sequence bigint NOT NULL DEFAULT 0 CHECK (last_sequence >= 0),
     created_at timestamptz NOT NULL DEFAULT now()
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE dunlin_controller.target_registry (
     target text NOT NULL REFERENCES dunlin_controller.targets,
@@ -72,10 +72,11 @@ CREATE TABLE dunlin_controller.agents (
     session bigint NOT NULL CHECK (session >= 1),
     connected_at timestamptz NOT NULL DEFAULT now(),
     last_seen_at timestamptz NOT NULL DEFAULT now(),
-    -- NULL when the last stream has ended.
-    connected_until timestamptz
-);
-CREATE INDEX agents_connected ON dunlin_controller.agents (connected_until) WHERE connected_until IS NOT NULL;
+    -- NULL when the last stream has ended. In no index: it moves with every heartbeat.
+    connected_until timestamptz,
+    has_stream boolean NOT NULL GENERATED ALWAYS AS (connected_until IS NOT NULL) STORED
+) WITH (fillfactor = 70);
+CREATE INDEX agents_connected ON dunlin_controller.agents (id) WHERE has_stream;
 
 CREATE TABLE dunlin_controller.agent_targets (
     agent_id text NOT NULL REFERENCES dunlin_controller.agents ON DELETE CASCADE,
@@ -107,6 +108,8 @@ CREATE TABLE dunlin_controller.runs (
     applications integer CHECK (applications >= 0),
     -- The newest epoch of all earlier runs of the migration on the target: leases of this run are above it.
     base_epoch bigint NOT NULL CHECK (base_epoch >= 0),
+    -- The newest epoch of its tasks, known once it has ended: a later run need not look at them all.
+    newest_epoch bigint CHECK (newest_epoch >= 0),
     failure jsonb,
     result jsonb,
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
@@ -118,6 +121,7 @@ CREATE TABLE dunlin_controller.runs (
     CHECK ((state = 'succeeded') = (result IS NOT NULL)),
     CHECK (state IN ('queued', 'cancelled') OR (started_at IS NOT NULL AND applications IS NOT NULL)),
     CHECK (state <> 'queued' OR started_at IS NULL),
+    CHECK (newest_epoch IS NULL OR ended_at IS NOT NULL),
     CHECK (state IN ('queued', 'cancelled') OR after_run_id IS NULL)
 );
 CREATE UNIQUE INDEX runs_one_unfinished ON dunlin_controller.runs (target, migration_id)
@@ -150,7 +154,7 @@ CREATE TABLE dunlin_controller.run_steps (
     CHECK ((state IN ('succeeded', 'failed')) = (ended_at IS NOT NULL)),
     CHECK (state <> 'succeeded' OR ranges_done = ranges_total),
     CHECK (state <> 'pending' OR ranges_total = 0)
-);
+) WITH (fillfactor = 50);
 
 CREATE TABLE dunlin_controller.tasks (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
@@ -187,15 +191,21 @@ CREATE TABLE dunlin_controller.tasks (
     CHECK ((kind IN ('plan', 'range')) <= (step >= 1)),
     CHECK ((kind = 'seal') <= (step = 0)),
     CHECK ((state IN ('done', 'failed', 'cancelled')) = (ended_at IS NOT NULL))
+) WITH (
+    -- Room on each page for heartbeats to be HOT.
+    fillfactor = 80,
+    -- However long the history is: what has been claimed lies at the head of tasks_ready until it is vacuumed.
+    autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000
 );
+-- What heartbeats change, expires_at and the counts, is in no index: each would be written anew with every heartbeat.
 -- No task, and no range, twice in a run.
 CREATE UNIQUE INDEX tasks_natural ON dunlin_controller.tasks (run_id, step, range);
--- The claim, in an order of its own: an order by the primary key would walk over all that is finished.
+-- The claim, in an order of its own: an order by the primary key would walk over all that is finished. No other index of
+-- what is ready: the planner would at times take that, read all and sort.
 CREATE INDEX tasks_ready ON dunlin_controller.tasks (target, priority, run_at, id) WHERE state = 'ready';
 CREATE INDEX tasks_delayed ON dunlin_controller.tasks (run_at) WHERE state = 'ready' AND delayed;
-CREATE INDEX tasks_expiry ON dunlin_controller.tasks (expires_at) WHERE state = 'leased';
+-- As many entries as there are slots: what has expired is found by looking at all.
 CREATE INDEX tasks_held ON dunlin_controller.tasks (agent_id) WHERE state = 'leased';
-CREATE INDEX tasks_open ON dunlin_controller.tasks (run_id) WHERE state IN ('ready', 'leased');
 
 CREATE TABLE dunlin_controller.events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,

@@ -22,7 +22,7 @@ use super::step::{self, Step};
 use super::task::{self, Kind, Lease};
 
 /// How often a task may fail with errors that pass before its run fails.
-pub(super) const TRIES: i32 = 8;
+pub const TRIES: i32 = 8;
 
 /// A run, as far as a report can change it.
 #[derive(Clone, Debug)]

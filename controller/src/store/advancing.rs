@@ -33,7 +33,7 @@ pub(super) const LOCK_RUNS: Statement = Statement::new(
     "lock_runs",
     "SELECT r.id, r.target, r.migration_id, r.checksum, r.state, r.rerun, coalesce(r.applications, 0) AS applications
      FROM dunlin_controller.runs r
-     WHERE r.id IN (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1))
+     WHERE r.id = ANY (ARRAY (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1)))
      ORDER BY r.id FOR NO KEY UPDATE",
 );
 
@@ -43,11 +43,15 @@ pub(super) const LOCK_TASKS: Statement = Statement::new(
      FROM dunlin_controller.tasks WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
 );
 
-/// All that a failure can cancel, locked before the steps are.
+/// All that the end of a run can cancel, locked before the steps are: there may be very many. `$1` are tasks whose reports
+/// may end their run, `$2` those whose reports do so when it was their last try, `$3`.
 pub(super) const LOCK_OPEN_TASKS: Statement = Statement::new(
     "lock_open_tasks",
     "SELECT t.id FROM dunlin_controller.tasks t
-     WHERE t.run_id IN (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1)) AND t.state IN ('ready', 'leased')
+     WHERE t.run_id = ANY (ARRAY (
+           SELECT run_id FROM dunlin_controller.tasks
+           WHERE id = ANY ($1::bigint[] || $2::bigint[]) AND (id = ANY ($1) OR attempts + 1 >= $3)))
+       AND t.state IN ('ready', 'leased')
      ORDER BY t.id FOR NO KEY UPDATE",
 );
 
@@ -56,7 +60,7 @@ pub(super) const LOCK_STEPS: Statement = Statement::new(
     "SELECT run_id, ordinal, name, state, rows, rows_walked, rows_walked_before, rows_total, ranges_done, ranges_total, planned,
          key
      FROM dunlin_controller.run_steps
-     WHERE run_id IN (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1))
+     WHERE run_id = ANY (ARRAY (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1)))
      ORDER BY run_id, ordinal FOR NO KEY UPDATE",
 );
 
@@ -323,7 +327,9 @@ pub(super) const WRITE_RUNS: Statement = Statement::new(
          after_run_id = CASE WHEN n.state IN ('queued', 'cancelled') THEN r.after_run_id END,
          started_at = CASE WHEN n.state NOT IN ('queued', 'cancelled')
                            THEN coalesce(r.started_at, clock_timestamp()) ELSE r.started_at END,
-         ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END
+         ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'cancelled') THEN clock_timestamp() END,
+         newest_epoch = CASE WHEN n.state IN ('succeeded', 'failed', 'cancelled')
+                             THEN (SELECT max(t.epoch) FROM dunlin_controller.tasks t WHERE t.run_id = n.id) END
      FROM jsonb_to_recordset($1) AS n (id bigint, state text, applications int, failure jsonb, result jsonb)
      WHERE r.id = n.id AND r.state IN ('queued', 'running', 'pausing', 'paused')",
 );

@@ -98,7 +98,7 @@ pub struct Round {
     pub more: bool,
 }
 
-const CANDIDATES: Statement = Statement::new(
+pub(super) const CANDIDATES: Statement = Statement::new(
     "candidates",
     "SELECT t.id, t.target, t.transform
      FROM jsonb_to_recordset($1) AS d (target text, transforms text[], free int)

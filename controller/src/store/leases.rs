@@ -68,8 +68,8 @@ const EXPIRE: Statement = Statement::new(
     "expire",
     "WITH gone AS (
          SELECT id, agent_id FROM dunlin_controller.tasks
-         WHERE state = 'leased' AND expires_at <= clock_timestamp()
-         ORDER BY id LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+         WHERE state = 'leased' AND expires_at <= statement_timestamp()
+         LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
      )
      UPDATE dunlin_controller.tasks t
      SET state = 'ready', agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false
@@ -82,8 +82,8 @@ const EXPIRE: Statement = Statement::new(
 const LOSE_AGENTS: Statement = Statement::new(
     "lose_agents",
     "UPDATE dunlin_controller.agents SET connected_until = NULL
-     WHERE id IN (SELECT id FROM dunlin_controller.agents WHERE connected_until <= clock_timestamp()
-                  ORDER BY id FOR NO KEY UPDATE SKIP LOCKED)
+     WHERE id IN (SELECT id FROM dunlin_controller.agents WHERE has_stream AND connected_until <= statement_timestamp()
+                  FOR NO KEY UPDATE SKIP LOCKED)
      RETURNING id",
 );
 
@@ -93,7 +93,7 @@ const NEXT_DUE: Statement = Statement::new(
          (SELECT min(expires_at) FROM dunlin_controller.tasks WHERE state = 'leased'),
          (SELECT min(run_at) FROM dunlin_controller.tasks
           WHERE state = 'ready' AND delayed AND run_at > clock_timestamp()),
-         (SELECT min(connected_until) FROM dunlin_controller.agents WHERE connected_until IS NOT NULL)
+         (SELECT min(connected_until) FROM dunlin_controller.agents WHERE has_stream)
      ) - clock_timestamp())::float8 AS seconds",
 );
 

@@ -89,8 +89,8 @@ const PENDING: Statement = Statement::new(
          (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r
           WHERE r.target = $1 AND r.migration_id = m.id AND r.state IN ('succeeded', 'failed')
           ORDER BY r.id DESC LIMIT 1) AS failed,
-         coalesce((SELECT max(t.epoch) FROM dunlin_controller.runs r JOIN dunlin_controller.tasks t ON t.run_id = r.id
-          WHERE r.target = $1 AND r.migration_id = m.id), 0) AS base_epoch
+         coalesce((SELECT max(r.newest_epoch) FROM dunlin_controller.runs r
+                   WHERE r.target = $1 AND r.migration_id = m.id), 0) AS base_epoch
      FROM dunlin_controller.migrations m
      WHERE CASE WHEN $2::text IS NULL
          THEN NOT EXISTS (SELECT FROM dunlin_controller.target_registry g WHERE g.target = $1 AND g.migration_id = m.id)

@@ -8,7 +8,7 @@
 //! first ([`Store::flush`]).
 
 use dunlin_shared::failpoint::{armed, hit};
-use dunlin_shared::ids::{RunId, TargetName};
+use dunlin_shared::ids::{Epoch, RunId, TargetName};
 use futures::future::{try_join, try_join3, try_join5};
 
 use super::advancing::{self, Loaded, read_run, read_step, read_task};
@@ -24,7 +24,7 @@ use crate::domain::report::{Applied, Report};
 use crate::domain::run::State;
 use crate::domain::step::Step;
 use crate::domain::task::Lease;
-use crate::domain::{Changes, Run, Task, Verdict, advance};
+use crate::domain::{Changes, Run, TRIES, Task, Verdict, advance};
 
 /// A report and the lease that it is about.
 #[derive(Clone, Debug)]
@@ -134,10 +134,10 @@ impl Store {
         let mut ids: Vec<i64> = reports.iter().map(|filed| filed.lease.task.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        let can_fail = reports.iter().any(|filed| matches!(filed.report, Report::Failed { .. } | Report::Stale { .. }));
+        let (fatal, retried) = failing(reports);
         let lock_open = async {
-            if can_fail {
-                session.execute(&advancing::LOCK_OPEN_TASKS, &[&ids]).await?;
+            if !(fatal.is_empty() && retried.is_empty()) {
+                session.execute(&advancing::LOCK_OPEN_TASKS, &[&fatal, &retried, &TRIES]).await?;
             }
             Ok(())
         };
@@ -198,6 +198,25 @@ impl Store {
         }
         self.start_runs(session, target, rows, &mut changes.events).await
     }
+}
+
+/// The tasks whose reports may end their run, and those whose reports may do so when it was their last try.
+fn failing(reports: &[Filed]) -> (Vec<i64>, Vec<i64>) {
+    let (mut fatal, mut retried) = (Vec::new(), Vec::new());
+    for Filed { lease, report } in reports {
+        match report {
+            Report::Failed { retryable: false, .. } | Report::Stale { stored: Epoch(0), .. } => {
+                fatal.push(lease.task.0)
+            }
+            Report::Failed { retryable: true, .. } => retried.push(lease.task.0),
+            Report::Stale { .. }
+            | Report::Note { .. }
+            | Report::Ranges { .. }
+            | Report::Done { .. }
+            | Report::Released { .. } => {}
+        }
+    }
+    (fatal, retried)
 }
 
 /// Appends the events, notifies and commits, in one round trip.

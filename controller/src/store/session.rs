@@ -30,11 +30,12 @@ const SLOW: Duration = Duration::from_secs(1);
 
 /// What a new connection is told: no replica that is stopped in the middle of a transaction holds up the others for long.
 /// Statements are planned once for each connection, and for tables that will be large, however small they are at that time:
-/// row by row, each found by an index.
-const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
+/// row by row, each found by an index. Without bitmaps, so that a claim reads as many ready tasks as it takes, in the order
+/// of their index: with them, the planner at times prefers to read and sort them all.
+pub(super) const SETTINGS: &str = "SET statement_timeout = '20s'; SET lock_timeout = '10s'; \
      SET idle_in_transaction_session_timeout = '5s'; SET synchronous_commit = on; \
      SET plan_cache_mode = force_generic_plan; SET enable_seqscan = off; SET enable_hashjoin = off; \
-     SET enable_mergejoin = off; SET jit = off";
+     SET enable_mergejoin = off; SET enable_bitmapscan = off; SET jit = off";
 
 /// A statement with the name under which it is logged and traced.
 #[derive(Debug)]
@@ -46,6 +47,12 @@ pub(crate) struct Statement {
 impl Statement {
     pub(crate) const fn new(name: &'static str, sql: &'static str) -> Self {
         Self { name, sql }
+    }
+
+    /// Its text, to ask the database what it makes of it.
+    #[cfg(test)]
+    pub(super) fn sql(&self) -> &'static str {
+        self.sql
     }
 }
 

@@ -3,6 +3,7 @@
 mod claims;
 mod expanding;
 mod lab;
+mod plans;
 mod reports;
 mod schedule;
 mod schema;

@@ -1,3 +1,5 @@
+use std::time::Duration;
+
 use futures::future::join_all;
 
 use super::super::reports::Filed;
@@ -161,6 +163,23 @@ async fn an_error_that_passes_is_tried_again_and_not_for_ever() {
     assert_eq!(view.state, State::Failed);
     assert!(view.failure.unwrap().message.contains("failed 8 times"));
     assert_eq!(lab.events(run).await.iter().filter(|event| **event == "task_retried").count(), 7);
+}
+
+#[tokio::test]
+async fn an_error_that_passes_waits_for_no_other_task_of_the_run() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(&[1, 2, 3])).await;
+    let range = lab.claim(&agent, 1).await.remove(0);
+    // Whoever claims holds the others for a moment.
+    let lock = "BEGIN; SELECT FROM dunlin_controller.tasks WHERE state = 'ready' FOR UPDATE";
+    lab.client.batch_execute(lock).await.unwrap();
+    let report = tokio::time::timeout(Duration::from_secs(5), lab.report(range.lease, failed(true)));
+    assert_eq!(report.await.expect("it waits").verdicts, [Ok(Verdict::Effective)]);
+    lab.client.batch_execute("COMMIT").await.unwrap();
 }
 
 #[tokio::test]
