@@ -1,6 +1,6 @@
 # Every target does its own set-up: see scripts/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test chaos check bench setup-build setup-test setup-check
+.PHONY: help demo build test chaos check bench bench-control setup-build setup-test setup-check
 
 TOOLS := target/tools
 SECONDS := 60
@@ -10,7 +10,7 @@ BUF   := $(CURDIR)/$(TOOLS)/node/node_modules/.bin/buf
 FAULTS := --features dunlin-agent/failpoints,dunlin-controller/failpoints
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup-build ## Build, then bring a sample database with 500,000 users to its next schema version
 	cargo build --release --workspace
@@ -42,6 +42,10 @@ check: setup-check ## Check format, lints, documentation, licences, protos and m
 bench: setup-build ## Measure next to a single UPDATE and a plain batch loop, 200 small migrations, and killed controllers
 	cargo build --release --workspace
 	target/release/dunlin-bench
+
+bench-control: setup-build ## Measure the control plane: lease cycles, idle agents, runs and registries of growing size
+	cargo build --release --workspace
+	target/release/dunlin-bench control
 
 setup-build: ## Install what is missing to build and to run the demo
 	@bash scripts/setup.sh build

@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
+use dunlin_proto::v1::run_service_client::RunServiceClient;
 use dunlin_proto::v1::{RunMigrationRequest, RunState, WatchRunsRequest};
 use tokio::time::Instant;
+use tonic::transport::Channel;
 
 use crate::Error;
 use crate::fleet::Fleet;
@@ -154,7 +156,7 @@ async fn dunlin(change: Change, url: &str, controller: &str, agents: u32, slots:
     let request = RunMigrationRequest { migration_id: "change".to_owned(), ..Default::default() };
     let run = fleet.runs().run_migration(request).await?.into_inner().run;
     let run = run.ok_or_else(|| Error::Unexpected("the migration was skipped".to_owned()))?;
-    wait_for(&fleet, vec![run.id]).await?;
+    wait_for(fleet.runs(), vec![run.id]).await?;
     let first = first.await.map_err(|e| Error::Unexpected(e.to_string()))??;
     let figures = before.figures(Some(first)).await?;
     fleet.stop()?;
@@ -162,9 +164,9 @@ async fn dunlin(change: Change, url: &str, controller: &str, agents: u32, slots:
 }
 
 /// Follows runs to their end; an error unless all succeed.
-pub(crate) async fn wait_for(fleet: &Fleet, run_ids: Vec<i64>) -> Result<(), Error> {
+pub(crate) async fn wait_for(mut runs: RunServiceClient<Channel>, run_ids: Vec<i64>) -> Result<(), Error> {
     let request = WatchRunsRequest { run_ids, ..Default::default() };
-    let mut stream = fleet.runs().watch_runs(request).await?.into_inner();
+    let mut stream = runs.watch_runs(request).await?.into_inner();
     while let Some(message) = stream.message().await? {
         if let Some(run) = message.run
             && matches!(run.state(), RunState::Failed | RunState::Cancelled)

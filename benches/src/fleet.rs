@@ -160,7 +160,7 @@ impl Drop for Fleet {
 }
 
 /// A program that was built together with this one.
-fn program(name: &str) -> Result<Command, Error> {
+pub(crate) fn program(name: &str) -> Result<Command, Error> {
     let here = std::env::current_exe()?;
     let path: PathBuf = here.with_file_name(name);
     if !path.is_file() {

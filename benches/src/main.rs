@@ -6,6 +6,7 @@
 //! leases and checkpoints.
 
 mod contender;
+mod control;
 mod failover;
 mod fleet;
 mod measure;
@@ -14,7 +15,7 @@ mod scenario;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 
 /// Why a measurement was not made.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ enum Error {
 /// Measures Dunlin next to a single UPDATE and to a plain batch loop.
 #[derive(Debug, Parser)]
 struct Options {
+    #[command(subcommand)]
+    command: Option<Command>,
     /// Rows of the table with a bigint key; the other tables have half of them.
     #[arg(long, default_value_t = 2_000_000)]
     rows: u32,
@@ -50,9 +53,21 @@ struct Options {
     only: Vec<scenario::Name>,
 }
 
+/// What else is measured.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Measures the control plane: leases, idle agents, and how both grow.
+    Control(control::Options),
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
-    match scenario::run(&Options::parse()).await {
+    let options = Options::parse();
+    let measured = match &options.command {
+        None => scenario::run(&options).await,
+        Some(Command::Control(options)) => control::run(options).await,
+    };
+    match measured {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error}");

@@ -178,7 +178,7 @@ async fn small(server: &Server, rounds: u32) -> Result<(), Error> {
         fleet.register(small_set()).await?;
         let start = Instant::now();
         let runs = fleet.runs().run_pending_migrations(RunPendingMigrationsRequest::default()).await?.into_inner().runs;
-        wait_for(&fleet, runs.iter().map(|run| run.id).collect()).await?;
+        wait_for(fleet.runs(), runs.iter().map(|run| run.id).collect()).await?;
         dunlin.push(start.elapsed().as_secs_f64());
         let applied: i64 =
             connect(&target).await?.query_one("SELECT count(*) FROM dunlin.migrations_registry", &[]).await?.get(0);
