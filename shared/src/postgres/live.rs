@@ -82,6 +82,28 @@ async fn a_server_without_tls_serves_prefer_and_not_require() {
 }
 
 #[tokio::test]
+async fn a_connection_to_a_server_itself_was_told_the_number_of_its_process() {
+    let (server, _root) = with_tls().await;
+    let pid = "SELECT pg_backend_pid()";
+    let mut last = 0;
+    for parameters in ["?sslmode=disable", "?sslmode=prefer", "?sslmode=require"] {
+        let url = server.url("postgres") + parameters;
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let (client, _task) = loop {
+            match connect(&url, "test").await {
+                Ok(connected) => break connected,
+                // The server reads its new settings a moment after it was told to.
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+            }
+        };
+        let told = told_pid(&client.cancel_token()).await.unwrap();
+        assert_eq!(client.query_one(pid, &[]).await.unwrap().get::<_, i32>(0), told, "{parameters}");
+        assert_ne!(told, last);
+        last = told;
+    }
+}
+
+#[tokio::test]
 async fn a_refused_password_is_told_with_its_sqlstate_and_not_shown() {
     let server = throwaway::shared().await;
     let url = format!("postgres://postgres:hunter@127.0.0.1:{}/postgres", server.port());

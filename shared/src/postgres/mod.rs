@@ -4,11 +4,13 @@
 //! holds a password.
 
 mod connect;
+mod pid;
 pub mod throwaway;
 mod tls;
 mod url;
 
 pub use connect::{Connector, Error, connect, describe, listen, pool};
+pub use pid::told_pid;
 
 #[cfg(test)]
 mod live;
