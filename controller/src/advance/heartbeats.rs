@@ -19,7 +19,7 @@ use crate::domain::report::Counted;
 use crate::domain::task::Lease;
 use crate::grpc::convert::lease_out;
 use crate::replica::Replica;
-use crate::store;
+use crate::store::{self, Availability};
 
 /// The shortest time between two rounds.
 const BREATH: Duration = Duration::from_millis(100);
@@ -35,6 +35,8 @@ struct Beat {
 pub(crate) struct Heartbeats {
     waiting: Mutex<Vec<Beat>>,
     some: Notify,
+    /// When heartbeats could not be taken in last.
+    missed: Mutex<Option<Instant>>,
 }
 
 impl Heartbeats {
@@ -42,6 +44,12 @@ impl Heartbeats {
     pub(crate) fn beat(&self, connection: Arc<Connection>, leases: Vec<(Lease, Counted)>) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(Beat { connection, leases });
         self.some.notify_one();
+    }
+
+    /// How much of `grace` is left since heartbeats could not be taken in; `None` when they were all taken in.
+    pub(crate) fn excused(&self, grace: Duration) -> Option<Duration> {
+        let missed = *self.missed.lock().unwrap_or_else(PoisonError::into_inner);
+        missed.and_then(|missed| grace.checked_sub(missed.elapsed())).filter(|left| !left.is_zero())
     }
 
     /// Stores heartbeats and answers them, until the replica stops.
@@ -54,8 +62,15 @@ impl Heartbeats {
             }
             let start = Instant::now();
             let beats = std::mem::take(&mut *heartbeats.waiting.lock().unwrap_or_else(PoisonError::into_inner));
-            if let Err(error) = round(&replica, &beats).await {
-                tracing::debug!(%error, agents = beats.len(), "heartbeats were not taken in");
+            // A round must not outlast an absence of the database: those that come after it would wait behind it.
+            let mut availability = replica.store.availability();
+            let missed = tokio::select! {
+                done = round(&replica, &beats) => done.err().map(|error| error.to_string()),
+                _ = availability.wait_for(|now| *now != Availability::Available) => Some("the database is away".to_owned()),
+            };
+            if let Some(reason) = missed {
+                *heartbeats.missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                tracing::debug!(reason, agents = beats.len(), "heartbeats were not taken in");
             }
             sleep_until(start + BREATH).await;
         }

@@ -4,7 +4,8 @@
 //! something becomes due earlier. All replicas do this; whoever comes first does the work, and the others find nothing.
 //!
 //! After the database, or this replica, was away, leases may have run out although their agents live: nobody could take in
-//! their heartbeats. So nothing expires before agents had the time to send one more.
+//! their heartbeats. So nothing expires before all replicas and agents had the time to come back and to send one more. The
+//! same holds while the database is there and cannot write, for instance since its disk is full.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const BREATH: Duration = Duration::from_millis(20);
 /// The rest after a failure, and when what is due is in the hands of another replica.
 const REST: Duration = Duration::from_millis(200);
 
+/// The longest that a replica may be behind the others in noticing that the database is there again.
+const BEHIND: Duration = Duration::from_secs(2);
+
 /// Does what is due, until the replica stops.
 pub(crate) async fn keep_time(replica: Arc<Replica>, stop: CancellationToken) {
     tokio::select! {
@@ -36,18 +40,27 @@ async fn forever(replica: &Replica) {
         if availability.wait_for(|now| *now == Availability::Available).await.is_err() {
             return;
         }
-        sleep(replica.heartbeat_interval() + REST).await;
+        sleep(grace(replica)).await;
         replica.signals.dispatch();
         while *availability.borrow_and_update() == Availability::Available {
             if let Err(error) = look(replica).await {
                 tracing::debug!(%error, "nothing could be looked at");
-                sleep(REST).await;
+                sleep(grace(replica)).await;
             }
         }
     }
 }
 
+/// Two heartbeats of every agent: one can just have been missed, and one be late.
+fn grace(replica: &Replica) -> Duration {
+    (replica.heartbeat_interval() * 2).max(BEHIND) + REST
+}
+
 async fn look(replica: &Replica) -> Result<(), store::Error> {
+    if let Some(left) = replica.heartbeats.excused(grace(replica)) {
+        sleep(left).await;
+        return Ok(());
+    }
     let start = Instant::now();
     let wakes = replica.store.expire().await?;
     replica.wake(&wakes);

@@ -77,9 +77,13 @@ impl Store {
     /// # Errors
     /// The database cannot be reached, or its schema cannot be brought up to date.
     pub async fn open(&self) -> Result<(), Error> {
-        schema::apply(&self.inner.connector).await?;
+        self.bring_up_to_date().await?;
         self.set_availability(Availability::Available);
         Ok(())
+    }
+
+    pub(super) async fn bring_up_to_date(&self) -> Result<(), Error> {
+        schema::apply(&self.inner.connector).await
     }
 
     /// The database, as "user@host:port/database".

@@ -82,6 +82,37 @@ const REMOVE_APPLIED: Statement = Statement::new(
     "DELETE FROM dunlin_controller.target_registry WHERE target = $1 AND migration_id = ANY ($2)",
 );
 
+/// Queued runs that were planned upon migrations which the target has no more, and those that come behind them. What an
+/// unfinished run brings back is waited for.
+const UNFOUNDED: Statement = Statement::new(
+    "unfounded",
+    "WITH RECURSIVE gone AS (
+         SELECT n AS id FROM unnest($2::text[]) AS n
+         WHERE NOT EXISTS (SELECT FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = n
+                           AND r.state IN ('queued', 'running', 'pausing', 'paused'))
+     ), unfounded AS (
+         SELECT r.id FROM dunlin_controller.runs r
+         WHERE r.target = $1 AND r.state = 'queued' AND r.run_after && (SELECT array_agg(id) FROM gone)
+         UNION
+         SELECT r.id FROM dunlin_controller.runs r JOIN unfounded u ON r.after_run_id = u.id
+             OR r.run_after @> ARRAY (SELECT b.migration_id FROM dunlin_controller.runs b WHERE b.id = u.id)
+         WHERE r.target = $1 AND r.state = 'queued'
+     ), locked AS (
+         SELECT r.id FROM dunlin_controller.runs r JOIN unfounded u ON u.id = r.id ORDER BY r.id FOR NO KEY UPDATE OF r
+     )
+     UPDATE dunlin_controller.runs r SET state = 'cancelled', ended_at = clock_timestamp()
+     FROM locked WHERE r.id = locked.id AND r.state = 'queued' RETURNING r.id, r.migration_id",
+);
+
+/// Tasks that were put off while nobody reached the target.
+const HASTEN: Statement = Statement::new(
+    "hasten",
+    "UPDATE dunlin_controller.tasks SET run_at = clock_timestamp(), delayed = false
+     WHERE id IN (SELECT id FROM dunlin_controller.tasks
+                  WHERE target = $1 AND state = 'ready' AND delayed AND postponed > 0
+                  FOR NO KEY UPDATE SKIP LOCKED)",
+);
+
 const WRITE_TARGET: Statement = Statement::new(
     "write_target",
     "UPDATE dunlin_controller.targets
@@ -121,6 +152,10 @@ impl Store {
         let is_reached: bool = reached || known.get("reached");
         if was_reached != is_reached {
             events.push(reachability(sight, is_reached).of_agent(agent));
+            if is_reached {
+                session.execute(&HASTEN, &[&name]).await?;
+                wakes.push(Wake::Dispatch);
+            }
         }
         let mut seen = reached.then(|| digest(&sight.applied));
         if reached && known.get::<_, Option<String>>("registry_digest") != seen {
@@ -130,7 +165,7 @@ impl Store {
                 seen = None;
                 ask = change.ask;
             }
-            if change.started {
+            if change.started && !wakes.contains(&Wake::Dispatch) {
                 wakes.push(Wake::Dispatch);
             }
         }
@@ -171,6 +206,11 @@ impl Store {
         }
         take_over(session, target, &changes.write).await?;
         events.extend(changes.event(target).map(|event| event.with("first_report", !reported_before)));
+        if !changes.remove.is_empty() {
+            for row in session.query(&UNFOUNDED, &[&name, &changes.remove]).await? {
+                events.push(unfounded(target, RunId(row.get("id")), &migration(row.get("migration_id"))?));
+            }
+        }
         let rows = turn_come(session, target, &[]).await?;
         let starting = self.start_runs(session, target, rows, events).await?;
         starting.write(session).await?;
@@ -183,6 +223,17 @@ struct Followed {
     ask: Option<SystemTime>,
     /// True when runs started.
     started: bool,
+}
+
+fn unfounded(target: &TargetName, run: RunId, migration: &MigrationId) -> Event {
+    let message = format!(
+        "run {run} of {migration} was cancelled: target {target} was put back and does not have what it was planned upon; \
+         `dunlin run --pending` plans from what it has"
+    );
+    Event::new(EventType::RunCancelled, Severity::Warning, message)
+        .of_target(target)
+        .of_migration(migration)
+        .of_run(run)
 }
 
 fn reachability(sight: &Sight, reached: bool) -> Event {

@@ -18,6 +18,8 @@ use super::wake::{CHANNELS, Wake};
 const ASK_EVERY: Duration = Duration::from_secs(3);
 /// How long an answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
+/// How long bringing the schema up to date may take, waiting for another replica included.
+const SCHEMA_WITHIN: Duration = Duration::from_secs(60);
 /// The rests between tries to connect.
 const RESTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -31,12 +33,11 @@ pub enum Heard {
 }
 
 impl Store {
-    /// Brings the schema up to date as soon as the database is there, then listens. Ends when the receiver is dropped.
+    /// Brings the schema up to date whenever the database comes up, then listens. Ends when the receiver is dropped.
     pub async fn listen(self, heard: mpsc::Sender<Heard>) {
         let mut rest = RESTS.0;
-        let mut open = false;
         while !heard.is_closed() {
-            let lost = match self.listen_once(&mut open, &heard).await {
+            let lost = match self.listen_once(&heard).await {
                 Ok(reason) => {
                     rest = RESTS.0;
                     reason
@@ -54,10 +55,15 @@ impl Store {
     }
 
     /// `Ok` when the connection was up and is lost; `Err` when it did not come up.
-    async fn listen_once(&self, open: &mut bool, heard: &mpsc::Sender<Heard>) -> Result<String, String> {
-        if !*open {
-            self.open().await.map_err(|error| error.to_string())?;
-            *open = true;
+    async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, String> {
+        // Each time: what comes back may be a database that was restored, or is empty.
+        match timeout(SCHEMA_WITHIN, self.bring_up_to_date()).await {
+            Ok(done) => done.map_err(|error| error.to_string())?,
+            Err(_) => {
+                return Err(
+                    "its schema was not brought up to date in time; another replica may be doing that".to_owned()
+                );
+            }
         }
         let (client, mut notifications) = self.connector().listen().await.map_err(|error| error.to_string())?;
         let channels: Vec<String> = CHANNELS.iter().map(|channel| format!("LISTEN {channel}")).collect();

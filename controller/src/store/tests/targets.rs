@@ -2,7 +2,7 @@ use futures::future::{join, join_all};
 
 use super::super::following::Sight;
 use super::lab::{Lab, atomic, done, failed, id, main};
-use crate::domain::report::Report;
+use crate::domain::report::{Counted, ReleaseReason, Report};
 use crate::domain::run::State;
 
 async fn followed(lab: &Lab) -> Vec<String> {
@@ -61,6 +61,60 @@ async fn a_report_that_was_held_up_takes_nothing_away_however_long() {
     assert_eq!(lab.look(&agent, &lab.applied().await, again).await, None);
     assert_eq!(lab.applied().await.len(), 2);
     assert!(followed(&lab).await.is_empty());
+}
+
+#[tokio::test]
+async fn queued_runs_that_were_planned_upon_what_a_target_has_lost_are_cancelled() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("x").await;
+    lab.queue("a").await;
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, done(0)).await;
+    lab.register(&[atomic("b", 2, &[]), atomic("c", 3, &["a"]), atomic("d", 4, &[]), atomic("e", 5, &["c"])]).await;
+    let runs = lab.queue_pending().await;
+    let asked = lab.look(&agent, &[], None).await;
+    lab.look(&agent, &[], asked).await;
+    // c needs a, d comes behind c, e needs c; b is under way.
+    assert_eq!(lab.states(&runs).await, [State::Running, State::Cancelled, State::Cancelled, State::Cancelled]);
+    assert_eq!(lab.events(runs[1]).await, ["run_queued", "run_cancelled"]);
+    // What is planned now begins with what was lost, and nothing waits in a circle.
+    let again = lab.queue_pending().await;
+    for _migration in 0..5 {
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, done(0)).await;
+    }
+    assert_eq!(lab.states(&again).await, vec![State::Succeeded; 5]);
+}
+
+#[tokio::test]
+async fn tasks_that_waited_for_a_target_go_on_as_soon_as_it_is_reached_again() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agent = lab.agent("x").await;
+    lab.queue("a").await;
+    // Put off often enough that the rest is long.
+    for _time in 0..10 {
+        let granted = lab.claim_one(&agent).await;
+        let (reason, message) = (ReleaseReason::TargetUnreachable, "no route".to_owned());
+        lab.report(granted.lease, Report::Released { reason, message, counted: Counted::default() }).await;
+        lab.client.batch_execute("UPDATE dunlin_controller.tasks SET run_at = now()").await.unwrap();
+    }
+    let granted = lab.claim_one(&agent).await;
+    let (reason, message) = (ReleaseReason::TargetUnreachable, "no route".to_owned());
+    lab.report(granted.lease, Report::Released { reason, message, counted: Counted::default() }).await;
+    assert_eq!(lab.claim(&agent, 10).await.len(), 0, "it rests");
+    let away = Sight {
+        target: main(),
+        error: Some("no route".to_owned()),
+        server_version: String::new(),
+        applied: Vec::new(),
+        asked: None,
+    };
+    lab.store.see_target(&agent.id, &away).await.unwrap();
+    assert_eq!(lab.claim(&agent, 10).await.len(), 0);
+    lab.see(&agent, &[]).await;
+    lab.claim_one(&agent).await;
 }
 
 #[tokio::test]
