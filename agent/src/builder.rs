@@ -41,6 +41,9 @@ pub enum Error {
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] ids::Error),
+    /// A direct way to a target that is not served.
+    #[error("--direct names {0}, which no --target names: give the agent the target too")]
+    DirectAlone(String),
     /// A target was named twice.
     #[error("the target {0} is named twice")]
     TargetTwice(TargetName),
@@ -65,6 +68,7 @@ pub enum Error {
 pub struct Builder {
     controller: String,
     targets: Vec<(String, String)>,
+    directs: Vec<(String, String)>,
     slots: Option<u16>,
     id: Option<String>,
     limits: Limits,
@@ -90,6 +94,14 @@ impl Builder {
     #[must_use]
     pub fn target(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
         self.targets.push((name.into(), url.into()));
+        self
+    }
+
+    /// The URL of a target past the pooler that stands between, for steps outside a transaction. It must be that of the same
+    /// database.
+    #[must_use]
+    pub fn direct(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
+        self.directs.push((name.into(), url.into()));
         self
     }
 
@@ -136,15 +148,28 @@ impl Builder {
         if !(1..=MOST_SLOTS).contains(&slots) {
             return Err(Error::Slots(slots));
         }
+        let mut directs = HashMap::new();
+        for (name, url) in self.directs {
+            let name = TargetName::parse(name)?;
+            if directs.insert(name.clone(), url).is_some() {
+                return Err(Error::TargetTwice(name));
+            }
+        }
         let mut targets = HashMap::new();
         for (name, url) in self.targets {
             let name = TargetName::parse(name)?;
-            // A connection for each slot, and one to look at the target with.
-            let target = Target::new(name.clone(), &url, usize::from(slots) + 1)
-                .map_err(|source| Error::Url { target: name.clone(), source })?;
+            let of_url = |source| Error::Url { target: name.clone(), source };
+            let target = Target::new(name.clone(), &url, usize::from(slots)).map_err(of_url)?;
+            let target = match directs.remove(&name) {
+                Some(url) => target.with_direct(&url).map_err(of_url)?,
+                None => target,
+            };
             if targets.insert(name.clone(), Arc::new(target)).is_some() {
                 return Err(Error::TargetTwice(name));
             }
+        }
+        if let Some(name) = directs.into_keys().next() {
+            return Err(Error::DirectAlone(name.to_string()));
         }
         let mut transforms = Transforms::default();
         for (name, transform) in self.transforms {

@@ -1,8 +1,10 @@
 //! What went wrong in a target, and what that means for the lease.
 //!
-//! PostgreSQL's errors fall into three classes. *Lost*: the connection is gone, and perhaps a commit with it; the only
-//! answer is to connect again and look at the checkpoint. *Passing*: the server rolled the transaction back for a reason
-//! that goes away by itself. *Final*: the same would happen again. The class comes from the SQLSTATE, never from a text.
+//! PostgreSQL's errors fall into four classes. *Lost*: the connection is gone, and perhaps a commit with it; the only answer
+//! is to connect again and look at the checkpoint. *Passing*: the server rolled the transaction back for a reason that goes
+//! away by itself, soon. *Short*: rolled back since the server lacks something that comes back without the task, later:
+//! the lease is given back, and that costs no try. *Final*: the same would happen again. The class comes from the
+//! SQLSTATE, never from a text.
 
 use std::borrow::Cow;
 
@@ -16,6 +18,8 @@ pub(crate) enum Class {
     Lost,
     /// Rolled back; the same can succeed a little later.
     Passing,
+    /// Rolled back; the same can succeed once the server has what it lacks.
+    Short,
     /// Rolled back; the same would fail again.
     Final,
 }
@@ -37,17 +41,40 @@ fn classify_state(state: &SqlState) -> Class {
         return Class::Lost;
     }
     match *state {
-        // The server stops, crashed or starts, or ended an idle session: the connection is gone in each case.
+        // The server stops, crashed or starts, dropped the database, or ended an idle session: the connection is gone in each
+        // case. Without a free connection there is none either, and what became of a commit is not known when the server says so.
         SqlState::ADMIN_SHUTDOWN
         | SqlState::CRASH_SHUTDOWN
         | SqlState::CANNOT_CONNECT_NOW
+        | SqlState::DATABASE_DROPPED
         | SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
         | SqlState::IDLE_SESSION_TIMEOUT
-        | SqlState::TOO_MANY_CONNECTIONS => Class::Lost,
-        SqlState::T_R_SERIALIZATION_FAILURE | SqlState::T_R_DEADLOCK_DETECTED | SqlState::LOCK_NOT_AVAILABLE => {
-            Class::Passing
+        | SqlState::TOO_MANY_CONNECTIONS
+        | SqlState::T_R_STATEMENT_COMPLETION_UNKNOWN => Class::Lost,
+        SqlState::T_R_SERIALIZATION_FAILURE
+        | SqlState::T_R_DEADLOCK_DETECTED
+        | SqlState::LOCK_NOT_AVAILABLE
+        | SqlState::SNAPSHOT_TOO_OLD => Class::Passing,
+        // Not 53400, which is a limit of the configuration: the same would hit it again.
+        SqlState::INSUFFICIENT_RESOURCES | SqlState::DISK_FULL | SqlState::OUT_OF_MEMORY | SqlState::IO_ERROR => {
+            Class::Short
         }
         _ => Class::Final,
+    }
+}
+
+/// What the server lacks and what an operator can do about it, in a sentence.
+pub(crate) fn short(error: &tokio_postgres::Error) -> String {
+    let remedy = error.code().map_or("", remedy);
+    format!("{}: {remedy}; it goes on by itself", dunlin_shared::postgres::describe(error))
+}
+
+fn remedy(state: &SqlState) -> &'static str {
+    match *state {
+        SqlState::DISK_FULL => "make room on the target's disk",
+        SqlState::OUT_OF_MEMORY => "the target's server needs more memory, or smaller batches (`batch.size`)",
+        SqlState::IO_ERROR => "look at the target's disk and at its server's log",
+        _ => "the target's server lacks resources: its log says which",
     }
 }
 
@@ -116,10 +143,16 @@ impl Place {
                  (`batch.size`) or allow more time"
                     .into()
             }
-            SqlState::DISK_FULL => "Make room on the target's disk".into(),
+            SqlState::CONFIGURATION_LIMIT_EXCEEDED => {
+                "The statement ran into a limit of the server's configuration (such as temp_file_limit). Raise it, or use \
+                 smaller batches (`batch.size`)"
+                    .into()
+            }
             SqlState::INSUFFICIENT_PRIVILEGE => "Grant the missing privilege to the agent's role on the target".into(),
             SqlState::READ_ONLY_SQL_TRANSACTION => {
-                "The target is read-only: give the agent the URL of the primary server".into()
+                "The target is read-only. Give the agent the URL of the primary server, or, where \
+                 default_transaction_read_only is on, set it off for the agent's role"
+                    .into()
             }
             SqlState::IN_FAILED_SQL_TRANSACTION => {
                 "A statement before it failed and the error was not passed on: pass each error on".into()
@@ -164,9 +197,18 @@ mod tests {
             ("53300", Class::Lost),
             ("08006", Class::Lost),
             ("25P03", Class::Lost),
+            ("57P04", Class::Lost),
+            ("57P05", Class::Lost),
+            ("40003", Class::Lost),
+            ("53000", Class::Short),
+            ("53100", Class::Short),
+            ("53200", Class::Short),
+            ("58030", Class::Short),
+            ("53400", Class::Final),
+            ("25006", Class::Final),
+            ("42501", Class::Final),
             ("23505", Class::Final),
             ("57014", Class::Final),
-            ("53100", Class::Final),
         ] {
             assert_eq!(classify_state(&SqlState::from_code(code)), class, "{code}");
         }

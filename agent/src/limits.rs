@@ -73,6 +73,14 @@ pub(crate) fn settings(limits: Limits, durability: Durability, idle: Duration, m
     sql
 }
 
+/// Frees the names that the client library gives to what it prepares (`s0`, `s1`, ...). Behind a pooler in transaction mode,
+/// other agents may have left theirs in the server's process. No others are freed: a pooler that keeps prepared statements
+/// itself gives them names of its own, and counts on them.
+pub(crate) const FREE_NAMES: &str = "DO $free$ DECLARE taken text; BEGIN
+    FOR taken IN SELECT name FROM pg_prepared_statements WHERE name ~ '^s[0-9]+$' LOOP
+        EXECUTE format('DEALLOCATE %I', taken);
+    END LOOP; END $free$";
+
 /// The statements that make PostgreSQL write values in one way only, so that a key that is read as text means the same
 /// wherever it is read again; and that make a walk along a key use the key's index.
 pub(crate) const WALK: &str = "SET LOCAL datestyle = 'ISO, MDY';SET LOCAL intervalstyle = 'postgres';\

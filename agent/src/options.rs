@@ -22,6 +22,11 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_TARGET", value_name = "NAME=URL", required = true, hide_env_values = true)]
     target: Vec<String>,
 
+    /// The URL of a target past the pooler that stands between, for steps outside a transaction; can be given several times, in
+    /// DUNLIN_DIRECT separated by white space
+    #[arg(long, env = "DUNLIN_DIRECT", value_name = "NAME=URL", hide_env_values = true)]
+    direct: Vec<String>,
+
     /// How many tasks are worked on at one time
     #[arg(long, env = "DUNLIN_SLOTS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
     slots: u16,
@@ -63,9 +68,20 @@ impl Options {
             .controller(self.controller)
             .slots(self.slots)
             .limits(Limits { lock_timeout: self.lock_timeout, statement_timeout: self.statement_timeout });
-        for target in self.target.iter().flat_map(|targets| targets.split_whitespace()) {
-            let (name, url) = target.split_once('=').ok_or(Error::TargetSyntax)?;
+        let named = |text: &[String]| -> Result<Vec<(String, String)>, Error> {
+            let words = text.iter().flat_map(|words| words.split_whitespace());
+            words
+                .map(|word| {
+                    let (name, url) = word.split_once('=').ok_or(Error::TargetSyntax)?;
+                    Ok((name.to_owned(), url.to_owned()))
+                })
+                .collect()
+        };
+        for (name, url) in named(&self.target)? {
             builder = builder.target(name, url);
+        }
+        for (name, url) in named(&self.direct)? {
+            builder = builder.direct(name, url);
         }
         Ok(match self.id {
             Some(id) => builder.id(id),
@@ -126,6 +142,16 @@ mod tests {
         }
         assert!(matches!(read(&["--target", "postgres://localhost/a"]), Err(Error::TargetSyntax)));
         assert!(matches!(read(&["--target", "main"]), Err(Error::TargetSyntax)));
+    }
+
+    #[tokio::test]
+    async fn the_direct_way_is_that_of_a_target_which_is_served() {
+        let both = ["--target", "a=postgres://localhost:6432/a", "--direct", "a=postgres://localhost/a"];
+        assert!(read(&both).is_ok());
+        let unknown = ["--target", "a=postgres://localhost:6432/a", "--direct", "b=postgres://localhost/b"];
+        assert!(matches!(read(&unknown), Err(Error::DirectAlone(name)) if name == "b"));
+        let twice = [&both[..], &["--direct", "a=postgres://localhost/a"]].concat();
+        assert!(matches!(read(&twice), Err(Error::TargetTwice(_))));
     }
 
     #[test]

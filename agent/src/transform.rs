@@ -139,7 +139,8 @@ impl Outcome {
 pub trait Transform: Send + Sync + 'static {
     /// Transforms the rows of `batch` through `transaction`, which the agent commits afterwards.
     ///
-    /// It must not end the transaction itself. A panic counts as an error.
+    /// It must not end the transaction itself. A panic counts as an error. It may prepare statements and must not keep them for
+    /// the next batch: that one can have another connection.
     ///
     /// # Errors
     /// The batch is rolled back. Errors of PostgreSQL that pass by themselves are tried again; any other fails the run.

@@ -5,11 +5,14 @@
 //! while, the watchdog looks through another connection whether the server still works for the lease: all its transactions
 //! carry the lease in their `application_name`. If it does not, or cannot be reached either, twice in a row, the step is dropped and
 //! begun again, which looks at the checkpoint first.
+//!
+//! A whole target can stop to answer as well: then the slot is needed for others, so what was waited counts as time in which the
+//! target was not reached.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 
 use crate::limits;
@@ -26,15 +29,25 @@ pub(crate) struct Watch {
 
 impl Default for Watch {
     fn default() -> Self {
-        Self { quiet: Duration::from_secs(15), look: Duration::from_secs(5) }
+        Self { quiet: Duration::from_secs(5), look: Duration::from_secs(5) }
     }
 }
 
-/// Ends, with a sentence, when the answer that the step waits for will not come.
-pub(crate) async fn silence(context: &Context) -> String {
+/// What a watchdog has found.
+#[derive(Debug)]
+pub(crate) struct Silence {
+    /// In a sentence.
+    pub(crate) message: String,
+    /// Since when the target has not answered; `None` where it answers, and a connection alone is dead.
+    pub(crate) away_since: Option<Instant>,
+}
+
+/// Ends when the answer that the step waits for will not come.
+pub(crate) async fn silence(context: &Context) -> Silence {
     let Watch { quiet, look } = context.watch;
     loop {
         let beats = context.beats.load(Ordering::Relaxed);
+        let since = Instant::now();
         let unchanged = || context.beats.load(Ordering::Relaxed) == beats;
         sleep(quiet).await;
         let mut missed = 0;
@@ -42,13 +55,17 @@ pub(crate) async fn silence(context: &Context) -> String {
             let found = timeout(look, works_for(context)).await;
             missed = if matches!(found, Ok(Ok(true))) { 0 } else { missed + 1 };
             if missed == 2 && unchanged() {
-                return match found {
-                    Ok(Ok(_)) => "the connection is dead: the server works for this lease no more".to_owned(),
-                    Ok(Err(error)) => error,
-                    Err(_) => format!("no answer within {} s", look.as_secs_f32()),
+                let (message, away_since) = match found {
+                    Ok(Ok(_)) => ("the connection is dead: the server works for this lease no more".to_owned(), None),
+                    Ok(Err(error)) => (error, Some(since)),
+                    Err(_) => (format!("no answer within {} s", look.as_secs_f32()), Some(since)),
                 };
+                return Silence { message, away_since };
             }
-            sleep(look).await;
+            // Where the look itself has lasted that long there is no need to wait more.
+            if found.is_ok() {
+                sleep(look).await;
+            }
         }
     }
 }

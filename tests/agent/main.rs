@@ -24,9 +24,8 @@ impl Transform for Triple {
             ids.push(row.try_get(0)?);
             values.push(row.try_get::<_, i64>(1)? * 3 + 1);
         }
-        let sql = format!(
-            "UPDATE {table} AS t SET {column} = x.value FROM unnest($1, $2) AS x(id, value) WHERE t.id = x.id"
-        );
+        let sql =
+            format!("UPDATE {table} AS t SET {column} = x.value FROM unnest($1, $2) AS x(id, value) WHERE t.id = x.id");
         let updated = transaction.execute_typed(&sql, &[(&ids, Type::INT8_ARRAY), (&values, Type::INT8_ARRAY)]).await?;
         Ok(Outcome::rows(updated).count("tripled", updated))
     }
@@ -35,8 +34,7 @@ impl Transform for Triple {
 #[tokio::main]
 async fn main() -> ExitCode {
     let builder = Options::read().builder();
-    let agent = builder.and_then(|builder| {
-        builder.transform("triple", Triple("n")).transform("triple-code", Triple("code")).build()
-    });
+    let agent = builder
+        .and_then(|builder| builder.transform("triple", Triple("n")).transform("triple-code", Triple("code")).build());
     dunlin_agent::serve(agent).await
 }

@@ -26,6 +26,9 @@ pub struct Builder {
     slots: u32,
     lease_ttl: String,
     targets: Vec<String>,
+    reached: Vec<(String, Database, String)>,
+    control: Option<(Database, String)>,
+    agent_arguments: Vec<String>,
     environment: Vec<(String, String)>,
 }
 
@@ -65,6 +68,28 @@ impl Builder {
         self
     }
 
+    /// A target that is there already, and the URL under which agents reach it. As `main` it takes the place of the usual one.
+    #[must_use]
+    pub fn target_at(mut self, name: &str, database: &Database, url: &str) -> Self {
+        self.targets.retain(|other| other != name);
+        self.reached.push((name.to_owned(), database.clone(), url.to_owned()));
+        self
+    }
+
+    /// The controllers' database, when it is there already, and the URL under which they reach it.
+    #[must_use]
+    pub fn control_at(mut self, database: &Database, url: &str) -> Self {
+        self.control = Some((database.clone(), url.to_owned()));
+        self
+    }
+
+    /// Further arguments of agents.
+    #[must_use]
+    pub fn agent_arguments(mut self, arguments: &[&str]) -> Self {
+        self.agent_arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
     /// A variable in the environment of controllers and agents.
     #[must_use]
     pub fn environment(mut self, name: &str, value: &str) -> Self {
@@ -79,15 +104,32 @@ impl Builder {
     pub async fn start(self) -> Fleet {
         let directory = tempfile::Builder::new().prefix("dunlin-e2e-").tempdir().expect("a directory");
         fs::create_dir(directory.path().join("migrations")).expect("a directory for the definitions");
-        let control = Database::create("control").await;
-        let mut targets = Vec::new();
+        let (control, control_url) = match self.control.clone() {
+            Some(named) => named,
+            None => {
+                let control = Database::create("control").await;
+                let url = control.url().to_owned();
+                (control, url)
+            }
+        };
+        let mut targets = self.reached.clone();
         for name in &self.targets {
-            targets.push((name.clone(), Database::create(name).await));
+            let database = Database::create(name).await;
+            let url = database.url().to_owned();
+            targets.push((name.clone(), database, url));
         }
         let (controllers, agents) = (self.controllers, self.agents);
         let listen = (0..controllers.max(1)).map(|_| format!("127.0.0.1:{}", free_port())).collect();
-        let mut fleet =
-            Fleet { plan: self, directory, control, targets, listen, controllers: Vec::new(), agents: Vec::new() };
+        let mut fleet = Fleet {
+            plan: self,
+            directory,
+            control,
+            control_url,
+            targets,
+            listen,
+            controllers: Vec::new(),
+            agents: Vec::new(),
+        };
         for _ in 0..controllers {
             fleet.start_controller();
         }
@@ -106,7 +148,8 @@ impl Builder {
 pub struct Fleet {
     plan: Builder,
     control: Database,
-    targets: Vec<(String, Database)>,
+    control_url: String,
+    targets: Vec<(String, Database, String)>,
     listen: Vec<String>,
     controllers: Vec<Process>,
     agents: Vec<Process>,
@@ -124,6 +167,9 @@ impl Fleet {
             slots: 2,
             lease_ttl: "30s".to_owned(),
             targets: vec!["main".to_owned()],
+            reached: Vec::new(),
+            control: None,
+            agent_arguments: Vec::new(),
             environment: Vec::new(),
         }
     }
@@ -160,7 +206,7 @@ impl Fleet {
     fn controller_command(&self, index: usize) -> Command {
         let mut command = self.command(Program::Controller);
         command
-            .args(["--database-url", self.control.url()])
+            .args(["--database-url", &self.control_url])
             .args(["--listen", &self.listen[index]])
             .args(["--lease-ttl", &self.plan.lease_ttl]);
         command
@@ -225,9 +271,10 @@ impl Fleet {
             .args(["--controller", &self.controller_urls()])
             .args(["--slots", &self.plan.slots.to_string()])
             .args(["--id", &format!("agent-{index}")]);
-        for (name, database) in &self.targets {
-            command.args(["--target", &format!("{name}={}", database.url())]);
+        for (name, _, url) in &self.targets {
+            command.args(["--target", &format!("{name}={url}")]);
         }
+        command.args(&self.plan.agent_arguments);
         command
     }
 
@@ -288,7 +335,7 @@ impl Fleet {
     /// When the fleet has none of this name.
     #[must_use]
     pub fn database(&self, target: &str) -> &Database {
-        let found = self.targets.iter().find(|(name, _)| name == target);
+        let found = self.targets.iter().find(|(name, ..)| name == target);
         &found.unwrap_or_else(|| panic!("no target {target}")).1
     }
 

@@ -26,10 +26,10 @@ mod tests;
 pub(crate) use advance::{Advance, Advanced};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};
 pub(crate) use ranges::{NewRange, StoredRange, describe, insert_ranges, ranges_after, unfinished_ranges};
-pub(crate) use registry::{Applied, Sums, erase, record, registry, sums, unfinished_steps};
+pub(crate) use registry::{Applied, Fingerprint, Sums, erase, fingerprint, record, registry, sums, unfinished_steps};
 #[cfg(test)]
 pub(crate) use schema::LOCK as PREPARE_LOCK;
-pub(crate) use schema::{Error as PrepareError, Facts, prepare};
+pub(crate) use schema::{Error as PrepareError, Facts, prepare, survey};
 
 /// What can go wrong with the ledger.
 #[derive(Debug, thiserror::Error)]

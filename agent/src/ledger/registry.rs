@@ -57,6 +57,27 @@ pub(crate) async fn registry(client: &Client) -> Result<Vec<AppliedMigration>, E
     client.query_typed(&sql, &[]).await?.iter().map(|row| Ok(read(row)?.message)).collect()
 }
 
+/// What the whole registry adds up to: two that differ are told apart without reading either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Fingerprint {
+    rows: i64,
+    hash: i64,
+}
+
+/// The fingerprint of the registry as it is now.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn fingerprint(client: &Client) -> Result<Fingerprint, Error> {
+    let row = client
+        .query_typed_one(
+            "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0) FROM dunlin.migrations_registry AS r",
+            &[],
+        )
+        .await?;
+    Ok(Fingerprint { rows: row.try_get(0)?, hash: row.try_get(1)? })
+}
+
 fn read(row: &Row) -> Result<Applied, Error> {
     let run: i64 = row.try_get(5)?;
     let result: Value = row.try_get(10)?;

@@ -3,8 +3,10 @@
 //! A role that may not create schemas can work where someone else has made it. Later versions of the ledger only add to the
 //! schema, so a newer ledger than this agent's is no obstacle.
 
+use dunlin_shared::postgres::told_pid;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::Type;
 
 use crate::failure;
 use crate::limits::IDLE_LIMIT;
@@ -18,6 +20,9 @@ pub(crate) const LOCK: i64 = 0x64_756e_6c69_6e01;
 /// The oldest server that has all that is used here (`hash_record_extended`).
 const OLDEST_SERVER: i32 = 140_000;
 
+/// What the ledger consists of.
+const TABLES: [&str; 3] = ["checkpoints", "meta", "migrations_registry"];
+
 /// What an agent knows about the server of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Facts {
@@ -25,6 +30,8 @@ pub(crate) struct Facts {
     pub(crate) version: String,
     /// The version as a number, such as 150018.
     pub(crate) number: i32,
+    /// True when a pooler stands between: the connection was told another process than the one that answers.
+    pub(crate) pooled: bool,
 }
 
 /// Why a target cannot be worked with.
@@ -33,9 +40,18 @@ pub(crate) enum Error {
     /// PostgreSQL's error.
     #[error("{}", failure::chain(.0))]
     Postgres(#[from] tokio_postgres::Error),
-    /// Nothing can be written.
+    /// Nothing can be written to a standby.
     #[error("the target is a read-only standby: give the agent the URL of the primary server")]
     Standby,
+    /// Nothing can be written, by a setting.
+    #[error(
+        "the target is read-only: default_transaction_read_only is on for the role `{role}` in this database; set it off, or \
+         give the agent a role for which it is off"
+    )]
+    ReadOnly {
+        /// The role, quoted.
+        role: String,
+    },
     /// The server lacks what the agent needs.
     #[error("the target is PostgreSQL {0}: PostgreSQL 14 or later is needed")]
     TooOld(String),
@@ -51,25 +67,61 @@ pub(crate) enum Error {
         /// The database, quoted.
         database: String,
     },
+    /// The role may not use what another has made.
+    #[error(
+        "the role `{role}` may not read and write the ledger in this database: GRANT USAGE ON SCHEMA dunlin TO {role}, and \
+         GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dunlin TO {role}"
+    )]
+    NotGranted {
+        /// The role, quoted.
+        role: String,
+    },
+    /// Some of the ledger is there and some is not.
+    #[error(
+        "the schema `dunlin` in this database lacks {}: either it is being restored, or it was damaged by hand and must be \
+         restored",
+        .0.join(", ")
+    )]
+    Partial(Vec<String>),
 }
 
-/// Makes sure that the target has the ledger, and tells about its server.
+/// How a target was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Survey {
+    /// Its server.
+    pub(crate) facts: Facts,
+    /// Whether it has the ledger.
+    pub(crate) ledger: bool,
+    role: String,
+    database: String,
+}
+
+const SURVEY: &str = "
+SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
+       current_setting('transaction_read_only')::bool, quote_ident(current_user), quote_ident(current_database()),
+       pg_backend_pid(),
+       ARRAY (SELECT t.name FROM unnest($1) AS t(name) WHERE NOT EXISTS (
+           SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+           WHERE n.nspname = 'dunlin' AND c.relname = t.name)),
+       (SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
+                                 AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
+                                 AND has_table_privilege(c.oid, 'DELETE')), true)
+        FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry'))";
+
+/// Looks at a target and changes nothing.
 ///
 /// # Errors
-/// The target is read-only, too old, or refuses.
-pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
-    let row = client
-        .query_typed_one(
-            "SELECT current_setting('server_version'), current_setting('server_version_num')::int,
-                    pg_is_in_recovery() OR current_setting('transaction_read_only')::bool,
-                    to_regclass('dunlin.meta') IS NOT NULL, quote_ident(current_user), quote_ident(current_database())",
-            &[],
-        )
-        .await?;
+/// The target is read-only, too old, has a ledger that is not whole or that may not be used, or refuses.
+pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
+    let row = client.query_typed_one(SURVEY, &[(&TABLES.as_slice(), Type::TEXT_ARRAY)]).await?;
     let version: String = row.try_get(0)?;
     // Debian appends its own name: "15.18 (Debian 15.18-0+deb12u1)".
     let version = version.split(' ').next().unwrap_or_default().to_owned();
-    let facts = Facts { version, number: row.try_get(1)? };
+    let told = told_pid(&client.cancel_token()).await;
+    let pooled = told != Some(row.try_get(6)?);
+    let facts = Facts { version, number: row.try_get(1)?, pooled };
+    let (role, database): (String, String) = (row.try_get(4)?, row.try_get(5)?);
     if facts.number < OLDEST_SERVER {
         return Err(Error::TooOld(facts.version));
     }
@@ -77,11 +129,31 @@ pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
         return Err(Error::Standby);
     }
     if row.try_get(3)? {
+        return Err(Error::ReadOnly { role });
+    }
+    let missing: Vec<String> = row.try_get(7)?;
+    let ledger = missing.is_empty();
+    if !ledger && missing.len() < TABLES.len() {
+        return Err(Error::Partial(missing));
+    }
+    if ledger && !row.try_get::<_, bool>(8)? {
+        return Err(Error::NotGranted { role });
+    }
+    Ok(Survey { facts, ledger, role, database })
+}
+
+/// Makes sure that the target has the ledger, and tells about its server.
+///
+/// # Errors
+/// As [`survey`], or the ledger cannot be made.
+pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
+    let Survey { facts, ledger, role, database } = survey(client).await?;
+    if ledger {
         return Ok(facts);
     }
     match create(client).await {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            Err(Error::NotAllowed { role: row.try_get(4)?, database: row.try_get(5)? })
+            Err(Error::NotAllowed { role, database })
         }
         Err(error) => Err(error.into()),
         Ok(()) => Ok(facts),

@@ -317,6 +317,7 @@ impl Session {
                     run: RunId(grant.run_id),
                     migration,
                     applications: grant.applications,
+                    steps_before: grant.steps_before,
                     limits: self.limits,
                     transforms: self.transforms.clone(),
                     tuning: self.tuning.clone(),

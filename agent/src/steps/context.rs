@@ -74,6 +74,8 @@ pub(crate) struct Context {
     pub(crate) migration: MigrationId,
     /// How often the registry must say that the migration was applied.
     pub(crate) applications: i32,
+    /// The steps that the target must have finished before a step can begin.
+    pub(crate) steps_before: Vec<String>,
     /// What the operator allows.
     pub(crate) limits: Limits,
     /// The code transforms.
@@ -146,9 +148,14 @@ impl Context {
         self.target.lend().await.map_err(|error| of_target(error, place))
     }
 
-    /// A connection outside the pool.
-    pub(super) async fn session(&self, place: &Place) -> Result<Client, Error> {
-        self.target.session().await.map_err(|error| of_target(error, place))
+    /// A connection that nobody has used before.
+    pub(super) async fn fresh(&self, place: &Place) -> Result<Connection, Error> {
+        self.target.fresh().await.map_err(|error| of_target(error, place))
+    }
+
+    /// A session of one's own, to one process of the server.
+    pub(super) async fn direct(&self, place: &Place) -> Result<Client, Error> {
+        self.target.direct().await.map_err(|error| of_target(error, place))
     }
 
     /// Begins a transaction and takes the task in it. The transaction stays open when the task is mine, and is rolled back
@@ -162,17 +169,34 @@ impl Context {
     ) -> Result<Taken, Error> {
         let taken = self.try_take(connection, claim, durability).await;
         match &taken {
-            Ok(Taken::Mine(_)) => {}
+            Ok(Taken::Mine(checkpoint)) => {
+                let in_order = if checkpoint.fresh { self.in_order(connection, place).await } else { Ok(()) };
+                if let Err(error) = in_order {
+                    connection.rollback().await;
+                    return Err(error);
+                }
+            }
             _ => connection.rollback().await,
         }
         let missing = matches!(&taken, Err(ledger::Error::Postgres(error))
             if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)));
         if missing {
-            // The database was put back to a state before Dunlin's first visit.
+            // The database was put back to a state before Dunlin's first visit: make the ledger, and take the task there.
             self.target.forget();
             self.target.suspect();
+            return Err(Error::Moved);
         }
         taken.map_err(|error| Error::of_ledger(error, place))
+    }
+
+    /// A step that begins needs the effects of those before it, and a target that was put back has them no more.
+    async fn in_order(&self, connection: &Connection, place: &Place) -> Result<(), Error> {
+        if self.steps_before.is_empty() {
+            return Ok(());
+        }
+        let unfinished = ledger::unfinished_steps(connection, &self.migration, &self.steps_before).await;
+        let unfinished = unfinished.map_err(|error| Error::of_ledger(error, place))?;
+        if unfinished.is_empty() { Ok(()) } else { Err(put_back(&unfinished, place)) }
     }
 
     async fn try_take(
@@ -201,8 +225,35 @@ fn of_target(error: target::Error, place: &Place) -> Error {
     match error {
         target::Error::Unreachable(message) => Error::Unreachable(message),
         target::Error::Refused(ledger::PrepareError::Postgres(error)) => Error::of_postgres(&error, place),
-        target::Error::Refused(error) => Error::Final(place.refuse(error.to_string(), place.mend())),
+        // As when it does not answer: the agent has no use for the target, and tells so, until somebody changes that.
+        target::Error::Refused(error) => Error::Unreachable(error.to_string()),
+        target::Error::Pooled => needs_direct(&place.step, place),
     }
+}
+
+/// A step outside a transaction that would have to go through a pooler.
+pub(super) fn needs_direct(step: &str, place: &Place) -> Error {
+    Error::Final(place.refuse(
+        format!(
+            "the step {step} runs outside a transaction and needs a direct connection to the target, and a pooler stands \
+             between the agent and the target"
+        ),
+        format!(
+            "Start the agent with --direct TARGET=URL, the URL of the same database past the pooler; then `dunlin run {}`.",
+            place.migration
+        ),
+    ))
+}
+
+/// The target has less than this run has seen there.
+pub(super) fn put_back(unfinished: &[String], place: &Place) -> Error {
+    Error::Final(place.refuse(
+        format!(
+            "the target does not say that these steps are finished: {}; it may have been put back to an earlier state",
+            unfinished.join(", ")
+        ),
+        format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
+    ))
 }
 
 /// The parts of a step that are ids.

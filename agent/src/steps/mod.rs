@@ -49,6 +49,8 @@ pub(crate) enum Error {
     Unreachable(String),
     /// Rolled back; the same can succeed a little later.
     Passing(Box<RunError>),
+    /// Rolled back; the same can succeed once the target has what it lacks.
+    Short(String),
     /// Rolled back; the same would fail again.
     Final(Box<RunError>),
     /// The target knows a newer lease, or has the migration applied.
@@ -109,6 +111,7 @@ impl Error {
         match crate::failure::classify(error) {
             crate::failure::Class::Lost => Self::Unreachable(crate::failure::chain(error)),
             crate::failure::Class::Passing => Self::Passing(place.blame(error)),
+            crate::failure::Class::Short => Self::Short(crate::failure::short(error)),
             crate::failure::Class::Final => Self::Final(place.blame(error)),
         }
     }

@@ -18,7 +18,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
-use super::context::names;
+use super::context::{names, needs_direct};
 use super::repair::Repair;
 use super::{Context, Ended, Error, check, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
@@ -42,6 +42,9 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     let of_postgres = |error| Error::of_postgres(&error, &place);
 
     let mut connection = context.lend(&place).await?;
+    if !context.target.can_be_direct() {
+        return Err(needs_direct(&step.name, &place));
+    }
     let claim = context.claim(&address, Kind::Statement, &step.checksum, again);
     let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
         Taken::Mine(checkpoint) => checkpoint,
@@ -74,7 +77,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     failpoint::at(&connection, OUTSIDE.taken).await.map_err(of_postgres)?;
     drop(connection);
 
-    let session = context.session(&place).await?;
+    let session = context.direct(&place).await?;
     // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
     let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
     let name = limits::application_name(&context.mark());
@@ -128,8 +131,20 @@ impl Attempt<'_> {
 
     async fn execute(&self) -> Result<Ended, Error> {
         // While the lock was held elsewhere the task can have gone on without this lease.
-        let seen = ledger::look(&self.session, &self.address).await;
-        let seen = seen.map_err(|error| Error::of_ledger(error, self.place))?;
+        let seen = match ledger::look(&self.session, &self.address).await {
+            // A database without a ledger.
+            Err(ledger::Error::Postgres(error)) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => None,
+            seen => seen.map_err(|error| Error::of_ledger(error, self.place))?,
+        };
+        if seen.is_none() && self.elsewhere().await? {
+            return Err(Error::Final(self.place.refuse(
+                "the direct connection leads to another database than the agent's target",
+                format!(
+                    "Give --direct the URL of the same database as --target, past the pooler; then `dunlin run {}`.",
+                    self.place.migration
+                ),
+            )));
+        }
         if seen.is_none_or(|seen| seen.epoch != self.context.epoch.0 || seen.batches != self.checkpoint.batches) {
             return Err(Error::Moved);
         }
@@ -151,6 +166,13 @@ impl Attempt<'_> {
         repair.assert_whole(&self.step.sql).await?;
         failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
+    }
+
+    /// True when the target has the checkpoint that this session does not see.
+    async fn elsewhere(&self) -> Result<bool, Error> {
+        let connection = self.context.lend(self.place).await?;
+        let seen = ledger::look(&connection, &self.address).await;
+        Ok(seen.map_err(|error| Error::of_ledger(error, self.place))?.is_some())
     }
 
     async fn carry_out(&self) -> Result<i64, Error> {

@@ -42,13 +42,7 @@ async fn execute(
         task.migration.iter().flat_map(|migration| &migration.steps).map(|step| step.name.clone()).collect();
     let unfinished = ledger::unfinished_steps(connection, &context.migration, &steps).await.map_err(of_ledger)?;
     if !unfinished.is_empty() {
-        return Err(Error::Final(place.refuse(
-            format!(
-                "the target does not say that these steps are finished: {}; it may have been put back to an earlier state",
-                unfinished.join(", ")
-            ),
-            format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
-        )));
+        return Err(super::context::put_back(&unfinished, place));
     }
     let sums = ledger::sums(connection, &context.migration).await.map_err(of_ledger)?;
     let applied = write(context, connection, task, address, &sums, place).await?;

@@ -50,11 +50,8 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
     let ended = work.execute(&mut connection).await;
-    match &ended {
-        // Beside the report, which need not wait for it.
-        Ok(Ended::Done { .. }) => drop(tokio::spawn(async move { connection.discard().await })),
-        Ok(_) => {}
-        Err(_) => connection.rollback().await,
+    if ended.is_err() {
+        connection.rollback().await;
     }
     ended
 }
@@ -127,7 +124,7 @@ impl Work<'_> {
             connection.rollback().await;
             return Ok(Ended::Told);
         }
-        connection.commit().await.map_err(of_postgres)?;
+        connection.commit_and_discard().await.map_err(of_postgres)?;
         failpoint::at(connection, points.committed).await.map_err(of_postgres)?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
     }

@@ -1,22 +1,34 @@
-//! One connection to a target, lent from its pool.
+//! One connection to a target, lent from its pool or of one's own.
 //!
 //! What must stay true: a connection that is given back to the pool has no transaction open. A future of the agent can be
 //! dropped at any point, so the connection counts as used up from `BEGIN` until the end of the transaction is answered; used
 //! up means closed, and PostgreSQL rolls back what was open.
 
 use std::ops::{Deref, DerefMut};
+use std::pin::pin;
 use std::sync::Arc;
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use dunlin_shared::postgres::Connector;
+use futures::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// A connection, and whether it may go back to the pool.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    object: Option<Object>,
+    held: Held,
     open: bool,
     connector: Arc<Connector>,
+}
+
+#[derive(Debug)]
+enum Held {
+    /// Lent.
+    Pooled(Object),
+    /// Closed afterwards.
+    Own(Client),
+    /// Only while being dropped.
+    Gone,
 }
 
 impl Connection {
@@ -25,7 +37,12 @@ impl Connection {
     /// # Errors
     /// The target cannot be reached.
     pub(crate) async fn lend(pool: &Pool, connector: &Arc<Connector>) -> Result<Self, PoolError> {
-        Ok(Self { object: Some(pool.get().await?), open: false, connector: Arc::clone(connector) })
+        Ok(Self { held: Held::Pooled(pool.get().await?), open: false, connector: Arc::clone(connector) })
+    }
+
+    /// A connection of one's own.
+    pub(crate) fn own(client: Client, connector: &Arc<Connector>) -> Self {
+        Self { held: Held::Own(client), open: false, connector: Arc::clone(connector) }
     }
 
     /// Marks the connection as used up before a transaction is begun.
@@ -64,15 +81,27 @@ impl Connection {
         }
     }
 
-    /// Removes what SQL of a definition may have left in the session: settings, roles, temporary tables. Prepared statements
-    /// stay: those that there are belong to the client library.
-    pub(crate) async fn discard(&mut self) {
-        const DISCARD: &str = "CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
+    /// Commits, and removes what SQL of a definition may have left in the session: settings, roles, temporary tables. Prepared
+    /// statements stay: those that there are belong to the client library.
+    ///
+    /// Both go in one message, so that a pooler in transaction mode has both done by the same process of the server.
+    ///
+    /// # Errors
+    /// Those of the commit, as for [`commit`](Self::commit). When only the rest fails, the connection is used up.
+    pub(crate) async fn commit_and_discard(&mut self) -> Result<(), tokio_postgres::Error> {
+        const END: &str = "COMMIT;CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
             SELECT pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
-        self.open = true;
-        if self.batch_execute(DISCARD).await.is_ok() {
-            self.open = false;
+        let mut committed = false;
+        let mut answers = pin!(self.simple_query_raw(END).await?);
+        while let Some(answer) = answers.next().await {
+            match answer {
+                Ok(_) => committed = true,
+                Err(_) if committed => return Ok(()),
+                Err(error) => return Err(error),
+            }
         }
+        self.open = false;
+        Ok(())
     }
 }
 
@@ -80,39 +109,44 @@ impl Deref for Connection {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        match &self.object {
-            Some(object) => object,
-            None => unreachable!("the connection is there until it is dropped"),
+        match &self.held {
+            Held::Pooled(object) => object,
+            Held::Own(client) => client,
+            Held::Gone => unreachable!("the connection is there until it is dropped"),
         }
     }
 }
 
 impl DerefMut for Connection {
     fn deref_mut(&mut self) -> &mut Client {
-        match &mut self.object {
-            Some(object) => object,
-            None => unreachable!("the connection is there until it is dropped"),
+        match &mut self.held {
+            Held::Pooled(object) => object,
+            Held::Own(client) => client,
+            Held::Gone => unreachable!("the connection is there until it is dropped"),
         }
     }
 }
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(object) = self.object.take()
-            && self.open
-        {
-            let client = Object::take(object);
-            if client.is_closed() {
-                return;
-            }
-            // Not needed for being right, since nobody sends the COMMIT: it frees the locks of a long statement earlier.
-            let (token, connector) = (client.cancel_token(), Arc::clone(&self.connector));
-            drop(client);
-            if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-                runtime.spawn(async move {
-                    let _gone = connector.cancel(&token).await;
-                });
-            }
+        if !self.open || self.is_closed() {
+            return;
+        }
+        // Used up: it does not go back to the pool.
+        let token = self.cancel_token();
+        let (lent, own) = match std::mem::replace(&mut self.held, Held::Gone) {
+            Held::Pooled(object) => (Some(Object::take(object)), None),
+            Held::Own(client) => (None, Some(client)),
+            Held::Gone => return,
+        };
+        // Not needed for being right, since nobody sends the COMMIT: it frees the locks of a long statement earlier. The
+        // connection is closed afterwards, because a pooler knows what to cancel only as long as it is open.
+        let connector = Arc::clone(&self.connector);
+        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
+            runtime.spawn(async move {
+                let _gone = connector.cancel(&token).await;
+                drop((lent, own));
+            });
         }
     }
 }

@@ -4,25 +4,26 @@
 //! and reasons, not passwords.
 
 mod connection;
+mod eye;
+#[cfg(test)]
+mod tests;
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool_postgres::{Pool, PoolError};
-use dunlin_proto::v1::TargetReport;
 use dunlin_shared::ids::TargetName;
-use dunlin_shared::postgres::{self, Connector};
+use dunlin_shared::postgres::{self, Connector, told_pid};
 use tokio::sync::Notify;
 use tokio_postgres::Client;
 
 pub(crate) use connection::Connection;
+pub(crate) use eye::PROBE_LIMIT;
 
+use self::eye::Eye;
 use crate::failure;
 use crate::ledger::{self, Facts};
-
-/// How long a look at a target may take.
-pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Why a target could not be worked with just now.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,9 @@ pub(crate) enum Error {
     /// It answers, and refuses.
     #[error(transparent)]
     Refused(#[from] ledger::PrepareError),
+    /// It is reached through a pooler, and the work needs a session of its own.
+    #[error("a pooler stands between this agent and the target: the connection is not to one process of the server")]
+    Pooled,
 }
 
 /// A target.
@@ -40,22 +44,39 @@ pub(crate) enum Error {
 pub(crate) struct Target {
     name: TargetName,
     connector: Arc<Connector>,
+    /// The way past a pooler.
+    direct: Option<Arc<Connector>>,
     pool: Pool,
     facts: Mutex<Option<Facts>>,
-    /// Why it did not answer when it was looked at last.
-    away: Mutex<Option<String>>,
-    suspected: Notify,
+    suspected: Arc<Notify>,
+    eye: tokio::sync::Mutex<Eye>,
 }
 
 impl Target {
-    /// A target under a connection string, with at most `size` connections. Nothing is connected yet.
+    /// A target under a connection string, with at most `size` connections for work. Nothing is connected yet.
     ///
     /// # Errors
     /// The string is not one.
     pub(crate) fn new(name: TargetName, url: &str, size: usize) -> Result<Self, postgres::Error> {
         let connector = Arc::new(Connector::new(url, "dunlin-agent")?);
         let pool = connector.pool(size)?;
-        Ok(Self { name, connector, pool, facts: Mutex::default(), away: Mutex::default(), suspected: Notify::new() })
+        Ok(Self {
+            name,
+            connector,
+            direct: None,
+            pool,
+            facts: Mutex::new(None),
+            suspected: Arc::default(),
+            eye: tokio::sync::Mutex::default(),
+        })
+    }
+
+    /// The same target with a second connection string, for sessions that must not go through a pooler.
+    ///
+    /// # Errors
+    /// The string is not one.
+    pub(crate) fn with_direct(self, url: &str) -> Result<Self, postgres::Error> {
+        Ok(Self { direct: Some(Arc::new(Connector::new(url, "dunlin-agent")?)), ..self })
     }
 
     /// The name.
@@ -70,24 +91,68 @@ impl Target {
     pub(crate) async fn lend(&self) -> Result<Connection, Error> {
         let mut connection =
             Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
-        if self.facts().is_none() {
-            self.prepare(&mut connection).await?;
-        }
+        self.prepared(&mut connection).await?;
         Ok(connection)
     }
 
-    /// A connection outside the pool, for work that needs a session of its own.
+    /// A connection that nobody has used before.
+    ///
+    /// # Errors
+    /// The target does not answer, or refuses.
+    pub(crate) async fn fresh(&self) -> Result<Connection, Error> {
+        let mut connection = Connection::own(self.session().await?, &self.connector);
+        self.prepared(&mut connection).await?;
+        Ok(connection)
+    }
+
+    async fn prepared(&self, connection: &mut Connection) -> Result<(), Error> {
+        if self.facts().is_none() {
+            // Given up in the middle, the connection is not fit for others.
+            connection.opening();
+            let facts = ledger::prepare(connection).await?;
+            connection.closed();
+            self.keep(facts);
+        }
+        Ok(())
+    }
+
+    /// A connection outside the pool, to look at the server with.
     ///
     /// # Errors
     /// The target does not answer.
     pub(crate) async fn session(&self) -> Result<Client, Error> {
-        let connected = self.connector.connect().await;
-        connected.map(|(client, _)| client).map_err(|error| Error::Unreachable(error.to_string()))
+        connect(&self.connector).await
+    }
+
+    /// Whether [`direct`](Self::direct) has any chance, as far as is known without asking.
+    pub(crate) fn can_be_direct(&self) -> bool {
+        self.direct.is_some() || self.facts().is_none_or(|facts| !facts.pooled)
+    }
+
+    /// A session of one's own, to one process of the server, for as long as the client lives.
+    ///
+    /// # Errors
+    /// The target does not answer, or there is a pooler on the way.
+    pub(crate) async fn direct(&self) -> Result<Client, Error> {
+        let client = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
+        let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
+        let row = client.query_typed_one("SELECT pg_backend_pid()", &[]).await.map_err(lost)?;
+        let pid: i32 = row.try_get(0).map_err(lost)?;
+        if told_pid(&client.cancel_token()).await == Some(pid) { Ok(client) } else { Err(Error::Pooled) }
     }
 
     /// What is known about the server, once it was reached.
     pub(crate) fn facts(&self) -> Option<Facts> {
         self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn keep(&self, facts: Facts) {
+        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
+    }
+
+    /// True when connections go through a pooler.
+    pub(crate) fn pooled(&self) -> bool {
+        self.facts().is_some_and(|facts| facts.pooled)
     }
 
     /// The ledger was not where it should be: look for it, and make it where it is missing, before the next work.
@@ -99,79 +164,23 @@ impl Target {
     pub(crate) fn suspect(&self) {
         self.suspected.notify_one();
     }
+}
 
-    async fn prepare(&self, connection: &mut Connection) -> Result<Facts, Error> {
-        // Used up where this is given up half-way: its transaction would hold what the others wait for.
-        connection.opening();
-        let facts = ledger::prepare(connection).await?;
-        connection.closed();
-        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts.clone());
-        Ok(facts)
-    }
+async fn connect(connector: &Connector) -> Result<Client, Error> {
+    connector.connect().await.map(|(client, _)| client).map_err(away)
+}
 
-    /// Looks at the target now.
-    async fn report(&self, limit: Duration) -> TargetReport {
-        let look = async {
-            let mut connection =
-                Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
-            let facts = self.prepare(&mut connection).await?;
-            let applied =
-                ledger::registry(&connection).await.map_err(|error| Error::Unreachable(failure::chain(&error)))?;
-            Ok::<_, Error>((facts, applied))
-        };
-        let seen = tokio::time::timeout(limit, look).await;
-        let seen = seen.unwrap_or_else(|_| Err(Error::Unreachable(format!("no answer within {} s", limit.as_secs()))));
-        let seen = seen.map_err(|error| error.to_string());
-        *self.away.lock().unwrap_or_else(PoisonError::into_inner) = seen.as_ref().err().cloned();
-        let name = self.name.to_string();
-        match seen {
-            Ok((facts, mut applied)) => {
-                for row in &mut applied {
-                    row.target.clone_from(&name);
-                }
-                TargetReport {
-                    name,
-                    reachable: true,
-                    server_version: facts.version,
-                    applied,
-                    ..TargetReport::default()
-                }
-            }
-            Err(error) => TargetReport { name, error, ..TargetReport::default() },
-        }
-    }
+/// Why there is no connection, without the place: it is the agent's alone.
+fn away(error: postgres::Error) -> Error {
+    Error::Unreachable(match error {
+        postgres::Error::Connect { source, .. } => postgres::describe(&source),
+        postgres::Error::Timeout { limit, .. } => silent(limit),
+        error => error.to_string(),
+    })
+}
 
-    /// What can be said of the target without waiting for longer than `limit`. Of one that was away at the last look that it
-    /// is away, since [`watch`](Self::watch) is looking for it; `None` when the look takes longer.
-    pub(crate) async fn report_soon(&self, limit: Duration) -> Option<TargetReport> {
-        let away = self.away.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        match away {
-            Some(error) => Some(TargetReport { name: self.name.to_string(), error, ..TargetReport::default() }),
-            None => tokio::time::timeout(limit, self.report(PROBE_LIMIT)).await.ok(),
-        }
-    }
-
-    /// Looks at the target whenever it is suspected, and while it does not answer again and again with growing pauses; tells
-    /// each finding that says something new.
-    pub(crate) async fn watch(&self, tell: impl Fn(TargetReport)) {
-        loop {
-            self.suspected.notified().await;
-            let mut pauses = pauses(LONGEST_PAUSE);
-            let mut told = None;
-            loop {
-                let report = self.report(PROBE_LIMIT).await;
-                let reachable = report.reachable;
-                if told.as_ref() != Some(&report.error) {
-                    told = Some(report.error.clone());
-                    tell(report);
-                }
-                if reachable {
-                    break;
-                }
-                tokio::time::sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
-            }
-        }
-    }
+fn silent(limit: Duration) -> String {
+    format!("no answer within {} s", limit.as_secs())
 }
 
 /// The longest pause between two looks at a target that is away.
@@ -193,55 +202,7 @@ pub(crate) fn pauses(longest: Duration) -> impl Iterator<Item = Duration> + Send
 fn unreachable(error: &PoolError) -> Error {
     Error::Unreachable(match error {
         PoolError::Backend(error) => postgres::describe(error),
+        PoolError::Timeout(_) => "no answer to the attempt to connect".to_owned(),
         error => failure::chain(error),
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use dunlin_shared::postgres::throwaway;
-    use tokio_postgres::NoTls;
-
-    use super::*;
-
-    async fn connect(url: &str) -> Client {
-        let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-        tokio::spawn(connection);
-        client
-    }
-
-    #[tokio::test]
-    async fn a_look_that_is_given_up_while_the_ledger_is_made_holds_up_nobody() {
-        let url = throwaway::shared().await.database("target").await.unwrap();
-        let slow = connect(&url).await;
-        slow.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({})", ledger::PREPARE_LOCK)).await.unwrap();
-        let hasty = Target::new(TargetName::default(), &url, 2).unwrap();
-        let report = hasty.report(Duration::from_millis(500)).await;
-        assert!(!report.reachable, "it waits for whoever makes the ledger");
-        // Its session waits no more, long before a time limit of PostgreSQL would end it.
-        let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
-                       WHERE d.datname = current_database() AND l.locktype = 'advisory' AND NOT l.granted";
-        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-        while slow.query_one(waiting, &[]).await.unwrap().get::<_, i64>(0) > 0 {
-            assert!(tokio::time::Instant::now() < deadline, "a session that nobody holds still waits");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        slow.batch_execute("ROLLBACK").await.unwrap();
-        let report = hasty.report(Duration::from_secs(60)).await;
-        assert!(report.reachable, "{}", report.error);
-    }
-
-    #[test]
-    fn pauses_grow_to_their_limit_and_are_never_all_the_same() {
-        let longest = Duration::from_secs(5);
-        let many: Vec<Vec<Duration>> = (0..200).map(|_| pauses(longest).take(12).collect()).collect();
-        for place in 0..12 {
-            let mut at: Vec<Duration> = many.iter().map(|one| one[place]).collect();
-            at.sort();
-            assert!(at[0] >= Duration::from_millis(100) && at[199] <= longest, "{at:?}");
-            assert!(at[199] > at[0].mul_f32(1.5), "the pauses of place {place} lie too close together: {at:?}");
-        }
-        assert!(many.iter().all(|one| one[0] <= Duration::from_millis(200)), "the first comes soon");
-        assert!(many.iter().all(|one| one[11] >= longest / 2), "the last are long");
-    }
 }

@@ -128,6 +128,7 @@ impl AgentStream {
             migration_id: MIGRATION.to_owned(),
             applications: 0,
             task: Some(task),
+            steps_before: Vec::new(),
         }));
         lease
     }

@@ -14,6 +14,7 @@ use dunlin_proto::v1::{
 };
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::postgres::throwaway;
+use dunlin_tests::pooler::Pooler;
 use tokio::sync::mpsc;
 use tokio_postgres::{Client, NoTls, Row};
 
@@ -42,6 +43,7 @@ pub(crate) struct Lab {
     pub(crate) limits: Limits,
     pub(crate) run: RunId,
     pub(crate) applications: i32,
+    pub(crate) steps_before: Vec<String>,
 }
 
 /// A step's ranges as a controller keeps them.
@@ -67,6 +69,13 @@ impl Lab {
         (Self::at(&url, &proxy.url(&url)).await, proxy)
     }
 
+    /// A laboratory whose agent reaches the database through PgBouncer in transaction mode, with so many processes of the server.
+    pub(crate) async fn behind_a_pooler(size: u32) -> (Self, Pooler) {
+        let pooler = Pooler::start(size).await;
+        let url = throwaway::shared().await.database("pooled").await.unwrap();
+        (Self::at(&url, &pooler.url(&url)).await, pooler)
+    }
+
     async fn at(url: &str, agents_url: &str) -> Self {
         let target = Target::new(TargetName::default(), agents_url, 8).unwrap();
         drop(target.lend().await.unwrap());
@@ -87,6 +96,7 @@ impl Lab {
             limits: Limits::default(),
             run: RunId(1),
             applications: 0,
+            steps_before: Vec::new(),
         }
     }
 
@@ -117,6 +127,7 @@ impl Lab {
             run: self.run,
             migration: MigrationId::parse(MIGRATION).unwrap(),
             applications: self.applications,
+            steps_before: self.steps_before.clone(),
             limits: self.limits,
             transforms: self.transforms.clone(),
             tuning: self.tuning.clone(),

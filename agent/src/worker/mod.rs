@@ -1,8 +1,9 @@
 //! One slot, one lease: runs the step, decides what its errors mean, and ends the lease with one report.
 //!
 //! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on. An error that passes by
-//! itself is tried a few times here, with pauses, before the controller is told. Anything else is final. Through all of that
-//! the worker never concludes what happened to a transaction: running the step again looks.
+//! itself is tried a few times here, with pauses, before the controller is told. Where the target lacks something, such as room
+//! on its disk, the lease is given back at once. Anything else is final. Through all of that the worker never concludes what
+//! happened to a transaction: running the step again looks.
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -64,10 +65,14 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
     let mut unreachable_since: Option<Instant> = None;
     let mut progress = context.lease.durable();
     loop {
+        let mut away_since = None;
         let outcome = tokio::select! {
             outcome = steps::run(context, task, again) => outcome,
             () = out_of_time(context, task) => Ok(Ended::Told),
-            silence = watchdog::silence(context) => Err(Error::Unreachable(silence)),
+            silence = watchdog::silence(context) => {
+                away_since = silence.away_since;
+                Err(Error::Unreachable(silence.message))
+            }
         };
         again = true;
         if context.lease.durable() != progress {
@@ -75,10 +80,12 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             progress = context.lease.durable();
             (tries, unreachable_since, pauses) = (0, None, target::pauses(target::LONGEST_PAUSE));
         }
+        unreachable_since = unreachable_since.or(away_since);
         match outcome {
             Ok(Ended::Told) => return told(context),
             Ok(ended) => return Verdict::Ended(ended),
             Err(Error::Final(error)) => return Verdict::Failed(error, false),
+            Err(Error::Short(message)) => return Verdict::Released(ReleaseReason::TargetShort, message),
             Err(Error::Busy(message)) => return Verdict::Released(ReleaseReason::Busy, message),
             Err(Error::Stale(stale)) => {
                 if stale.applications != context.applications {

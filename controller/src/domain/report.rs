@@ -99,6 +99,8 @@ pub enum ReleaseReason {
     TargetUnreachable,
     /// Another session still works on the same step outside a transaction.
     Busy,
+    /// The target lacks something that comes back without the task: room on its disk, memory.
+    TargetShort,
 }
 
 /// A row of the registry of a target.

@@ -114,7 +114,7 @@ pub(super) fn release(
             task.postponed = 0;
             Severity::Info
         }
-        ReleaseReason::TargetUnreachable | ReleaseReason::Busy => {
+        ReleaseReason::TargetUnreachable | ReleaseReason::Busy | ReleaseReason::TargetShort => {
             task.rest = Some(backoff(u32::try_from(task.postponed).unwrap_or(0), jitter));
             task.postponed = task.postponed.saturating_add(1);
             Severity::Warning

@@ -175,6 +175,7 @@ pub(crate) fn released_in(released: &v1::TaskReleased) -> Report {
             v1::ReleaseReason::Yielded => ReleaseReason::Yielded,
             v1::ReleaseReason::TargetUnreachable => ReleaseReason::TargetUnreachable,
             v1::ReleaseReason::Busy => ReleaseReason::Busy,
+            v1::ReleaseReason::TargetShort => ReleaseReason::TargetShort,
             v1::ReleaseReason::Revoked => ReleaseReason::Revoked,
             v1::ReleaseReason::Stopping => ReleaseReason::Stopping,
             // A reason that this version does not know: with a rest, as it may come again at once.
@@ -199,6 +200,12 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
     let definition = &granted.definition;
     let index = usize::try_from(granted.step).ok().and_then(|ordinal| ordinal.checked_sub(1));
     let step = index.and_then(|index| definition.steps.get(index));
+    let steps_before = match granted.kind {
+        Kind::Statement | Kind::Plan => {
+            definition.steps.iter().take(index.unwrap_or(0)).map(|step| step.name.to_string()).collect()
+        }
+        Kind::Range | Kind::Seal => Vec::new(),
+    };
     let before = |first: bool| match first {
         true => definition.before.iter().map(Into::into).collect(),
         false => Vec::new(),
@@ -233,6 +240,7 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
         migration_id: granted.migration.to_string(),
         applications: granted.applications,
         task: Some(task),
+        steps_before,
     }
 }
 

@@ -121,12 +121,21 @@ impl Worker<'_> {
             range,
             stripe,
         };
+        let pooled = self.context.target.pooled();
+        if pooled {
+            // What the client library prepares to look types up with, it keeps; behind a pooler in transaction mode the next
+            // transaction is in another process of the server, which does not have it. So each batch has a client of its own.
+            *connection = self.context.fresh(place).await?;
+        }
         let mark = self.context.mark();
         let settings = limits::settings(self.context.limits, job.durability(), limits::IDLE_LIMIT_OF_CODE, &mark);
         connection.opening();
         let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = begin.start().await.map_err(of_postgres)?;
         transaction.batch_execute(&settings).await.map_err(of_postgres)?;
+        if pooled {
+            transaction.batch_execute(limits::FREE_NAMES).await.map_err(of_postgres)?;
+        }
         let outcome = AssertUnwindSafe(code.apply(&batch, &transaction)).catch_unwind().await;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,

@@ -5,5 +5,6 @@ mod exactly_once;
 mod keys;
 mod no_transaction;
 mod plan;
+mod pooler;
 mod statement;
 mod transforms;

@@ -5,7 +5,38 @@ use dunlin_shared::ids::RunId;
 
 use crate::limits::Limits;
 use crate::steps::{Ended, Error};
-use crate::testing::{Lab, atomic_task, checks, connect, refusal, seal, sql_step, statement_task, until};
+use crate::testing::{
+    Lab, atomic_task, batch_step, checks, connect, plan_task, refusal, seal, sql_step, statement_task, until,
+};
+
+#[tokio::test]
+async fn a_step_does_not_begin_on_a_target_that_lacks_the_steps_before_it() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int)").await;
+    lab.steps_before = vec!["first".to_owned()];
+    let second = batch_step("t", "UPDATE t SET n = 1 WHERE :batch", 10, 10, 1);
+    for task in [statement_task(sql_step("CREATE TABLE too_early (n int)")), plan_task(&second, 0)] {
+        let refused = refusal(lab.work(1, task).await);
+        assert!(refused.message.contains("finished: first") && refused.message.contains("put back"), "{refused:?}");
+    }
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints").await, 0);
+    lab.sql(
+        "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id, state)
+         VALUES ('sample', 'first', 0, 'statement', 1, '', 1, 'done')",
+    )
+    .await;
+    let ended = lab.work(1, statement_task(sql_step("CREATE TABLE in_time (n int)"))).await.unwrap();
+    assert!(matches!(ended, Ended::Done { .. }), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_target_put_back_before_the_first_visit_gets_the_ledger_again_with_the_next_task() {
+    let mut lab = Lab::new().await;
+    lab.sql("DROP SCHEMA dunlin CASCADE").await;
+    let report = lab.perform(1, statement_task(sql_step("CREATE TABLE t (n int)"))).await;
+    assert!(matches!(report, dunlin_proto::v1::work_request::Message::Done(_)), "{report:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints WHERE state = 'done'").await, 1);
+}
 
 #[tokio::test]
 async fn an_atomic_migration_leaves_its_effect_and_its_registry_row() {

@@ -1,0 +1,183 @@
+//! Looking at a target: whether it answers, and whether it has what it had.
+//!
+//! A target can be put back to an earlier state, stopped, or made read-only while nobody works on it. So the agent looks
+//! every few seconds, over a connection of its own, and at once when that connection is lost or something else is suspicious.
+//! A look is cheap: a fingerprint of the registry, which is read and told only when the fingerprint has changed.
+//!
+//! What must stay true: only the first look makes the ledger. A database whose ledger is gone is being restored, perhaps at
+//! this moment, and whoever makes tables in it now spoils that. The ledger is made again when there is work for it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use dunlin_proto::v1::TargetReport;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
+
+use super::{Connection, Error, LONGEST_PAUSE, Target, away, pauses, silent};
+use crate::failure;
+use crate::ledger::{self, Fingerprint};
+
+/// How long a look at a target may take.
+pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
+
+/// The longest time between two looks, when nothing is suspicious.
+const REST: Duration = Duration::from_secs(10);
+
+/// The connection that looks, and what it has told.
+#[derive(Debug, Default)]
+pub(super) struct Eye {
+    connection: Option<Connection>,
+    /// True once the target was found with the ledger, or got it.
+    visited: bool,
+    told: Option<Sight>,
+}
+
+/// What a look shows, in few bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Sight {
+    /// The target answers, and this is its registry; `None` where it has no ledger.
+    Reached(Option<Fingerprint>),
+    /// It does not, for this reason.
+    Away(String),
+}
+
+impl Target {
+    /// Looks at the target now and tells all about it.
+    pub(crate) async fn report(&self, limit: Duration) -> TargetReport {
+        let (report, _) = self.look(limit, true).await;
+        report.unwrap_or_default()
+    }
+
+    /// What can be said of the target without waiting for longer than `limit`: of one that was away at the last look, that it
+    /// is away, since [`watch`](Self::watch) is looking for it. `None` when the look takes longer.
+    pub(crate) async fn report_soon(self: &Arc<Self>, limit: Duration) -> Option<TargetReport> {
+        if let Ok(eye) = self.eye.try_lock()
+            && let Some(Sight::Away(error)) = &eye.told
+        {
+            return Some(TargetReport { name: self.name.to_string(), error: error.clone(), ..TargetReport::default() });
+        }
+        let target = Arc::clone(self);
+        // By itself, so that it is not given up in the middle.
+        let look = tokio::spawn(async move { target.report(PROBE_LIMIT).await });
+        timeout(limit, look).await.ok()?.ok()
+    }
+
+    /// Looks at the target for as long as it is polled, and tells each finding that says something new.
+    pub(crate) async fn watch(&self, tell: impl Fn(TargetReport)) {
+        loop {
+            let suspected = tokio::select! {
+                () = self.suspected.notified() => true,
+                () = sleep(REST.mul_f64(0.5 + rand::random::<f64>() / 2.0)) => false,
+            };
+            let mut pauses = pauses(LONGEST_PAUSE);
+            let mut whole = suspected;
+            loop {
+                let (told, reached) = self.look(PROBE_LIMIT, whole).await;
+                whole = false;
+                if let Some(report) = told {
+                    tell(report);
+                }
+                if reached {
+                    break;
+                }
+                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+            }
+        }
+    }
+
+    /// Looks. `None` when nothing is new and `whole` does not ask for everything. True when the target was reached.
+    pub(super) async fn look(&self, limit: Duration, whole: bool) -> (Option<TargetReport>, bool) {
+        let looking = async {
+            let mut eye = self.eye.lock().await;
+            let seen = eye.look(self, whole).await;
+            if seen.is_err() {
+                eye.connection = None;
+            }
+            let now = match &seen {
+                Ok((sight, _)) => sight.clone(),
+                Err(error) => Sight::Away(error.to_string()),
+            };
+            let new = eye.told.as_ref() != Some(&now);
+            eye.told = Some(now);
+            (seen.map(|(_, report)| report), new)
+        };
+        let (seen, new) = match timeout(limit, looking).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                let silent = silent(limit);
+                let new = match self.eye.try_lock() {
+                    Ok(mut eye) => {
+                        // Whatever the connection waits for, it is of no use any more.
+                        eye.connection = None;
+                        let now = Some(Sight::Away(silent.clone()));
+                        std::mem::replace(&mut eye.told, now.clone()) != now
+                    }
+                    // Another look is under way, and will tell.
+                    Err(_) => whole,
+                };
+                (Err(Error::Unreachable(silent)), new)
+            }
+        };
+        let reached = seen.is_ok();
+        let report = match seen {
+            Ok(report) => report,
+            Err(error) => Some(TargetReport { error: error.to_string(), ..TargetReport::default() }),
+        };
+        let name = self.name.to_string();
+        let report = report.filter(|_| new || whole).map(|report| TargetReport { name, ..report });
+        (report, reached)
+    }
+}
+
+impl Eye {
+    /// Looks, and reads the whole registry where that is asked for, or the fingerprint is not the one that was told.
+    async fn look(&mut self, target: &Target, whole: bool) -> Result<(Sight, Option<TargetReport>), Error> {
+        let client = match &mut self.connection {
+            Some(connection) if !connection.is_closed() => connection,
+            connection => connection.insert(connect(target, &target.suspected).await?),
+        };
+        let survey = ledger::survey(client).await?;
+        let lost = |error: ledger::Error| Error::Unreachable(failure::chain(&error));
+        let ledger = if survey.ledger {
+            true
+        } else if self.visited {
+            // It was there. Whoever works next makes it again.
+            target.forget();
+            false
+        } else {
+            // Used up where this is given up half-way: its transaction would hold what others wait for.
+            client.opening();
+            ledger::prepare(client).await?;
+            client.closed();
+            true
+        };
+        if ledger {
+            target.keep(survey.facts.clone());
+            self.visited = true;
+        }
+        let fingerprint = if ledger { Some(ledger::fingerprint(client).await.map_err(lost)?) } else { None };
+        let sight = Sight::Reached(fingerprint);
+        if !whole && self.told.as_ref() == Some(&sight) {
+            return Ok((sight, None));
+        }
+        let mut applied = if ledger { ledger::registry(client).await.map_err(lost)? } else { Vec::new() };
+        for row in &mut applied {
+            row.target = target.name.to_string();
+        }
+        let report =
+            TargetReport { reachable: true, server_version: survey.facts.version, applied, ..TargetReport::default() };
+        Ok((sight, Some(report)))
+    }
+}
+
+/// Connects, and has the target looked at again as soon as the connection is lost.
+async fn connect(target: &Target, lost: &Arc<Notify>) -> Result<Connection, Error> {
+    let (client, ended) = target.connector.connect().await.map_err(away)?;
+    let lost = Arc::clone(lost);
+    tokio::spawn(async move {
+        let _ended = ended.await;
+        lost.notify_one();
+    });
+    Ok(Connection::own(client, &target.connector))
+}
