@@ -72,11 +72,18 @@ impl Target {
             };
             let mut pauses = pauses(LONGEST_PAUSE);
             let mut whole = suspected;
+            // A server that is busy may be late once, when nothing else speaks against it.
+            let mut doubtful = suspected;
             loop {
                 let (told, reached) = self.look(PROBE_LIMIT, whole).await;
                 whole = false;
-                if let Some(report) = told {
-                    tell(report);
+                if reached || doubtful {
+                    if let Some(report) = told {
+                        tell(report);
+                    }
+                } else {
+                    doubtful = true;
+                    self.eye.lock().await.told = None;
                 }
                 if reached {
                     break;
