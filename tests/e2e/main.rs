@@ -6,6 +6,10 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing, in its helpers too")]
 
 mod command;
+mod databases_away;
+mod databases_pooled;
+mod databases_refused;
+mod databases_restored;
 mod definitions;
 mod dev;
 mod examples;
