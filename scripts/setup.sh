@@ -2,7 +2,7 @@
 # Installs what is missing to build, demonstrate, test or check Dunlin, and says nothing when nothing is.
 #
 #   scripts/setup.sh build    a C compiler (the TLS library has parts in C) and PostgreSQL's server programs
-#   scripts/setup.sh test     the same, and the clients in other languages that the tests use (Node.js, Python)
+#   scripts/setup.sh test     the same, PgBouncer, and the clients in other languages that the tests use (Node.js, Python)
 #   scripts/setup.sh check    a C compiler, and the tools of `make check`
 #
 # System packages come from apt-get, dnf or brew, with sudo where it takes root. Everything else goes into target/tools.
@@ -39,6 +39,11 @@ has_postgres() {
     return 1
 }
 
+# The places are those that dunlin_tests::pooler looks at: Debian's is where only root's PATH leads.
+has_pgbouncer() {
+    has pgbouncer || [ -x /usr/sbin/pgbouncer ] || [ -x /usr/bin/pgbouncer ]
+}
+
 has_python() {
     python3 -c 'import sys, venv, ensurepip; sys.exit(sys.version_info < (3, 10))' >/dev/null 2>&1
 }
@@ -47,6 +52,9 @@ wants=()
 has cc || wants+=(cc)
 if [ "$purpose" != check ]; then
     has_postgres || wants+=(postgres)
+fi
+if [ "$purpose" = test ]; then
+    has_pgbouncer || wants+=(pgbouncer)
 fi
 if [ "$purpose" != build ]; then
     has_python || wants+=(python)
@@ -68,13 +76,16 @@ packages() {
     case $1/$2 in
         apt-get/cc) echo gcc libc6-dev ;;
         apt-get/postgres) echo postgresql ;;
+        apt-get/pgbouncer) echo pgbouncer ;;
         apt-get/python) echo python3 python3-venv ;;
         apt-get/node) echo nodejs npm ;;
         dnf/cc) echo gcc glibc-devel ;;
         dnf/postgres) echo postgresql-server postgresql ;;
+        dnf/pgbouncer) echo pgbouncer ;;
         dnf/python) echo python3 python3-pip ;;
         dnf/node) echo nodejs npm ;;
         brew/postgres) echo postgresql@17 ;;
+        brew/pgbouncer) echo pgbouncer ;;
         brew/python) echo python3 ;;
         brew/node) echo node ;;
     esac
@@ -84,6 +95,7 @@ describe() {
     case $1 in
         cc) echo "a C compiler (cc)" ;;
         postgres) echo "PostgreSQL's server programs, 14 or later (initdb, postgres)" ;;
+        pgbouncer) echo "PgBouncer (pgbouncer)" ;;
         python) echo "Python 3.10 or later with venv" ;;
         node) echo "Node.js with npm" ;;
     esac
@@ -111,8 +123,22 @@ apt_postgres() {
     return "$failed"
 }
 
+# Debian's package starts a pooler on port 6432 in the same way. Where there is no policy that says which services may
+# start, there is one for as long as the installation takes: none.
+apt_pgbouncer() {
+    local policy=/usr/sbin/policy-rc.d made= failed=0
+    if [ ! -e "$policy" ]; then
+        printf '#!/bin/sh\nexit 101\n' | as_root tee "$policy" >/dev/null
+        as_root chmod 755 "$policy"
+        made=1
+    fi
+    as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends pgbouncer || failed=$?
+    [ -z "$made" ] || as_root rm -f "$policy"
+    return "$failed"
+}
+
 install_wants() {
-    local manager want list=() with_postgres=
+    local manager want list=() with_postgres='' with_pgbouncer=''
     manager=$(manager)
     for want in "${wants[@]}"; do
         if [ -z "$(packages "$manager" "$want")" ]; then
@@ -127,6 +153,7 @@ install_wants() {
         # shellcheck disable=SC2207  # package names have no spaces
         list+=($(packages "$manager" "$want"))
         [ "$want" = postgres ] && with_postgres=1
+        [ "$want" = pgbouncer ] && with_pgbouncer=1
     done
 
     local command="$manager install ${list[*]}"
@@ -151,6 +178,9 @@ install_wants() {
                 as_root apt-get update -qq
                 if [ -n "$with_postgres" ]; then
                     apt_postgres
+                fi
+                if [ -n "$with_pgbouncer" ]; then
+                    apt_pgbouncer
                 fi
                 as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${list[@]}"
                 ;;
