@@ -408,7 +408,8 @@ async fn controllers_and_agents_work_beside_a_later_version_and_are_replaced_one
     numbers::assert_transformed_once(fleet.main(), ROWS).await;
     assert_advanced_once(fleet.control()).await;
     let of_runs = "SELECT sequence FROM dunlin_controller.events WHERE run_id IS NOT NULL ORDER BY sequence";
-    assert_eq!(heard.lock().unwrap().sequences, fleet.control().values::<i64>(of_runs).await);
+    let sequences: Vec<i64> = fleet.control().values(of_runs).await;
+    assert_eq!(heard.lock().unwrap().sequences, sequences);
     for arguments in [&["status"][..], &["list"], &["runs"], &["agents"], &["targets"], &["version"]] {
         let _told = fleet.dunlin(arguments).await.ended(0);
     }
