@@ -87,16 +87,17 @@ pub(super) fn cases() -> Vec<Case> {
             cases.push(Case { culprit, point: point.to_owned(), action, passes });
         }
     };
+    // The controller first: an agent that was armed and not hit stays armed until it is replaced, which every case of agents does.
+    for (point, passes) in CONTROLLER {
+        for passes in passes {
+            add(Culprit::Controller, point, *passes);
+        }
+    }
     for (kind, points) in AGENTS {
         for point in points {
             // In the middle of a range, where there is one.
             let in_batch = matches!(kind, "range" | "code") && !matches!(*point, "taken" | "reported");
             add(Culprit::Agents, &format!("{kind}.{point}"), u32::from(in_batch));
-        }
-    }
-    for (point, passes) in CONTROLLER {
-        for passes in passes {
-            add(Culprit::Controller, point, *passes);
         }
     }
     cases
