@@ -5,6 +5,7 @@
 //! that agents and watchers move to another replica, and calls under way may finish within a few seconds.
 
 use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,6 +14,7 @@ use dunlin_proto::v1::fleet_service_server::FleetServiceServer;
 use dunlin_proto::v1::registry_service_server::RegistryServiceServer;
 use dunlin_proto::v1::run_service_server::RunServiceServer;
 use dunlin_proto::{DESCRIPTORS, MESSAGE_LIMIT};
+use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -32,6 +34,10 @@ use crate::store::{self, Availability, Heard, Store};
 
 /// How long calls under way may take once the controller is told to stop.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// The rest before a loop that has panicked begins anew.
+const AFTER_PANIC: Duration = Duration::from_secs(1);
+/// Calls and streams on one connection.
+const STREAMS: u32 = 1000;
 /// How often clients are asked for a sign of life, and how long they may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
@@ -84,14 +90,18 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     tasks.spawn(until(ended.clone(), store.clone().listen(sender)));
     tasks.spawn(until(ended.clone(), hear(Arc::clone(&replica), heard)));
     tasks.spawn(until(ended.clone(), follow_availability(store, reporter.clone(), stop.clone())));
-    tasks.spawn(dispatch(Arc::clone(&replica), ended.clone()));
-    tasks.spawn(keep_time(Arc::clone(&replica), ended.clone()));
-    tasks.spawn(Heartbeats::run(Arc::clone(&replica), ended.clone()));
+    let of = |replica: &Arc<Replica>, ended: &CancellationToken| (Arc::clone(replica), ended.clone());
+    let (claims, due, heartbeats) = (of(&replica, &ended), of(&replica, &ended), of(&replica, &ended));
+    tasks.spawn(unfailing("dispatch", move || dispatch(Arc::clone(&claims.0), claims.1.clone())));
+    tasks.spawn(unfailing("keep_time", move || keep_time(Arc::clone(&due.0), due.1.clone())));
+    tasks.spawn(unfailing("heartbeats", move || Heartbeats::run(Arc::clone(&heartbeats.0), heartbeats.1.clone())));
     tasks.close();
 
     tracing::info!(address = %address, "dunlin-controller listening on {address}");
-    let mut server =
-        Server::builder().http2_keepalive_interval(Some(KEEPALIVE.0)).http2_keepalive_timeout(Some(KEEPALIVE.1));
+    let mut server = Server::builder()
+        .max_concurrent_streams(Some(STREAMS))
+        .http2_keepalive_interval(Some(KEEPALIVE.0))
+        .http2_keepalive_timeout(Some(KEEPALIVE.1));
     let router = server
         .add_service(health)
         .add_service(reflection()?.build_v1()?)
@@ -135,6 +145,14 @@ async fn until(ended: CancellationToken, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = ended.cancelled() => {}
+    }
+}
+
+/// Begins a loop anew when it has panicked: without it this replica would look alive and do nothing.
+async fn unfailing<F: Future<Output = ()>>(name: &'static str, begin: impl Fn() -> F) {
+    while AssertUnwindSafe(begin()).catch_unwind().await.is_err() {
+        tracing::error!(name, "a loop of this replica has panicked and begins anew");
+        tokio::time::sleep(AFTER_PANIC).await;
     }
 }
 

@@ -12,11 +12,14 @@
 //! wait for it.
 
 use std::collections::{HashMap, VecDeque};
+use std::panic::AssertUnwindSafe;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use dunlin_shared::failpoint::hit;
 use dunlin_shared::ids::TargetName;
+use futures::FutureExt;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::sleep;
 use tonic::Status;
 
@@ -37,6 +40,9 @@ const RESTS: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 pub(crate) struct Filing {
     pub(crate) connection: Arc<Connection>,
     pub(crate) filed: Filed,
+    /// The room that it takes of what its stream may have waiting.
+    #[expect(dead_code, reason = "it is held, and given back when this is dropped")]
+    pub(crate) room: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 type Queue = VecDeque<Filing>;
@@ -83,10 +89,10 @@ impl Lanes {
 
 async fn work(replica: Arc<Replica>, lane: Option<TargetName>) {
     while let Some(filings) = replica.lanes.next(&lane) {
-        if let Err(filings) = store(&replica, filings).await {
+        if let Err(filings) = try_to_store(&replica, filings).await {
             // One of them cannot be stored: find out which.
             for filing in filings {
-                if let Err(filings) = store(&replica, vec![filing]).await {
+                if let Err(filings) = try_to_store(&replica, vec![filing]).await {
                     for filing in filings {
                         filing
                             .connection
@@ -97,6 +103,15 @@ async fn work(replica: Arc<Replica>, lane: Option<TargetName>) {
             }
         }
     }
+}
+
+/// Stores reports. One that makes this replica panic is refused as any other that cannot be stored: a lane must not end.
+async fn try_to_store(replica: &Arc<Replica>, filings: Vec<Filing>) -> Result<(), Vec<Filing>> {
+    let again = filings.clone();
+    AssertUnwindSafe(store(replica, filings)).catch_unwind().await.unwrap_or_else(|_| {
+        tracing::error!(reports = again.len(), "storing reports has panicked");
+        Err(again)
+    })
 }
 
 /// Stores reports and acknowledges them. Gives them back when the database refuses them.
@@ -142,7 +157,7 @@ fn follow_up(filings: Vec<Filing>, stored: Stored) -> (Vec<Filing>, Vec<Wake>) {
     let mut freed = false;
     let mut unacknowledged = Vec::with_capacity(filings.len());
     for (filing, verdict) in filings.into_iter().zip(stored.verdicts) {
-        let Filing { connection, filed } = &filing;
+        let Filing { connection, filed, .. } = &filing;
         if matches!(filed.report, Report::Note { .. }) {
             continue;
         }
@@ -182,7 +197,7 @@ async fn acknowledge(replica: Arc<Replica>, filings: Vec<Filing>) {
         return;
     }
     let flushed = replica.store.flush().await;
-    for Filing { connection, filed } in filings {
+    for Filing { connection, filed, .. } in filings {
         match &flushed {
             Ok(()) => connection.acknowledge(filed.lease),
             Err(error) => connection.ending().ask(Status::unavailable(format!("a report may be lost: {error}"))),

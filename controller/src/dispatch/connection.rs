@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use dunlin_proto::v1::work_response::Message;
 use dunlin_proto::v1::{self, WorkResponse};
 use dunlin_shared::ids::{AgentId, RunId, TargetName};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -18,6 +18,9 @@ use crate::domain::task::Lease;
 
 /// Messages that may wait for an agent to read them. More than that, and it does not read.
 pub(crate) const OUTGOING: usize = 4096;
+
+/// Bytes of reports of one stream that may wait to be stored, in KiB. More is not read: the agent waits.
+pub(crate) const WAITING: u32 = 8 * 1024;
 
 /// What an agent says of itself.
 #[derive(Clone, Debug)]
@@ -77,12 +80,14 @@ pub(crate) struct Connection {
     state: Mutex<State>,
     stopping: AtomicBool,
     left: AtomicBool,
+    room: Arc<Semaphore>,
 }
 
 impl Connection {
     pub(crate) fn new(identity: Identity, outgoing: mpsc::Sender<WorkResponse>, ending: Ending) -> Self {
         let (stopping, left) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { identity, outgoing, ending, state: Mutex::default(), stopping, left }
+        let room = Arc::new(Semaphore::new(usize::try_from(WAITING).unwrap_or(usize::MAX)));
+        Self { identity, outgoing, ending, state: Mutex::default(), stopping, left, room }
     }
 
     pub(crate) fn agent(&self) -> &AgentId {
@@ -110,6 +115,13 @@ impl Connection {
                 self.identity.agent
             )));
         }
+    }
+
+    /// Waits until there is room for a report of so many bytes among those that wait to be stored. One that is larger than all
+    /// of the room waits alone. It takes the room until the permit is dropped.
+    pub(crate) async fn room(&self, bytes: usize) -> Option<Arc<OwnedSemaphorePermit>> {
+        let size = u32::try_from(bytes / 1024 + 1).unwrap_or(WAITING).min(WAITING);
+        Arc::clone(&self.room).acquire_many_owned(size).await.ok().map(Arc::new)
     }
 
     /// The agent stops: it is granted nothing more.

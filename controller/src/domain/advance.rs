@@ -17,7 +17,7 @@ use super::event::{Event, Severity, Type};
 use super::plan::{self, NewTask, Then, WHOLE};
 use super::report::{Applied, Counted, Range, Report};
 use super::run::{self, Failure};
-use super::setback::{contradicted, fail, release, retry, stale};
+use super::setback::{HIGHEST, contradicted, fail, release, retry, stale, unbelievable};
 use super::step::{self, Step};
 use super::task::{self, Kind, Lease};
 
@@ -215,6 +215,10 @@ pub fn advance(
                 task.standing = task.standing.clone().next(task::Event::Failed(lease.epoch))?;
                 let failure = contradicted(run, applications);
                 fail(run, task, failure, &agent, changes)?;
+            } else if stored > HIGHEST {
+                task.standing = task.standing.clone().next(task::Event::Failed(lease.epoch))?;
+                let failure = unbelievable(run, stored);
+                fail(run, task, failure, &agent, changes)?;
             } else {
                 stale(run, task, lease, stored, jitter, changes)?;
             }
@@ -294,7 +298,7 @@ fn close_step(run: &mut Run, ordinal: i32, already_done: bool, changes: &mut Cha
 
 fn succeed(run: &mut Run, applied: Option<Box<Applied>>, changes: &mut Changes) -> Result<(), Error> {
     run.state = run.state.next(run::Event::Succeed)?;
-    let rows: i64 = run.steps.iter().map(|step| step.rows).sum();
+    let rows = run.steps.iter().map(|step| step.rows).fold(0, i64::saturating_add);
     // The agent that found the task done already may be unable to say more than that.
     let applied = applied.map_or_else(|| registry_row(run, rows), |row| *row);
     run.result = Some(applied.result.clone());

@@ -14,6 +14,10 @@ use super::run::{self, Failure};
 use super::step;
 use super::task::{self, Lease};
 
+/// The highest epoch that leases can lead to: a million of them each second for centuries. What is above it in a target was not
+/// written by a lease, and there might be none above it to grant.
+pub(super) const HIGHEST: Epoch = Epoch(1 << 53);
+
 pub(super) fn retry(
     run: &Run,
     task: &mut Task,
@@ -148,6 +152,20 @@ pub(super) fn stale(
     let event = about_task(run, task, Type::LeaseStale, Severity::Warning, message);
     changes.events.push(event.with("epoch", lease.epoch.0).with("stored_epoch", stored.0));
     Ok(())
+}
+
+pub(super) fn unbelievable(run: &Run, stored: Epoch) -> Failure {
+    Failure {
+        message: format!(
+            "a checkpoint of {} in target {} has the epoch {stored}, which no lease has led to",
+            run.migration, run.target
+        ),
+        next: format!(
+            "look at dunlin.checkpoints in target {}, lower the epoch there, and run {} again",
+            run.target, run.migration
+        ),
+        ..Failure::default()
+    }
 }
 
 pub(super) fn contradicted(run: &Run, applications: i32) -> Failure {

@@ -16,6 +16,7 @@ use dunlin_proto::v1::work_response::Message;
 use dunlin_proto::v1::{self, WorkRequest, WorkResponse};
 use dunlin_shared::ids::{AgentId, TransformName};
 use futures::{Stream, StreamExt, stream};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_stream::wrappers::ReceiverStream;
@@ -38,6 +39,8 @@ const HELLO_WITHIN: Duration = Duration::from_secs(10);
 const REST: Duration = Duration::from_millis(500);
 /// The most ranges in one message.
 const RANGES: usize = 1000;
+/// The most columns of a key: as many as an index can have.
+const COLUMNS: usize = 32;
 /// The most targets, transforms and leases that one agent may name.
 const NAMES: usize = 10_000;
 
@@ -234,8 +237,9 @@ async fn listen(
     connection: &Arc<Connection>,
     incoming: &mut Streaming<WorkRequest>,
 ) -> Result<(), Status> {
-    while let Some(WorkRequest { message }) = incoming.message().await? {
-        let filed = match message {
+    while let Some(request) = incoming.message().await? {
+        let bytes = request.encoded_len();
+        let filed = match request.message {
             // A message of a later version of the protocol.
             None => continue,
             Some(Said::Hello(_)) => {
@@ -258,6 +262,9 @@ async fn listen(
                 if planned.ranges.len() > RANGES {
                     return Err(bad_field("ranges_planned.ranges", format!("at most {RANGES} fit into a message")));
                 }
+                if planned.key.len() > COLUMNS {
+                    return Err(bad_field("ranges_planned.key", format!("a key has at most {COLUMNS} columns")));
+                }
                 (planned.lease, convert::ranges_in(&planned))
             }
             Some(Said::Done(done)) => (done.lease, convert::done_in(&done)),
@@ -277,7 +284,19 @@ async fn listen(
         };
         let (lease, report) = filed;
         let lease = convert::lease_in(lease.as_ref()).ok_or_else(|| bad_field("lease", "it is missing"))?;
-        let filing = Filing { connection: Arc::clone(connection), filed: Filed { lease, report } };
+        if !matches!(report, Report::Note { .. }) && connection.held(lease).is_none() {
+            // Not, or no more, this agent's: as late as a report can be, and none of the business of whoever holds it now.
+            tracing::debug!(
+                agent = connection.agent().as_str(),
+                ?lease,
+                "a report about a lease that the agent does not hold"
+            );
+            connection.send(Message::Ack(v1::Ack { lease: Some(convert::lease_out(lease)) }));
+            continue;
+        }
+        // While the database is away an agent is not read further than this.
+        let room = connection.room(bytes).await;
+        let filing = Filing { connection: Arc::clone(connection), filed: Filed { lease, report }, room };
         replica.lanes.file(replica, filing);
     }
     Ok(())

@@ -9,7 +9,7 @@ use dunlin_shared::ids::{Epoch, TargetName, TaskId};
 use dunlin_shared::key::KeyColumn;
 use dunlin_shared::migration::{Definition, Step as DefinedStep};
 use serde_json::{Map, Value};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report};
 use crate::domain::run::{self, Failure};
@@ -24,6 +24,13 @@ use crate::store::runs::{StepView, View, to_f64};
 
 /// The longest text in bytes that is kept of a message.
 const LONGEST: usize = 64 * 1024;
+
+/// The longest id of a migration that a registry is believed to have, and the most applications.
+const LONGEST_ID: usize = 1024;
+const MOST_APPLICATIONS: i32 = 1 << 30;
+
+/// The end of the year 9999: behind it times have no common form.
+const LAST_SECOND: u64 = 253_402_300_799;
 
 /// A text without what PostgreSQL cannot store, and of bearable length.
 pub(crate) fn clean(text: &str) -> String {
@@ -79,9 +86,11 @@ pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared
 
 /// `None` for rows that no registry can hold.
 pub(crate) fn applied_in(row: &v1::AppliedMigration) -> Option<Applied> {
-    if row.id.is_empty() || row.applications < 1 {
+    if row.id.is_empty() || row.id.len() > LONGEST_ID || !(1..=MOST_APPLICATIONS).contains(&row.applications) {
         return None;
     }
+    let last = UNIX_EPOCH + Duration::from_secs(LAST_SECOND);
+    let time = |time: &pbjson_types::Timestamp| convert::system_time(time).filter(|time| *time <= last);
     let result = match row.result.as_ref().map(convert::from_struct) {
         Some(Value::Object(fields)) => clean_fields(fields),
         _ => Map::new(),
@@ -96,8 +105,8 @@ pub(crate) fn applied_in(row: &v1::AppliedMigration) -> Option<Applied> {
         agent_id: clean(&row.agent_id),
         rows: counted(row.rows, 0).rows,
         result,
-        applied_at: row.apply_time.as_ref().and_then(convert::system_time),
-        last_applied_at: row.last_apply_time.as_ref().and_then(convert::system_time),
+        applied_at: row.apply_time.as_ref().and_then(time),
+        last_applied_at: row.last_apply_time.as_ref().and_then(time),
     })
 }
 
@@ -265,8 +274,10 @@ fn range_out(range: &Range) -> v1::PlannedRange {
 
 pub(crate) fn run_out(view: &View) -> v1::Run {
     let steps = &view.steps;
-    let rows_total = steps.iter().map(|view| view.step.rows_total).sum();
-    let rows_walked = steps.iter().map(|view| view.step.rows_walked).sum();
+    // What agents report adds up to anything.
+    let sum = |figure: fn(&StepView) -> i64| steps.iter().map(figure).fold(0, i64::saturating_add);
+    let rows_total = sum(|view| view.step.rows_total);
+    let rows_walked = sum(|view| view.step.rows_walked);
     let current = steps.iter().find(|view| view.step.state == step::State::Running);
     let rate = current.map_or(0.0, |view| view.rows_per_second);
     v1::Run {
@@ -281,7 +292,7 @@ pub(crate) fn run_out(view: &View) -> v1::Run {
         request_id: view.request_id.clone(),
         steps: steps.iter().map(step_out).collect(),
         current_step: current.map(|view| view.step.name.to_string()).unwrap_or_default(),
-        rows: steps.iter().map(|view| view.step.rows).sum(),
+        rows: sum(|view| view.step.rows),
         rows_total,
         rows_walked,
         rows_per_second: rate,

@@ -4,8 +4,8 @@
 //! gets what another has. Which agent gets which task is decided in between, in memory.
 //!
 //! The commit does not wait for the disk. A crash of the database can lose a lease, and its epoch is then granted once
-//! more: the holder of the lost one is told so when it announces it, and in the target only one of the two can take the
-//! task under that epoch.
+//! more: the holder of the lost one is told so when it announces it. Until then two may hold one epoch, and the target
+//! tells them apart by the number of batches that is in the checkpoint: each batch is done once all the same.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
