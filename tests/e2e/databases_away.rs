@@ -82,7 +82,7 @@ async fn agents_finish_what_they_hold_while_the_controllers_database_is_away_and
     let way = Way::open().await;
     let control = Database::create("control").await;
     let builder =
-        Fleet::builder().controllers(2).agents(2).slots(1).lease_ttl("6s").environment("DUNLIN_LOCK_TIMEOUT", "0s");
+        Fleet::builder().controllers(2).agents(2).slots(1).lease_ttl("9s").environment("DUNLIN_LOCK_TIMEOUT", "0s");
     let fleet = builder.control_at(&control, &way.url(control.url())).start().await;
     numbers::create(fleet.main(), ROWS).await;
     let gate = Gate::close(fleet.main(), "numbers", "id % 1000 > 500").await;

@@ -132,7 +132,7 @@ impl Lab {
             transforms: self.transforms.clone(),
             tuning: self.tuning.clone(),
             beats: AtomicU64::new(0),
-            watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_millis(300) },
+            watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_secs(1) },
         }
     }
 

@@ -51,9 +51,9 @@ async fn forever(replica: &Replica) {
     }
 }
 
-/// Two heartbeats of every agent: one can just have been missed, and one be late.
+/// Two heartbeats of every agent, at the replica that comes last: one can just have been missed, and one be late.
 fn grace(replica: &Replica) -> Duration {
-    (replica.heartbeat_interval() * 2).max(BEHIND) + REST
+    BEHIND + replica.heartbeat_interval() * 2 + REST
 }
 
 async fn look(replica: &Replica) -> Result<(), store::Error> {
