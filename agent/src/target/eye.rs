@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dunlin_proto::v1::TargetReport;
+use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
@@ -76,7 +77,6 @@ impl Target {
             let mut doubtful = suspected;
             loop {
                 let (told, reached) = self.look(PROBE_LIMIT, whole).await;
-                whole = false;
                 if reached || doubtful {
                     if let Some(report) = told {
                         tell(report);
@@ -89,6 +89,8 @@ impl Target {
                     break;
                 }
                 sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
+                // A stream that was opened meanwhile has not heard what was told before.
+                whole = self.suspected.notified().now_or_never().is_some();
             }
         }
     }
