@@ -190,17 +190,18 @@ mod tests {
 
     #[test]
     fn a_slot_is_given_once_to_whatever_kind_of_task() {
-        let mut offers = offers(vec![agent("a", 3, &["main", "eu"], &["parents"]), agent("b", 1, &["main"], &[])]);
+        let mut offers = offers(vec![agent("a", 3, &["main", "eu"], &["parents"]), agent("b", 2, &["main"], &[])]);
         let tasks = [
             task(1, "main", None),
             task(2, "eu", None),
             task(3, "main", None),
             task(4, "main", Some("parents")),
             task(5, "eu", None),
+            task(6, "main", None),
         ];
         let given: Vec<_> = assign(&mut offers, &tasks).iter().map(|one| (one.id.0, one.agent.to_string())).collect();
         let by = |name: &str| given.iter().filter(|(_, agent)| agent == name).map(|(id, _)| *id).collect::<Vec<_>>();
-        assert_eq!(by("b"), [3]);
+        assert_eq!(by("b"), [3, 6]);
         assert_eq!(by("a"), [1, 2, 4]);
     }
 
