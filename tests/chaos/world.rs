@@ -242,6 +242,9 @@ pub(crate) async fn suffer_all(world: &std::sync::Arc<World>, plan: &[(Duration,
     let mut open = tokio::task::JoinSet::new();
     for (at, fault) in plan {
         tokio::time::sleep_until(began + *at).await;
+        while let Some(ended) = open.try_join_next() {
+            ended.expect("a fault that can be injected");
+        }
         eprintln!("{:>8.1}s  {fault:?}", began.elapsed().as_secs_f64());
         let (world, fault) = (std::sync::Arc::clone(world), *fault);
         open.spawn(async move { world.suffer(fault).await });

@@ -30,7 +30,8 @@ use tokio_postgres::NoTls;
 ///
 /// Its files in `$4`: `server` has the number of the process while there is one; `stopped` appears once nobody holds the
 /// other end of standard input; while there is `down`, a server that ended is not started again, and without it an end is
-/// the end. Whoever writes one of the first two looks at the other afterwards, so a server that starts as its owner goes is
+/// the end; it is looked for before `server` is removed, since that is what whoever crashed the server waits for before it
+/// removes `down`. Whoever writes one of the first two looks at the other afterwards, so a server that starts as its owner goes is
 /// stopped by one of them.
 const SUPERVISOR: &str = r#"
 exec 3<&0
@@ -44,8 +45,10 @@ while :; do
     [ -e "$dir/stopped" ] && kill -INT $server
     wait $server
     status=$?
+    again=
+    [ -e "$dir/down" ] && again=yes
     rm -f "$dir/server"
-    [ -e "$dir/down" ] || break
+    [ "$again" ] || break
     while [ -e "$dir/down" ] && [ ! -e "$dir/stopped" ]; do sleep 0.02; done
     [ -e "$dir/stopped" ] && break
 done
