@@ -113,13 +113,15 @@ fn report() -> impl Strategy<Value = v1::TargetReport> {
         any::<bool>(),
         text(),
         prop::collection::vec(applied(), 0..3),
+        prop::option::of((any::<i64>(), any::<i32>())),
     )
-        .prop_map(|(name, reachable, error, applied)| v1::TargetReport {
+        .prop_map(|(name, reachable, error, applied, time)| v1::TargetReport {
             name,
             reachable,
             server_version: error.clone(),
             error,
             applied,
+            look_time: time.map(|(seconds, nanos)| pbjson_types::Timestamp { seconds, nanos }),
         })
 }
 

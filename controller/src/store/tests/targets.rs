@@ -198,7 +198,8 @@ async fn agents_that_come_in_a_crowd_leave_connections_to_leases_and_reports() {
     // As if the database were slow with what every one of them needs.
     let lock = "BEGIN; LOCK TABLE dunlin_controller.agent_targets IN ACCESS EXCLUSIVE MODE";
     lab.client.batch_execute(lock).await.unwrap();
-    let sight = Sight { target: main(), error: None, server_version: "15".to_owned(), applied: Vec::new() };
+    let sight =
+        Sight { target: main(), error: None, server_version: "15".to_owned(), applied: Vec::new(), asked: None };
     let crowd = (0..20).map(|_| lab.store.see_target(&agent.id, &sight));
     let work = async {
         let granted = lab.claim_one(&agent).await;
