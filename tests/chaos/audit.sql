@@ -1,6 +1,12 @@
 -- What `make chaos` records in a target: every change of a checkpoint, in the transaction that makes it, so that it is lost
 -- where that is lost. And a table for migrations that must not be done twice.
 CREATE SCHEMA chaos;
+-- Updates take a moment of which the processor has nothing: so that faults meet open transactions.
+CREATE FUNCTION chaos.linger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM pg_sleep(random() * TG_ARGV[0]::float8);
+    RETURN NULL;
+END $$;
 CREATE TABLE chaos.told (migration text NOT NULL);
 CREATE TABLE chaos.ledger (
     id bigint GENERATED ALWAYS AS IDENTITY,

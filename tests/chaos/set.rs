@@ -141,10 +141,13 @@ impl Set {
                  CREATE TABLE {table} (was bigint NOT NULL, n bigint NOT NULL, seed boolean NOT NULL DEFAULT false, \
                  born integer NOT NULL DEFAULT 0, touched bigint NOT NULL DEFAULT 0, {});\n\
                  INSERT INTO {table} ({}, was, n, seed)\n\
-                 SELECT {}, i % 1000 + 1, i % 1000 + 1, true FROM generate_series(1, {rows}) AS i;\n'''\n\n",
+                 SELECT {}, i % 1000 + 1, i % 1000 + 1, true FROM generate_series(1, {rows}) AS i;\n\
+                 CREATE TRIGGER linger AFTER UPDATE OF n ON {table} FOR EACH STATEMENT EXECUTE FUNCTION chaos.linger({});\n'''\n\n",
                 kind.key(),
                 kind.columns(),
-                kind.seed()
+                kind.seed(),
+                // Code changes row by row.
+                if kind == Kind::Code { 0.02 } else { 0.3 }
             );
         }
         let _infallible = writeln!(body, "[[step]]\nname = \"tell\"\nsql = \"{}\"", self.tell("make"));

@@ -48,8 +48,14 @@ impl World {
     pub(crate) async fn start(logs: &Path, violations: Violations) -> Self {
         let mut servers = BTreeMap::new();
         let mut urls = BTreeMap::new();
-        let settings =
-            [("fsync", "off"), ("max_connections", "400"), ("shared_buffers", "64MB"), ("max_wal_size", "512MB")];
+        // What is committed without waiting for the disk stays away from it for long, so that crashes lose something.
+        let settings = [
+            ("fsync", "off"),
+            ("max_connections", "400"),
+            ("shared_buffers", "64MB"),
+            ("max_wal_size", "512MB"),
+            ("wal_writer_delay", "5s"),
+        ];
         for node in Node::servers() {
             let server = Server::start_with(&settings).await.unwrap_or_else(|error| panic!("{error}"));
             let url = server.database("chaos").await.unwrap_or_else(|error| panic!("{error}"));

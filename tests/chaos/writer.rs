@@ -49,7 +49,9 @@ pub(crate) async fn write(
     let mut counts: BTreeMap<(usize, Kind), Count> = BTreeMap::new();
     let mut database = Again::new(url);
     while !order.stop.load(Ordering::SeqCst) {
-        sleep(Duration::from_millis(rng.random_range(2..15))).await;
+        // Now and then it is quiet: each of its commits brings to the disk what others have committed before.
+        let pause = if rng.random_bool(0.02) { 500..2000 } else { 2..15 };
+        sleep(Duration::from_millis(rng.random_range(pause))).await;
         let rounds = order.rounds.load(Ordering::SeqCst);
         if rounds == 0 {
             continue;
