@@ -25,8 +25,8 @@ test: setup-test ## Build, then run all tests, those with clients in other langu
 	cargo test --workspace --lib --bins --tests --no-fail-fast $(FAULTS)
 
 chaos: setup-test ## Break everything at random for SECONDS=n (60), drawn from SEED=s (a fresh one), then check every promise
-	cargo build --workspace --bins
-	cargo run -p dunlin-tests --bin dunlin-chaos -- --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	cargo build --workspace --bins $(FAULTS)
+	target/debug/dunlin-chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: setup-check ## Check format, lints, documentation, licences, protos and manifests
 	cargo fmt --all --check

@@ -1,11 +1,15 @@
 //! A replica: what all parts of one controller process share. It keeps nothing that another replica could not look up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::advance::{Heartbeats, Lanes};
 use crate::dispatch::Hub;
 use crate::signals::Signals;
 use crate::store::{Store, Wake};
+
+/// How long the database may take to end what nobody waits for any more.
+const DOUBT: Duration = Duration::from_millis(200);
 
 /// What the parts of a controller share.
 pub(crate) struct Replica {
@@ -30,6 +34,15 @@ impl Replica {
     /// How often agents send a heartbeat: a lease lives through the loss of two.
     pub(crate) fn heartbeat_interval(&self) -> Duration {
         self.store.lease_ttl() / 3
+    }
+
+    /// Looks at everything a little later: an operation was not answered, and may have been carried out all the same.
+    pub(crate) fn doubt(self: &Arc<Self>) {
+        let replica = Arc::clone(self);
+        tokio::spawn(async move {
+            tokio::time::sleep(DOUBT).await;
+            replica.signals.everything();
+        });
     }
 
     /// Looks at what has happened, here or on another replica.

@@ -137,13 +137,13 @@ impl AgentStream {
         self.say(Hearing::Ack(Ack { lease: Some(lease) }));
     }
 
-    /// The next message that is no heartbeat, nor tells that a target is reached; `None` when the agent has closed the stream.
+    /// The next message that is no heartbeat, nor tells unasked that a target is reached; `None` when the agent has closed the stream.
     pub(crate) async fn report(&mut self) -> Option<Saying> {
         let next = async {
             while let Some(message) = self.requests.recv().await {
                 match message {
                     Saying::Heartbeat(_) => {}
-                    Saying::Target(report) if report.reachable => {}
+                    Saying::Target(report) if report.reachable && report.look_time.is_none() => {}
                     message => return Some(message),
                 }
             }

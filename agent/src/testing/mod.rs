@@ -57,7 +57,12 @@ pub(crate) const MIGRATION: &str = "sample";
 
 impl Lab {
     pub(crate) async fn new() -> Self {
-        let url = throwaway::shared().await.database("agent").await.unwrap();
+        Self::on(throwaway::shared().await).await
+    }
+
+    /// A laboratory on a server.
+    pub(crate) async fn on(server: &throwaway::Server) -> Self {
+        let url = server.database("agent").await.unwrap();
         Self::at(&url, &url).await
     }
 

@@ -40,12 +40,12 @@ async fn forever(replica: &Replica) {
         if availability.wait_for(|now| *now == Availability::Available).await.is_err() {
             return;
         }
-        sleep(grace(replica)).await;
-        replica.signals.dispatch();
+        let mut back = Instant::now();
         while *availability.borrow_and_update() == Availability::Available {
-            if let Err(error) = look(replica).await {
+            if let Err(error) = look(replica, back).await {
                 tracing::debug!(%error, "nothing could be looked at");
-                sleep(grace(replica)).await;
+                sleep(REST).await;
+                back = Instant::now();
             }
         }
     }
@@ -56,19 +56,20 @@ fn grace(replica: &Replica) -> Duration {
     BEHIND + replica.heartbeat_interval() * 2 + REST
 }
 
-async fn look(replica: &Replica) -> Result<(), store::Error> {
-    if let Some(left) = replica.heartbeats.excused(grace(replica)) {
-        sleep(left).await;
-        return Ok(());
-    }
+/// `back` is when the database was there again: leases are excused for some time after it.
+async fn look(replica: &Replica, back: Instant) -> Result<(), store::Error> {
     let start = Instant::now();
-    let wakes = replica.store.expire().await?;
-    replica.wake(&wakes);
+    let grace = grace(replica);
+    let excused = grace.saturating_sub(back.elapsed()).max(replica.heartbeats.excused(grace).unwrap_or_default());
+    if excused.is_zero() {
+        replica.wake(&replica.store.expire().await?);
+    }
     replica.signals.dispatch();
     // Whatever is granted from now on lives for a whole time to live: until then only what stands now can be due.
     let longest = replica.store.lease_ttl().min(SWEEP);
     let due = replica.store.next_due().await?.unwrap_or(longest).min(longest);
     let rest = if due.is_zero() { REST } else { due };
+    let rest = if excused.is_zero() { rest } else { rest.min(excused) };
     let _moved = timeout(rest, replica.signals.timer_moved()).await;
     sleep_until(start + BREATH).await;
     Ok(())

@@ -16,6 +16,7 @@ use super::page;
 use super::status::{bad_field, bad_id, no_migration, no_run, no_target, of_store, target};
 use super::watch;
 use crate::replica::Replica;
+use crate::store;
 use crate::store::events::Filter;
 use crate::store::queueing::Single;
 use crate::store::runs::RunFilter;
@@ -35,6 +36,14 @@ impl Runs {
         let views = self.replica.store.runs_by_id(ids).await.map_err(of_store)?;
         Ok(views.iter().map(convert::run_out).collect())
     }
+
+    /// The answer when runs were not queued, or nobody knows whether they were.
+    fn refused(&self, error: store::Error) -> Status {
+        if error.retryable() {
+            self.replica.doubt();
+        }
+        of_store(error)
+    }
 }
 
 #[tonic::async_trait]
@@ -44,7 +53,7 @@ impl RunService for Runs {
         request: Request<v1::RunPendingMigrationsRequest>,
     ) -> Result<Response<v1::RunPendingMigrationsResponse>, Status> {
         let target = target(&request.into_inner().target)?;
-        let queued = self.replica.store.queue_pending(&target).await.map_err(of_store)?;
+        let queued = self.replica.store.queue_pending(&target).await.map_err(|error| self.refused(error))?;
         let queued = queued.ok_or_else(|| no_target(&target))?;
         self.replica.wake(&queued.wakes);
         let runs = self.runs(&queued.runs).await?;
@@ -58,7 +67,7 @@ impl RunService for Runs {
         let request = request.into_inner();
         let target = target(&request.target)?;
         let id = MigrationId::parse(request.migration_id.as_str()).map_err(|error| bad_id("migration_id", &error))?;
-        match self.replica.store.queue_one(&target, &id, request.rerun).await.map_err(of_store)? {
+        match self.replica.store.queue_one(&target, &id, request.rerun).await.map_err(|error| self.refused(error))? {
             Single::Queued(queued) => {
                 self.replica.wake(&queued.wakes);
                 let run = self.runs(&queued.runs).await?.into_iter().next();

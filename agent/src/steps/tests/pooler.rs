@@ -110,7 +110,9 @@ async fn a_step_outside_a_transaction_is_refused_behind_a_pooler_and_leaves_noth
     assert!(refused.message.contains("direct connection"), "{refused:?}");
     assert!(refused.next.contains("--direct"), "{refused:?}");
     assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints").await, 0);
-    assert_eq!(lab.number("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'").await, 0);
+    let locks = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
+                 WHERE d.datname = current_database() AND l.locktype = 'advisory'";
+    assert_eq!(lab.number(locks).await, 0);
     assert_eq!(lab.number(BUILT).await, 0);
 }
 
