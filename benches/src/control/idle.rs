@@ -27,7 +27,7 @@ pub(crate) async fn run(server: &Server, options: &Options) -> Result<(), Error>
     for count in [0, options.idle] {
         let mut stage = Stage::set(server, 1, 1, ranges).await?;
         let controllers = &stage.controllers;
-        controllers.register((1..=STARTS).map(|n| atomic(n, 100 + n)).collect()).await?;
+        controllers.register((1..=STARTS).map(|n| atomic(n, 100 + n, None)).collect()).await?;
         let memory = controllers.memory()?;
         let agents = (0..usize::try_from(count).unwrap_or(usize::MAX))
             .map(|number| (controllers.url(number).to_owned(), vec!["idle".to_owned()]));
@@ -42,16 +42,21 @@ pub(crate) async fn run(server: &Server, options: &Options) -> Result<(), Error>
 
         let crowd = stage.crowd(&WORKERS, options.agents, true).await?;
         stage.work_off(server, &crowd, ranges).await?;
-        let agents = f64::from(count.max(1));
+        let of_each = if count == 0 { String::new() } else { format!("{:.1} KiB", grown * 1024.0 / f64::from(count)) };
+        let started = if starts.is_empty() {
+            String::new()
+        } else {
+            format!("{:.1} / {:.1} ms", median(starts.iter().copied()), percentile(starts, 99))
+        };
         rows.push([
             count.to_string(),
             format!("{:.1} s", connected.as_secs_f64()),
             refused.to_string(),
             format!("{memory:.0} + {grown:.0} MiB"),
-            format!("{:.1} KiB", grown * 1024.0 / agents),
+            of_each,
             format!("{:.1} %", used.controllers * 100.0),
             format!("{:.1} %", used.database * 100.0),
-            format!("{:.1} / {:.1} ms", median(starts.iter().copied()), percentile(starts, 99)),
+            started,
             format!("{:.0}", crowd.tally.rate(10, 90)),
         ]);
         crowd.stop().await?;
@@ -99,7 +104,7 @@ async fn starts(stage: &Stage, idle: &Crowd) -> Result<Vec<f64>, Error> {
     let mut starts = Vec::new();
     for n in 1..=STARTS {
         let count = idle.tally.count();
-        let (id, _) = atomic(n, 100 + n);
+        let (id, _) = atomic(n, 100 + n, None);
         let start = Instant::now();
         stage.controllers.run(&id, "idle", false).await?;
         idle.until(count + 1).await?;

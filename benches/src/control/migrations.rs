@@ -24,10 +24,10 @@ const CALLS: u32 = 5;
 const ALL_WITHIN: Duration = Duration::from_secs(300);
 const WORKERS: Kind = Kind { name: "worker", slots: 1, leases: None };
 
-/// A migration that is one transaction: its id and TOML. All but the first run after the one before.
-pub(crate) fn atomic(number: u32, version: u32) -> (String, String) {
+/// A migration that is one transaction: its id and TOML. It runs after the one with the number `after`.
+pub(crate) fn atomic(number: u32, version: u32, after: Option<u32>) -> (String, String) {
     let id = format!("table-{number}");
-    let run_after = if number > 1 { format!("\"table-{}\"", number - 1) } else { String::new() };
+    let run_after = after.map_or_else(String::new, |after| format!("\"table-{after}\""));
     let text = format!(
         "id = \"{id}\"\nname = \"Table {number}\"\ndescription = \"One table.\"\nversion = {version}\n\
          run_after = [{run_after}]\n[[step]]\nname = \"create\"\nsql = \"CREATE TABLE small_{number} (id bigint PRIMARY KEY)\"\n"
@@ -65,7 +65,8 @@ pub(crate) async fn run(server: &Server, options: &Options) -> Result<(), Error>
 
 async fn measure(server: &Server, count: u32) -> Result<[String; 11], Error> {
     let controllers = Controllers::start(&server.database("control").await?, 1).await?;
-    let set: Vec<_> = (1..=count).map(|number| atomic(number, number)).collect();
+    let set: Vec<_> =
+        (1..=count).map(|number| atomic(number, number, number.checked_sub(1).filter(|before| *before > 0))).collect();
     let start = Instant::now();
     controllers.register(set.clone()).await?;
     let registered = start.elapsed();

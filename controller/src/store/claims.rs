@@ -112,25 +112,28 @@ pub(super) const CANDIDATES: Statement = Statement::new(
 );
 
 /// The session is locked, shared with heartbeats: an agent that opens another stream meanwhile waits for this grant, and
-/// then takes back what it was not told of.
-const GRANT: Statement = Statement::new(
+/// then takes back what it was not told of. Runs are looked up for each task: joined, the planner would at times begin with
+/// the runs that are running, and walk over all of their tasks.
+pub(super) const GRANT: Statement = Statement::new(
     "grant",
     "WITH n AS (
          SELECT n.id, n.agent FROM jsonb_to_recordset($1) AS n (id bigint, agent text, session bigint)
          JOIN dunlin_controller.agents a ON a.id = n.agent AND a.session = n.session
          ORDER BY a.id FOR KEY SHARE OF a
+     ), leased AS (
+         UPDATE dunlin_controller.tasks t
+         SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
+             expires_at = clock_timestamp() + make_interval(secs => $2),
+             granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false
+         FROM n
+         WHERE t.id = n.id AND (SELECT r.state FROM dunlin_controller.runs r WHERE r.id = t.run_id) = 'running'
+         RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
+             t.rows_total
      )
-     UPDATE dunlin_controller.tasks t
-     SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
-         expires_at = clock_timestamp() + make_interval(secs => $2),
-         granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false
-     FROM n, dunlin_controller.runs r
-     WHERE t.id = n.id AND r.id = t.run_id AND r.state = 'running'
-     RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
-         t.rows_total, r.migration_id, r.checksum, r.applications,
-         (SELECT s.ranges_total FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step)
-             AS known_ranges,
-         (SELECT s.key FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS key",
+     SELECT l.id, l.epoch, l.agent_id, l.target, l.run_id, l.kind, l.step, l.range, l.range_low, l.range_high,
+         l.rows_total, r.migration_id, r.checksum, r.applications, s.ranges_total AS known_ranges, s.key
+     FROM leased l JOIN dunlin_controller.runs r ON r.id = l.run_id
+     LEFT JOIN dunlin_controller.run_steps s ON s.run_id = l.run_id AND s.ordinal = l.step",
 );
 
 impl Store {

@@ -1,21 +1,20 @@
 //! What the database makes of the statements that run most often, whatever it knows of the tables.
 
-use super::super::claims::CANDIDATES;
-use super::super::session::SETTINGS;
+use super::super::claims::{CANDIDATES, GRANT};
+use super::super::session::{SETTINGS, Statement};
 use super::lab::{Lab, batched};
 
-/// The plan of a claim on a new connection, as lines.
-async fn plan_of_a_claim(lab: &Lab) -> String {
+/// The plan of a statement on a new connection.
+async fn plan(lab: &Lab, statement: &Statement, types: &str, values: &str) -> String {
     let (client, _connection) = dunlin_shared::postgres::connect(&lab.url, "test").await.unwrap();
     client.batch_execute(SETTINGS).await.unwrap();
-    client.batch_execute(&format!("PREPARE claim (jsonb) AS {}", CANDIDATES.sql())).await.unwrap();
-    let explain = r#"EXPLAIN EXECUTE claim ('[{"target": "main", "transforms": [], "free": 20}]')"#;
-    let lines = client.query(explain, &[]).await.unwrap();
+    client.batch_execute(&format!("PREPARE statement ({types}) AS {}", statement.sql())).await.unwrap();
+    let lines = client.query(&format!("EXPLAIN EXECUTE statement ({values})"), &[]).await.unwrap();
     lines.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n")
 }
 
 #[tokio::test]
-async fn a_claim_reads_no_more_ready_tasks_than_it_takes() {
+async fn a_claim_reads_no_more_tasks_than_it_takes() {
     let lab = Lab::new().await;
     lab.register(&[batched("b", 1)]).await;
     lab.agent("a").await;
@@ -25,7 +24,7 @@ async fn a_claim_reads_no_more_ready_tasks_than_it_takes() {
          SELECT {run}, 'main', 'range', 1, n, ARRAY[n::text], 'ready', 0 FROM generate_series(1, 20000) AS n"
     );
     let finish = "UPDATE dunlin_controller.tasks SET state = 'done', ended_at = now() WHERE state = 'ready'";
-    let analyze = "ANALYZE dunlin_controller.tasks";
+    let analyze = "ANALYZE dunlin_controller.tasks; ANALYZE dunlin_controller.runs";
     for (known, sql) in [
         ("an empty table", ""),
         ("nothing", fill.as_str()),
@@ -34,9 +33,14 @@ async fn a_claim_reads_no_more_ready_tasks_than_it_takes() {
         ("that none is ready", analyze),
     ] {
         lab.client.batch_execute(sql).await.unwrap();
-        let plan = plan_of_a_claim(&lab).await;
-        assert!(plan.contains("Index Scan using tasks_ready"), "the database knows {known}:\n{plan}");
-        assert!(!plan.contains("Sort"), "the database knows {known}:\n{plan}");
+        let demand = r#"'[{"target": "main", "transforms": [], "free": 20}]'"#;
+        let claim = plan(&lab, &CANDIDATES, "jsonb", demand).await;
+        assert!(claim.contains("Index Scan using tasks_ready"), "the database knows {known}:\n{claim}");
+        assert!(!claim.contains("Sort"), "the database knows {known}:\n{claim}");
+        let assignment = r#"'[{"id": 1, "agent": "a", "session": 1}]', 30"#;
+        let grant = plan(&lab, &GRANT, "jsonb, float8", assignment).await;
+        assert!(grant.contains("Index Scan using tasks_pkey on tasks t"), "the database knows {known}:\n{grant}");
+        assert!(!grant.contains("tasks_natural"), "the database knows {known}:\n{grant}");
     }
 }
 
