@@ -44,9 +44,6 @@ pub struct Stripe {
     pub of: u32,
     /// Which of them, from 0.
     pub index: u32,
-    /// Where the range has no more integers of the stripe than this, the predicate lists them: each is looked up in the
-    /// index, and the rows of the other stripes are not visited. 0: never.
-    pub list: u32,
 }
 
 #[cfg(test)]

@@ -24,34 +24,20 @@ fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     let columns = [column("id", "bigint")];
     let range = range(Some(&["-5"]), &["9"]);
     assert_eq!(
-        predicate(&columns, &range, Some(Stripe { of: 8, index: 3, list: 0 }), "q"),
+        predicate(&columns, &range, Some(Stripe { of: 8, index: 3 }), "q"),
         "(q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint AND abs(q.\"id\" % 8) = 3)"
     );
     assert_eq!(
-        predicate(&columns, &range, Some(Stripe { of: 1, index: 0, list: 9 }), "public.\"T\""),
+        predicate(&columns, &range, Some(Stripe { of: 1, index: 0 }), "public.\"T\""),
         "(public.\"T\".\"id\" > '-5'::bigint AND public.\"T\".\"id\" <= '9'::bigint)"
     );
-}
-
-#[test]
-fn the_keys_of_a_stripe_are_listed_where_there_are_few() {
-    let columns = [column("id", "integer")];
-    let stripe = Stripe { of: 8, index: 3, list: 10 };
-    let listed = |low: &str, high: &str| predicate(&columns, &range(Some(&[low]), &[high]), Some(stripe), "q");
-    assert_eq!(
-        listed("3", "83"),
-        "(q.\"id\" > '3'::integer AND q.\"id\" <= '83'::integer AND \
-         q.\"id\" = ANY (ARRAY(SELECT generate_series('11'::bigint, '83'::bigint, 8))))"
-    );
-    assert!(listed("3", "100").ends_with("abs(q.\"id\" % 8) = 3)"), "too many");
-    assert!(listed("-1", "10").ends_with("abs(q.\"id\" % 8) = 3)"), "the remainder has two signs");
 }
 
 #[test]
 fn several_columns_are_compared_as_rows_and_dealt_by_hash() {
     let columns = [column("a", "integer"), column("B", "text")];
     assert_eq!(
-        predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, index: 0, list: 9 }), "t"),
+        predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, index: 0 }), "t"),
         "(ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) AND \
          abs(hash_record_extended(ROW(t.\"a\", t.\"B\"), 0) % 4) = 0)"
     );
@@ -90,9 +76,7 @@ proptest! {
 }
 
 /// Keys of every sort, in SQL: the type, and an expression over `n` from 1 to 1000 that gives unique values.
-const TYPES: [(&str, &str); 12] = [
-    ("bigint", "n * 2 - 1"),
-    ("integer", "n - 2"),
+const TYPES: [(&str, &str); 10] = [
     ("bigint", "(n - 500) * 9007199254740993"),
     ("smallint", "(n - 500) * 65"),
     ("uuid", "md5(n::text)::uuid"),
@@ -139,14 +123,11 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
                 let high = KeyBound(row.get(0));
                 let range = KeyRange { low: low.replace(high.clone()), high };
                 for index in 0..3 {
-                    let rows = predicate(&key, &range, Some(Stripe { of: 3, index, list: u32::MAX }), "t");
+                    let rows = predicate(&key, &range, Some(Stripe { of: 3, index }), "t");
                     client.batch_execute(&format!("UPDATE {table} t SET hits = hits + 1 WHERE {rows}")).await.unwrap();
                 }
-                for stripe in [None, Some(Stripe { of: 3, index: 1, list: 1000 })] {
-                    let plan = explain(&client, &table, &predicate(&key, &range, stripe, "t")).await;
-                    assert!(plan.contains("Index Cond"), "{plan}");
-                    assert!(!plan.contains("generate_series") || plan.contains("= ANY ($0)"), "{plan}");
-                }
+                let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
+                assert!(plan.contains("Index Cond"), "{plan}");
             }
             let row =
                 client.query_one(&format!("SELECT count(*), min(hits), max(hits) FROM {table}"), &[]).await.unwrap();

@@ -6,7 +6,7 @@ use crate::sql::{quote_ident, quote_literal};
 /// The predicate for the rows of a range and a stripe, in parentheses.
 ///
 /// The range is a comparison that an index on the key serves: of a value for one column, of rows for several. The literals
-/// stand in the text, cast to the types of their columns. The stripe is a filter beside it, or a list of its keys.
+/// stand in the text, cast to the types of their columns. The stripe is a filter beside it.
 ///
 /// `qualifier` names the table or its alias, quoted already where needed; empty leaves the columns unqualified.
 ///
@@ -22,7 +22,7 @@ pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>
     }
     terms.push(format!("{key} <= {}", bound(columns, &range.high)));
     if let Some(stripe) = stripe.filter(|stripe| stripe.of > 1) {
-        terms.push(list(columns, &names, range, stripe).unwrap_or_else(|| stripe_filter(columns, &names, stripe)));
+        terms.push(stripe_filter(columns, &names, stripe));
     }
     format!("({})", terms.join(" AND "))
 }
@@ -52,28 +52,11 @@ fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
 /// `abs` folds the negative half onto the other. Integers are dealt by their value, so that neighbours land in different
 /// stripes; everything else by its hash.
 fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe) -> String {
-    let Stripe { of, index, .. } = stripe;
+    let Stripe { of, index } = stripe;
     match (columns, names) {
         ([column], [name]) if is_integer(&column.type_name) => format!("abs({name} % {of}) = {index}"),
         _ => format!("abs(hash_record_extended(ROW({}), 0) % {of}) = {index}", names.join(", ")),
     }
-}
-
-/// The same keys as those of [`stripe_filter`], listed: where a range is dense, looking each of them up costs less than
-/// reading the rows of all stripes for each stripe. Only above zero, where the remainder has one sign.
-fn list(columns: &[KeyColumn], names: &[String], range: &KeyRange, stripe: Stripe) -> Option<String> {
-    let ([column], [name]) = (columns, names) else { return None };
-    if !is_integer(&column.type_name) {
-        return None;
-    }
-    let number = |bound: &KeyBound| bound.0.first()?.parse::<i64>().ok();
-    let (low, high) = (number(range.low.as_ref()?)?, number(&range.high)?);
-    let (of, index) = (i64::from(stripe.of), i64::from(stripe.index));
-    if low < 0 || high.checked_sub(low)? / of > i64::from(stripe.list) {
-        return None;
-    }
-    let first = low.checked_add(1 + (index - low - 1).rem_euclid(of))?;
-    Some(format!("{name} = ANY (ARRAY(SELECT generate_series('{first}'::bigint, '{high}'::bigint, {of})))"))
 }
 
 fn is_integer(type_name: &str) -> bool {

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use dunlin_shared::key::{self, KeyBound, KeyRange, Stripe};
+use dunlin_shared::key::{self, KeyBound};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::quote_ident;
 use futures::FutureExt;
@@ -53,7 +53,7 @@ impl Job<'_> {
 impl Worker<'_> {
     /// Transforms the rows of a batch and moves the checkpoint.
     pub(super) async fn batch(&mut self, connection: &mut Connection, job: &Job<'_>) -> Result<(), Error> {
-        let (range, _) = self.rows_of(job);
+        let (range, _) = job.cursor.batch(job.bound);
         let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
         let done = match &self.body {
             Body::Sql(sql) => self.sql_batch(connection, &self.render(sql, job), job, &place).await,
@@ -72,13 +72,8 @@ impl Worker<'_> {
         }
     }
 
-    /// The rows of a batch. Keys are listed up to twice as many as there should be rows: sparser ones are filtered.
-    fn rows_of(&self, job: &Job<'_>) -> (KeyRange, Option<Stripe>) {
-        job.cursor.batch(job.bound, self.batch_rows.saturating_mul(2))
-    }
-
     fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
-        let (range, stripe) = self.rows_of(job);
+        let (range, stripe) = job.cursor.batch(job.bound);
         sql.render(|alias| {
             let qualifier = alias.map_or_else(|| quote_ident(&self.table.name), str::to_owned);
             key::predicate(&self.key, &range, stripe, &qualifier)
@@ -113,7 +108,7 @@ impl Worker<'_> {
         place: &Place,
     ) -> Result<(i64, Advanced), Error> {
         let of_postgres = |error| Error::of_postgres(&error, place);
-        let (range, stripe) = self.rows_of(job);
+        let (range, stripe) = job.cursor.batch(job.bound);
         let batch = Batch {
             schema: self.table.schema.clone(),
             table: self.table.name.clone(),

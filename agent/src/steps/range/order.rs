@@ -40,9 +40,9 @@ impl Cursor {
         self.stripe >= self.window.stripes
     }
 
-    /// The batch up to `bound`. Of a stripe so many keys are listed at most.
-    pub(crate) fn batch(&self, bound: &KeyBound, list: u32) -> (KeyRange, Option<Stripe>) {
-        let stripe = Stripe { of: self.window.stripes, index: self.stripe, list };
+    /// The batch up to `bound`.
+    pub(crate) fn batch(&self, bound: &KeyBound) -> (KeyRange, Option<Stripe>) {
+        let stripe = Stripe { of: self.window.stripes, index: self.stripe };
         (KeyRange { low: self.at.clone(), high: bound.clone() }, (stripe.of > 1).then_some(stripe))
     }
 
@@ -146,7 +146,7 @@ mod tests {
             while !cursor.window_done() {
                 let from = cursor.at.as_ref().map_or(-1100, number);
                 let next = bound((from + steps.next().unwrap()).min(high));
-                let (range, stripe) = cursor.batch(&next, 0);
+                let (range, stripe) = cursor.batch(&next);
                 for key in -1100..=1099 {
                     if contains(&range, stripe, key) {
                         seen[usize::try_from(key + 1100).unwrap()] += 1;
