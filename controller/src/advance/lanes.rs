@@ -199,7 +199,7 @@ async fn acknowledge(replica: Arc<Replica>, filings: Vec<Filing>) {
     let flushed = replica.store.flush().await;
     for Filing { connection, filed, .. } in filings {
         match &flushed {
-            Ok(()) => connection.acknowledge(filed.lease),
+            Ok(()) => connection.acknowledge(filed.lease, ends(&filed.report)),
             Err(error) => connection.ending().ask(Status::unavailable(format!("a report may be lost: {error}"))),
         }
     }

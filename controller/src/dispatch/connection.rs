@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 use crate::domain::task::Lease;
+use crate::grpc::convert::lease_out;
 
 /// Messages that may wait for an agent to read them. More than that, and it does not read.
 pub(crate) const OUTGOING: usize = 4096;
@@ -178,10 +179,12 @@ impl Connection {
         self.state().reporting.insert(lease);
     }
 
-    /// Acknowledges a report: the agent can forget it.
-    pub(crate) fn acknowledge(&self, lease: Lease) {
-        self.state().reporting.remove(&lease);
-        self.send(Message::Ack(v1::Ack { lease: Some(v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 }) }));
+    /// Acknowledges a report, `last` of its lease or not: the agent can forget it.
+    pub(crate) fn acknowledge(&self, lease: Lease, last: bool) {
+        if last {
+            self.state().reporting.remove(&lease);
+        }
+        self.send(Message::Ack(v1::Ack { lease: Some(lease_out(lease)) }));
     }
 
     /// True from the last report about a lease to its acknowledgement.
@@ -204,9 +207,8 @@ impl Connection {
         let leases: Vec<Lease> =
             self.state().held.iter().filter(|(_, held)| held.run == run).map(|(lease, _)| *lease).collect();
         for lease in leases {
-            let lease = v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 };
             let reason = format!("run {run} has ended");
-            self.send(Message::Revoke(v1::Revoke { lease: Some(lease), reason }));
+            self.send(Message::Revoke(v1::Revoke { lease: Some(lease_out(lease)), reason }));
         }
     }
 
