@@ -48,6 +48,7 @@ async fn finished_by_another(fault: &str, column: &str, definition: String) {
     fleet.main().execute("ALTER TABLE numbers ADD code bigint; UPDATE numbers SET code = was").await;
     fleet.start_agent_of(Program::TestAgent);
     fleet.replace_agent(0, Program::TestAgent, "agent-0", &[("FAILPOINTS", fault)]);
+    fleet.agents_connected(1).await;
     fleet.register(&[("stale.toml", &definition)]).await;
     let _started = fleet.dunlin(&["run", "stale", "--detach"]).await.ended(0);
     until("the first agent stands still", async || fleet.agent(0).log().contains("failpoint hit").then_some(())).await;
