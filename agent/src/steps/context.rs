@@ -12,7 +12,7 @@ use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::Error;
-use super::range::StripeChoice;
+use super::range::Learnt;
 use crate::failure::Place;
 use crate::ledger::{self, Address, Claim, Kind, Taken};
 use crate::limits::{self, Durability, Limits};
@@ -24,7 +24,7 @@ use crate::watchdog::Watch;
 /// What the agent has learnt about the order of batches, by migration and step. It lives as long as the process, and all
 /// workers on a target share it.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Tuning(Arc<Mutex<HashMap<TunedStep, StripeChoice>>>);
+pub(crate) struct Tuning(Arc<Mutex<HashMap<TunedStep, Learnt>>>);
 
 /// A step of a migration on a target.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -40,7 +40,7 @@ impl Tuning {
         &self,
         context: &Context,
         step: &str,
-        work: impl FnOnce(&mut Option<StripeChoice>) -> T,
+        work: impl FnOnce(&mut Learnt) -> T,
     ) -> T {
         let name = TunedStep {
             target: context.target.name().clone(),
@@ -48,12 +48,7 @@ impl Tuning {
             step: step.to_owned(),
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut choice = known.remove(&name);
-        let result = work(&mut choice);
-        if let Some(choice) = choice {
-            known.insert(name, choice);
-        }
-        result
+        work(known.entry(name).or_default())
     }
 }
 

@@ -7,19 +7,22 @@
 mod batch;
 mod durable;
 mod order;
+mod pace;
 mod stripes;
 
-pub(crate) use stripes::StripeChoice;
+use std::time::Duration;
 
 use dunlin_proto::v1::{EventType, RangeTask, Step};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::{assigned_columns, quote_ident};
+use tokio::time::Instant;
 
 use self::batch::{Body, Job};
 use self::durable::{Durable, Sums};
 use self::order::{Cursor, Shares, Window};
-use self::stripes::{HotShare, Opening, Shown};
+use self::pace::Pace;
+use self::stripes::{HotShare, Opening, Shown, StripeChoice};
 use super::context::names;
 use super::{Context, Ended, Error, seal};
 use crate::catalog::{self, Table, Walk};
@@ -29,11 +32,15 @@ use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
 use crate::limits::Durability;
 use crate::target::Connection;
 
-/// Rows in a batch where the definition does not say.
-const BATCH_ROWS: u32 = 1000;
-
 /// Rows in a window: it should stay in the server's memory from the first of its stripes to the last.
 const WINDOW_ROWS: u32 = 100_000;
+
+/// What the agent has learnt about a step.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Learnt {
+    stripes: Option<StripeChoice>,
+    pace: Pace,
+}
 
 pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Result<Ended, Error> {
     let (Some(step), Some(planned)) = (&task.step, &task.range) else {
@@ -100,11 +107,13 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         key,
         range,
         body,
-        batch_rows: u32::try_from(settings.size).ok().filter(|size| *size > 0).unwrap_or(BATCH_ROWS),
+        fixed_rows: u32::try_from(settings.size).ok().filter(|size| *size > 0),
+        batch_rows: pace::FIRST,
         durable: Durable::default(),
         hot: HotShare::default(),
         window_rows: i64::from(WINDOW_ROWS),
     };
+    worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).batch_rows(0, 1));
     worker.run(&mut connection, settings.stripes).await
 }
 
@@ -127,6 +136,9 @@ struct Worker<'a> {
     key: Vec<KeyColumn>,
     range: KeyRange,
     body: Body,
+    /// Rows of a batch, where the definition says.
+    fixed_rows: Option<u32>,
+    /// Rows of a batch in this window.
     batch_rows: u32,
     cursor: Option<Cursor>,
     sums: Sums,
@@ -175,7 +187,11 @@ impl Worker<'_> {
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
         if stripes == 0 {
-            opening.stripes = stripes::fitting(opening.stripes, self.window_rows, self.batch_rows);
+            let least = self.fixed_rows.unwrap_or(pace::FIRST);
+            opening.stripes = stripes::fitting(opening.stripes, self.window_rows, least);
+        }
+        if self.fixed_rows.is_none() {
+            self.batch_rows = self.learnt(|learnt| learnt.pace).batch_rows(self.window_rows, opening.stripes);
         }
         let high = high.unwrap_or_else(|| self.range.high.clone());
         Ok(Cursor::start(Window { low, high, stripes: opening.stripes }))
@@ -191,14 +207,16 @@ impl Worker<'_> {
             return Ok(if can { Opening { stripes: fixed, ..plain } } else { plain });
         }
         let Body::Sql(_) = self.body else { return Ok(plain) };
-        let tuning = &self.context.tuning;
-        let known = tuning.with(self.context, &self.step.name, |choice| *choice);
-        if known.is_none() {
+        if self.learnt(|learnt| learnt.stripes).is_none() {
             let guess = self.guess(connection).await?;
-            tuning.with(self.context, &self.step.name, |choice| *choice.get_or_insert(guess));
+            self.learnt(|learnt| *learnt.stripes.get_or_insert(guess));
         }
-        Ok(tuning
-            .with(self.context, &self.step.name, |choice| choice.as_mut().map_or(plain, StripeChoice::next_window)))
+        Ok(self.learnt(|learnt| learnt.stripes.as_mut().map_or(plain, StripeChoice::next_window)))
+    }
+
+    /// Reads or changes what is known about the step.
+    fn learnt<T>(&self, work: impl FnOnce(&mut Learnt) -> T) -> T {
+        self.context.tuning.with(self.context, &self.step.name, work)
     }
 
     async fn guess(&self, connection: &mut Connection) -> Result<StripeChoice, Error> {
@@ -219,7 +237,7 @@ impl Worker<'_> {
         let last_window = cursor.window.high == self.range.high;
         let rows = if last_window { self.rows_left() } else { self.rows_left().min(self.window_rows) };
         self.hot.reset();
-        let before = self.sums;
+        let (before, mut spent) = (self.sums, Duration::ZERO);
         // In the middle of a stripe its rest is walked first, since keys cannot be compared here.
         let begun = cursor.at != cursor.window.low;
         let mut bounds = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
@@ -235,10 +253,12 @@ impl Worker<'_> {
                 let walked = if last { self.rows_left() } else { shares.take().min(self.rows_left()) };
                 self.context.beat();
                 let job = Job { cursor: &cursor, bound, after: &after, walked, last };
+                let begun = Instant::now();
                 self.batch(connection, &job).await?;
+                spent += begun.elapsed();
                 cursor = after;
                 if cursor.window_done() {
-                    self.learn(&cursor, before);
+                    self.learn(&cursor, before, spent);
                 }
                 if last {
                     return Ok(Some(Ended::Done {
@@ -266,19 +286,19 @@ impl Worker<'_> {
         Ok(None)
     }
 
-    /// Takes in what a window has shown about stripes.
-    fn learn(&self, cursor: &Cursor, before: Sums) {
+    /// Takes in what a window has shown.
+    fn learn(&self, cursor: &Cursor, before: Sums, spent: Duration) {
         let shown = Shown {
             stripes: cursor.window.stripes,
             walked: self.sums.rows_walked - before.rows_walked,
             changed: self.sums.rows - before.rows,
             hot: self.hot,
         };
-        let learnt = self
-            .context
-            .tuning
-            .with(self.context, &self.step.name, |choice| choice.as_mut().and_then(|choice| choice.learn(&shown)));
-        if let Some(sentence) = learnt {
+        let given_up = self.learnt(|learnt| {
+            learnt.pace.learn(shown.walked, spent);
+            learnt.stripes.as_mut().and_then(|choice| choice.learn(&shown))
+        });
+        if let Some(sentence) = given_up {
             self.context.lease.note(EventType::AgentNote, sentence);
         }
     }

@@ -7,8 +7,9 @@
 
 use crate::catalog::Layout;
 
-/// Stripes of a window when they pay.
-pub(crate) const STRIPES: u32 = 8;
+/// Stripes of a window when they pay. Each is one more walk over the window; fewer leave more rows that change their page, in
+/// the first stripe.
+pub(crate) const STRIPES: u32 = 5;
 
 /// Rows on a page above which stripes can pay: a stripe should change at least a fraction of a row of each page.
 const ROWS_PER_PAGE: f64 = 4.0;
@@ -26,11 +27,11 @@ const DENSE_PERCENT: i64 = 30;
 const PROBE_BATCHES: u32 = 5;
 
 /// Batches that a stripe must have: without other transactions between two visits to a page nothing is pruned there.
-const BATCHES_IN_STRIPE: i64 = 2;
+pub(super) const BATCHES_IN_STRIPE: u32 = 2;
 
 /// The stripes for a window of so many rows, where `wanted` would be right for a large one.
 pub(crate) fn fitting(wanted: u32, window_rows: i64, batch_rows: u32) -> u32 {
-    let most = window_rows / (i64::from(batch_rows).max(1) * BATCHES_IN_STRIPE);
+    let most = window_rows / (i64::from(batch_rows).max(1) * i64::from(BATCHES_IN_STRIPE));
     wanted.min(u32::try_from(most).unwrap_or(u32::MAX)).max(1)
 }
 

@@ -105,7 +105,7 @@ async fn updates_in_stripes_stay_on_their_page() {
     let planned = lab.plan(&step).await;
     lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
     let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
-    assert_eq!(cursor.get::<_, &str>(0), "8");
+    assert_eq!(cursor.get::<_, &str>(0), "5");
     let growth = lab.number("SELECT pg_relation_size('t') * 100").await / before;
     // In key order it would have twice its size.
     assert!(growth < 170, "the table has {growth} % of its size");
@@ -140,7 +140,7 @@ async fn stripes_that_do_not_pay_are_noticed() {
     assert_eq!(notes[0].r#type(), EventType::AgentNote);
     let stripes =
         "SELECT string_agg(cursor #>> '{window,stripes}', ' ' ORDER BY range) FROM dunlin.checkpoints WHERE range > 0";
-    assert_eq!(lab.row(stripes).await.get::<_, &str>(0), "8 1");
+    assert_eq!(lab.row(stripes).await.get::<_, &str>(0), "5 1");
 }
 
 #[tokio::test]
