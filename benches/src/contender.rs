@@ -11,6 +11,9 @@ use crate::Error;
 use crate::fleet::Fleet;
 use crate::measure::{Before, Figures, connect};
 
+/// Stripes, rows of a window and rows of a batch of the order by hand: those of Dunlin, once it has found its pace.
+const BY_HAND: (u32, u32, u32) = (5, 100_000, 5000);
+
 /// Rows of a batch of the plain loop.
 const LOOP_BATCH: u32 = 10_000;
 
@@ -34,6 +37,8 @@ pub(crate) enum Contender {
     Statement,
     /// A client that updates batch after batch in key order, with so many workers.
     Loop(u32),
+    /// Dunlin's order of batches without Dunlin, in one session: what the order can reach on this machine.
+    ByHand,
     /// Dunlin with so many agents of so many slots.
     Dunlin { agents: u32, slots: u32 },
 }
@@ -45,6 +50,7 @@ impl Contender {
             Self::Statement => "one UPDATE statement".to_owned(),
             Self::Loop(1) => "key-order loop, 1 worker".to_owned(),
             Self::Loop(workers) => format!("key-order loop, {workers} workers"),
+            Self::ByHand => "same order by hand, 1 session".to_owned(),
             Self::Dunlin { agents: 1, slots } => format!("Dunlin, 1 agent of {slots} slot"),
             Self::Dunlin { agents, slots } => format!("Dunlin, {agents} agents of {slots} slot"),
         }
@@ -62,6 +68,11 @@ impl Contender {
             Self::Loop(workers) => {
                 let before = Before::note(url, change.table).await?;
                 key_order_loop(change, url, workers).await?;
+                before.figures(None).await?
+            }
+            Self::ByHand => {
+                let before = Before::note(url, change.table).await?;
+                by_hand(change, url).await?;
                 before.figures(None).await?
             }
             Self::Dunlin { agents, slots } => dunlin(change, url, controller, agents, slots).await?,
@@ -129,6 +140,34 @@ async fn part_loop(
             None => return Ok(()),
         }
     }
+}
+
+/// Windows, stripes and batches in a loop inside the server: no round trips, no checkpoints, nobody who could take over. For
+/// an integer key from 1 on.
+async fn by_hand(change: Change, url: &str) -> Result<(), Error> {
+    let Change { table, key, update, .. } = change;
+    let (stripes, window, batch) = BY_HAND;
+    let span = batch * stripes;
+    let client = connect(url).await?;
+    client.batch_execute("SET synchronous_commit = off").await?;
+    client
+        .batch_execute(&format!(
+            "DO $$ DECLARE highest bigint := (SELECT max({key}) FROM {table}); at bigint; upto bigint; BEGIN
+                 FOR low IN 0..highest BY {window} LOOP
+                     FOR stripe IN 0..{stripes} - 1 LOOP
+                         at := low;
+                         WHILE at < low + {window} LOOP
+                             upto := least(at + {span}, low + {window});
+                             {update} WHERE {key} > at AND {key} <= upto AND {key} % {stripes} = stripe;
+                             COMMIT;
+                             at := upto;
+                         END LOOP;
+                     END LOOP;
+                 END LOOP;
+             END $$"
+        ))
+        .await?;
+    Ok(())
 }
 
 async fn dunlin(change: Change, url: &str, controller: &str, agents: u32, slots: u32) -> Result<Figures, Error> {

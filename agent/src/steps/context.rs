@@ -36,12 +36,7 @@ struct TunedStep {
 
 impl Tuning {
     /// Reads or changes what is known about a step on a target.
-    pub(super) fn with<T>(
-        &self,
-        context: &Context,
-        step: &str,
-        work: impl FnOnce(&mut Learnt) -> T,
-    ) -> T {
+    pub(super) fn with<T>(&self, context: &Context, step: &str, work: impl FnOnce(&mut Learnt) -> T) -> T {
         let name = TunedStep {
             target: context.target.name().clone(),
             migration: context.migration.clone(),

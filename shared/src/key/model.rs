@@ -22,10 +22,14 @@ fn range(low: Option<&[&str]>, high: &[&str]) -> KeyRange {
 #[test]
 fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     let columns = [column("id", "bigint")];
-    let range = range(Some(&["-5"]), &["9"]);
+    let (range, above_zero) = (range(Some(&["-5"]), &["9"]), range(Some(&["0"]), &["9"]));
     assert_eq!(
         predicate(&columns, &range, Some(Stripe { of: 8, index: 3 }), "q"),
         "(q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint AND abs(q.\"id\" % 8) = 3)"
+    );
+    assert_eq!(
+        predicate(&columns, &above_zero, Some(Stripe { of: 8, index: 3 }), "q"),
+        "(q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint AND q.\"id\" % 8 = 3)"
     );
     assert_eq!(
         predicate(&columns, &range, Some(Stripe { of: 1, index: 0 }), "public.\"T\""),

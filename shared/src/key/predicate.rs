@@ -22,7 +22,7 @@ pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>
     }
     terms.push(format!("{key} <= {}", bound(columns, &range.high)));
     if let Some(stripe) = stripe.filter(|stripe| stripe.of > 1) {
-        terms.push(stripe_filter(columns, &names, stripe));
+        terms.push(stripe_filter(columns, &names, stripe, range.low.as_ref()));
     }
     format!("({})", terms.join(" AND "))
 }
@@ -50,10 +50,13 @@ fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
 
 /// Stripes deal out every key once, whatever its sign: the remainder of a division has the sign of the dividend, and
 /// `abs` folds the negative half onto the other. Integers are dealt by their value, so that neighbours land in different
-/// stripes; everything else by its hash.
-fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe) -> String {
+/// stripes; everything else by its hash. Above a `low` that is not negative nothing is to be folded, and each row that is
+/// filtered costs a call less.
+fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe, low: Option<&KeyBound>) -> String {
     let Stripe { of, index } = stripe;
+    let positive = low.is_some_and(|low| !low.0[0].starts_with('-'));
     match (columns, names) {
+        ([column], [name]) if is_integer(&column.type_name) && positive => format!("{name} % {of} = {index}"),
         ([column], [name]) if is_integer(&column.type_name) => format!("abs({name} % {of}) = {index}"),
         _ => format!("abs(hash_record_extended(ROW({}), 0) % {of}) = {index}", names.join(", ")),
     }

@@ -13,7 +13,7 @@ pub(super) const FIRST: u32 = 1000;
 /// Rows at least, however slow they are.
 const LEAST: u32 = 100;
 
-/// Rows at most, however fast they are: much more gains nothing.
+/// Rows at most, however fast they are: with more, two workers hold back each other's pruning.
 const MOST: u32 = 5000;
 
 /// What a batch should take.
