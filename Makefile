@@ -39,7 +39,7 @@ check: setup-check ## Check format, lints, documentation, licences, protos and m
 	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
 	$(TOOLS)/venv/bin/python scripts/check_deploy.py
 
-bench: setup-build ## Measure next to a single UPDATE and a plain batch loop, 200 small migrations, and killed controllers
+bench: setup-build ## Measure next to a single UPDATE, a plain loop and the same order by hand, 200 small migrations, and killed controllers
 	cargo build --release --workspace
 	target/release/dunlin-bench
 
