@@ -202,7 +202,7 @@ mod tests {
         let mut share = HotShare::default();
         share.add(1000, 0, false);
         share.add(2000, 100, true);
-        assert!(choice.learn(&dense(8, share)).unwrap().contains("10 %"));
+        assert!(choice.learn(&dense(STRIPES, share)).unwrap().contains("10 %"));
         let windows: Vec<Opening> = (0..9).map(|_| choice.next_window()).collect();
         assert!(windows.iter().all(|opening| opening.stripes == 1));
         assert_eq!(windows[8].batches, Some(PROBE_BATCHES), "it is tried again");
@@ -217,7 +217,7 @@ mod tests {
         // The session has handed its counters over in between.
         share.add(500, 450, true);
         assert_eq!((share.updated, share.hot), (1500, 1350));
-        assert_eq!(choice.learn(&dense(8, share)), None);
+        assert_eq!(choice.learn(&dense(STRIPES, share)), None);
         assert_eq!(stripes(&mut choice), STRIPES);
     }
 
@@ -238,6 +238,6 @@ mod tests {
         let mut choice = StripeChoice::Striped;
         let mut share = HotShare::default();
         share.add(20, 0, true);
-        assert_eq!(choice.learn(&dense(8, share)), None);
+        assert_eq!(choice.learn(&dense(STRIPES, share)), None);
     }
 }
