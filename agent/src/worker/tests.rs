@@ -148,7 +148,7 @@ async fn a_lost_answer_to_any_commit_outside_a_transaction_is_resolved() {
 async fn connections_that_are_ended_again_and_again_cost_no_row() {
     let mut lab = Lab::new().await;
     lab.sql(
-        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 4000) i",
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 10000) i",
     )
     .await;
     let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 20, 10_000, 3);
@@ -161,16 +161,16 @@ async fn connections_that_are_ended_again_and_again_cost_no_row() {
         loop {
             let Ok(row) = murderer.query_one(kill, &[]).await else { return killed };
             killed += row.get::<_, i64>(0);
-            if killed >= 5 {
+            if killed >= 3 {
                 return killed;
             }
             tokio::time::sleep(Duration::from_millis(60)).await;
         }
     });
     let report = lab.perform(1, range_task(&step, &planned, &planned.ranges[0])).await;
-    assert!(matches!(report, Message::Done(TaskDone { rows: 4000, rows_walked: 4000, .. })), "{report:?}");
+    assert!(matches!(report, Message::Done(TaskDone { rows: 10_000, rows_walked: 10_000, .. })), "{report:?}");
     assert!(murder.is_finished(), "it went on after each");
-    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 4000);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 10_000);
 }
 
 #[tokio::test]
