@@ -161,7 +161,7 @@ async fn connections_that_are_ended_again_and_again_cost_no_row() {
         loop {
             let Ok(row) = murderer.query_one(kill, &[]).await else { return killed };
             killed += row.get::<_, i64>(0);
-            if killed >= 3 {
+            if killed >= 5 {
                 return killed;
             }
             tokio::time::sleep(Duration::from_millis(60)).await;
