@@ -39,9 +39,12 @@ impl Walk<'_> {
     }
 
     pub(crate) fn nth_sql(&self, low: Option<&KeyBound>, high: Option<&KeyBound>, n: u32) -> String {
+        // Written as text outside, so that what is passed over is not.
         format!(
-            "SELECT {values} FROM {table} AS t WHERE {condition} ORDER BY {order} OFFSET {offset} LIMIT 1",
-            values = self.values("t"),
+            "SELECT {texts} FROM (SELECT {named} FROM {table} AS t WHERE {condition} ORDER BY {order} \
+             OFFSET {offset} LIMIT 1) AS s",
+            texts = self.texts("s"),
+            named = self.named(),
             table = self.table.quoted(),
             condition = self.condition(low, high),
             order = column_list(self.key, "t"),
@@ -67,9 +70,10 @@ impl Walk<'_> {
         let condition = self.condition(low, None);
         let table = self.table.quoted();
         format!(
-            "SELECT {values}, (SELECT count(*) FROM {table} AS t WHERE {condition}) FROM {table} AS t WHERE {condition} \
-             ORDER BY {order} LIMIT 1",
-            values = self.values("t"),
+            "SELECT {texts}, (SELECT count(*) FROM {table} AS t WHERE {condition}) FROM (SELECT {named} FROM {table} AS t \
+             WHERE {condition} ORDER BY {order} LIMIT 1) AS s",
+            texts = self.texts("s"),
+            named = self.named(),
             order = descending.join(", "),
         )
     }
@@ -91,13 +95,7 @@ impl Walk<'_> {
             let names: Vec<String> = (1..=self.key.len()).map(|number| format!("{alias}k{number}")).collect();
             names.join(", ")
         };
-        let named: Vec<String> = self
-            .key
-            .iter()
-            .zip(1..)
-            .map(|(column, number)| format!("t.{} AS k{number}", quote_ident(&column.name)))
-            .collect();
-        let texts: Vec<String> = (1..=self.key.len()).map(|number| format!("g.k{number}::text")).collect();
+        let named = self.named();
         let table = self.table.quoted();
         let order = column_list(self.key, "t");
         let offset = n.saturating_sub(1);
@@ -106,12 +104,11 @@ impl Walk<'_> {
              OFFSET {offset} LIMIT 1) UNION ALL SELECT {next_names}, g.n + 1 FROM g CROSS JOIN LATERAL \
              (SELECT {named} FROM {table} AS t WHERE ROW({order}) > ROW({last}) AND {upto} ORDER BY {order} \
              OFFSET {offset} LIMIT 1) AS s) SELECT {texts} FROM g ORDER BY g.n",
-            named = named.join(", "),
             first = self.condition(low, Some(high)),
             next_names = numbered("s."),
             last = numbered("g."),
             upto = self.condition(None, Some(high)),
-            texts = texts.join(", "),
+            texts = self.texts("g"),
         )
     }
 
@@ -134,10 +131,16 @@ impl Walk<'_> {
         if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") }
     }
 
-    fn values(&self, alias: &str) -> String {
-        let values: Vec<String> =
-            self.key.iter().map(|column| format!("{alias}.{}::text", quote_ident(&column.name))).collect();
-        values.join(", ")
+    /// The columns of the key under the names `k1`, `k2`, ....
+    fn named(&self) -> String {
+        let named =
+            self.key.iter().zip(1..).map(|(column, number)| format!("t.{} AS k{number}", quote_ident(&column.name)));
+        named.collect::<Vec<_>>().join(", ")
+    }
+
+    /// Those of [`named`](Self::named) as text.
+    fn texts(&self, alias: &str) -> String {
+        (1..=self.key.len()).map(|number| format!("{alias}.k{number}::text")).collect::<Vec<_>>().join(", ")
     }
 
     /// Executes one query in a transaction of its own, in one message.

@@ -4,14 +4,15 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-use dunlin_shared::key::{self, KeyBound};
+use dunlin_shared::key;
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::quote_ident;
 use futures::FutureExt;
+use futures::future::join;
 use serde_json::{Map, Value};
-use tokio_postgres::IsolationLevel;
+use tokio_postgres::{Client, IsolationLevel};
 
-use super::order::Cursor;
+use super::order::Job;
 use super::{Sums, Worker, in_words};
 use crate::failpoint::{self, CODE, RANGE};
 use crate::failure::Place;
@@ -29,20 +30,6 @@ pub(super) enum Body {
     Code(Arc<dyn Transform>),
 }
 
-/// A batch that is due.
-pub(super) struct Job<'a> {
-    /// The position before it.
-    pub(super) cursor: &'a Cursor,
-    /// Its last key.
-    pub(super) bound: &'a KeyBound,
-    /// The position after it.
-    pub(super) after: &'a Cursor,
-    /// The rows that it walks.
-    pub(super) walked: i64,
-    /// True for the last batch of the range.
-    pub(super) last: bool,
-}
-
 impl Job<'_> {
     /// The last transaction of a task waits for the disk.
     fn durability(&self) -> Durability {
@@ -50,26 +37,90 @@ impl Job<'_> {
     }
 }
 
+/// The answer to the change of a batch that was sent behind the commit of the batch before: the rows that it has changed, in a
+/// transaction that is open.
+pub(super) type Ahead = Result<i64, tokio_postgres::Error>;
+
+/// A batch that was committed.
+struct Committed {
+    rows: i64,
+    advanced: Advanced,
+    ahead: Option<Ahead>,
+}
+
 impl Worker<'_> {
-    /// Transforms the rows of a batch and moves the checkpoint.
-    pub(super) async fn batch(&mut self, connection: &mut Connection, job: &Job<'_>) -> Result<(), Error> {
+    /// Transforms the rows of a batch, unless that was done ahead, and moves the checkpoint. May begin the `next` one.
+    pub(super) async fn batch(
+        &mut self,
+        connection: &mut Connection,
+        job: &Job<'_>,
+        ahead: Option<Ahead>,
+        next: Option<&Job<'_>>,
+    ) -> Result<Option<Ahead>, Error> {
         let (range, _) = job.cursor.batch(job.bound);
         let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
         let done = match &self.body {
-            Body::Sql(sql) => self.sql_batch(connection, &self.render(sql, job), job, &place).await,
+            Body::Sql(sql) => self.sql_batch(connection, sql, job, ahead, next, &place).await,
             Body::Code(code) => self.code_batch(connection, &**code, job, &place).await,
         };
         match done {
-            Ok((rows, advanced)) => {
+            Ok(Committed { rows, advanced, ahead }) => {
                 self.hot.add(advanced.updated, advanced.hot_updated, job.cursor.stripe > 0);
                 self.count(rows, advanced, job);
-                Ok(())
+                Ok(ahead)
             }
             Err(error) => {
                 connection.rollback().await;
                 Err(self.explain(connection, error, &place).await)
             }
         }
+    }
+
+    async fn sql_batch(
+        &self,
+        connection: &mut Connection,
+        sql: &BatchSql,
+        job: &Job<'_>,
+        ahead: Option<Ahead>,
+        next: Option<&Job<'_>>,
+        place: &Place,
+    ) -> Result<Committed, Error> {
+        connection.opening();
+        let changed = match ahead {
+            Some(changed) => changed,
+            None => self.change(connection, sql, job).await,
+        };
+        let rows = changed.map_err(|error| Error::of_postgres(&error, place))?;
+        let (counters, mark) = (Map::new(), self.context.mark());
+        // One message: the server commits if and only if the checkpoint has moved.
+        let advance = self.advance(job, rows, &counters, &mark);
+        let commit = advance.commit(connection, RANGE);
+        let (advanced, ahead) = match next {
+            Some(next) if self.may_go_ahead() => {
+                let (advanced, ahead) = join(commit, self.change(connection, sql, next)).await;
+                (advanced, Some(ahead))
+            }
+            _ => (commit.await, None),
+        };
+        let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
+        if ahead.is_none() {
+            connection.closed();
+        }
+        Ok(Committed { rows, advanced, ahead })
+    }
+
+    /// True when the next batch may be sent behind a commit. The first batch of a lease goes alone: where the SQL ends its
+    /// transaction by itself, what would be behind it would do so, too. And a pooler may have another process for it.
+    fn may_go_ahead(&self) -> bool {
+        self.proven && !self.context.target.pooled() && !failpoint::armed(RANGE.advanced)
+    }
+
+    /// Begins the transaction of a batch and changes its rows. The transaction cannot be committed by what this sends.
+    async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
+        let begin = self.context.begin(job.durability());
+        let messages = client.simple_query(&format!("{begin};{}", self.render(sql, job))).await?;
+        failpoint::at(client, RANGE.changed).await?;
+        Ok(statement::rows_changed(&messages))
     }
 
     fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
@@ -80,33 +131,13 @@ impl Worker<'_> {
         })
     }
 
-    async fn sql_batch(
-        &self,
-        connection: &mut Connection,
-        sql: &str,
-        job: &Job<'_>,
-        place: &Place,
-    ) -> Result<(i64, Advanced), Error> {
-        let begin = self.context.begin(job.durability());
-        let answer = connection.begin(&format!("{begin};{sql}")).await;
-        let messages = answer.map_err(|error| Error::of_postgres(&error, place))?;
-        let rows = statement::rows_changed(&messages);
-        failpoint::at(connection, RANGE.changed).await.map_err(|error| Error::of_postgres(&error, place))?;
-        let counters = Map::new();
-        // One message: the server commits if and only if the checkpoint has moved.
-        let advanced = self.advance(job, rows, &counters, &self.context.mark()).commit(connection, RANGE).await;
-        let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
-        connection.closed();
-        Ok((rows, advanced))
-    }
-
     async fn code_batch(
         &self,
         connection: &mut Connection,
         code: &dyn Transform,
         job: &Job<'_>,
         place: &Place,
-    ) -> Result<(i64, Advanced), Error> {
+    ) -> Result<Committed, Error> {
         let of_postgres = |error| Error::of_postgres(&error, place);
         let (range, stripe) = job.cursor.batch(job.bound);
         let batch = Batch {
@@ -153,7 +184,7 @@ impl Worker<'_> {
         transaction.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();
-        Ok((rows, advanced))
+        Ok(Committed { rows, advanced, ahead: None })
     }
 
     fn advance<'a>(&'a self, job: &Job<'_>, rows: i64, counters: &'a Map<String, Value>, mark: &'a str) -> Advance<'a> {
@@ -162,7 +193,7 @@ impl Worker<'_> {
             epoch: self.context.epoch,
             mark,
             batches: self.checkpoint.batches,
-            cursor: serde_json::to_value(job.after).ok(),
+            cursor: serde_json::to_value(&job.after).ok(),
             rows,
             rows_walked: job.walked,
             rows_total: 0,
@@ -175,6 +206,7 @@ impl Worker<'_> {
     /// Counts a batch that was committed, and notes what is on disk.
     fn count(&mut self, rows: i64, advanced: Advanced, job: &Job<'_>) {
         let before = self.sums;
+        self.proven = true;
         self.checkpoint.batches += 1;
         self.sums = Sums { rows: before.rows + rows, rows_walked: before.rows_walked + job.walked };
         let durable = if job.last { Some(self.sums) } else { self.durable.saw(advanced, before) };

@@ -1,8 +1,9 @@
 //! Working through one range, batch by batch.
 //!
 //! Each batch is one transaction in two messages: `BEGIN`, settings and the change; then the advance of the checkpoint with the
-//! `COMMIT` behind it. The second message commits only if the checkpoint was still this lease's. All batches but the last
-//! commit without waiting for the disk; the last one waits, and only then is the range reported done.
+//! `COMMIT` behind it. The second message commits only if the checkpoint was still this lease's. The first message of the next
+//! batch is sent with it, so that the server does not wait for the agent. All batches but the last commit without waiting for
+//! the disk; the last one waits, and only then is the range reported done.
 
 mod batch;
 mod durable;
@@ -18,9 +19,9 @@ use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::{assigned_columns, quote_ident};
 use tokio::time::Instant;
 
-use self::batch::{Body, Job};
+use self::batch::Body;
 use self::durable::{Durable, Sums};
-use self::order::{Cursor, Shares, Window};
+use self::order::{Cursor, Jobs, Window};
 use self::pace::Pace;
 use self::stripes::{HotShare, Opening, Shown, StripeChoice};
 use super::context::names;
@@ -112,6 +113,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         durable: Durable::default(),
         hot: HotShare::default(),
         window_rows: i64::from(WINDOW_ROWS),
+        proven: false,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).batch_rows(0, 1));
     worker.run(&mut connection, settings.stripes).await
@@ -145,6 +147,8 @@ struct Worker<'a> {
     durable: Durable,
     hot: HotShare,
     window_rows: i64,
+    /// True once a batch of this lease was committed.
+    proven: bool,
 }
 
 impl Worker<'_> {
@@ -233,56 +237,41 @@ impl Worker<'_> {
     }
 
     /// Works through a window from the cursor on. `None` when it is finished and the range is not.
-    async fn window(&mut self, connection: &mut Connection, mut cursor: Cursor) -> Result<Option<Ended>, Error> {
+    async fn window(&mut self, connection: &mut Connection, cursor: Cursor) -> Result<Option<Ended>, Error> {
         let last_window = cursor.window.high == self.range.high;
         let rows = if last_window { self.rows_left() } else { self.rows_left().min(self.window_rows) };
         self.hot.reset();
         let (before, mut spent) = (self.sums, Duration::ZERO);
-        // In the middle of a stripe its rest is walked first, since keys cannot be compared here.
-        let begun = cursor.at != cursor.window.low;
-        let mut bounds = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
-        let mut whole = if begun { None } else { Some(bounds.clone()) };
-        let batches_of = |whole: &Option<Vec<KeyBound>>, rest: usize| whole.as_ref().map_or(rest, Vec::len);
-        let stripes_left = cursor.window.stripes - cursor.stripe;
-        let steps = bounds.len() + batches_of(&whole, bounds.len()) * (usize_of(stripes_left) - 1);
-        let mut shares = Shares { rows, steps: i64::try_from(steps).unwrap_or(i64::MAX) };
-        loop {
-            for bound in &bounds {
-                let after = cursor.after(bound);
-                let last = last_window && after.window_done();
-                let walked = if last { self.rows_left() } else { shares.take().min(self.rows_left()) };
-                self.context.beat();
-                let job = Job { cursor: &cursor, bound, after: &after, walked, last };
-                let begun = Instant::now();
-                self.batch(connection, &job).await?;
-                spent += begun.elapsed();
-                cursor = after;
-                if cursor.window_done() {
-                    self.learn(&cursor, before, spent);
-                }
-                if last {
-                    return Ok(Some(Ended::Done {
-                        rows: self.sums.rows,
-                        rows_walked: self.sums.rows_walked,
-                        already_done: false,
-                        applied: None,
-                    }));
-                }
-                if self.context.told() {
-                    return Ok(Some(Ended::Told));
-                }
+        let rest = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
+        let whole = if cursor.at != cursor.window.low && cursor.stripe + 1 < cursor.window.stripes {
+            self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?
+        } else {
+            rest.clone()
+        };
+        let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
+        let mut ahead = None;
+        while let Some(job) = jobs.next() {
+            self.context.beat();
+            let next = if self.context.told() { None } else { jobs.peek() };
+            let begun = Instant::now();
+            ahead = self.batch(connection, &job, ahead, next).await?;
+            spent += begun.elapsed();
+            if job.after.window_done() {
+                self.learn(&job.after, before, spent);
             }
-            if cursor.window_done() {
-                break;
+            if job.last {
+                return Ok(Some(Ended::Done {
+                    rows: self.sums.rows,
+                    rows_walked: self.sums.rows_walked,
+                    already_done: false,
+                    applied: None,
+                }));
             }
-            if whole.is_none() {
-                whole = Some(self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?);
+            if ahead.is_none() && self.context.told() {
+                return Ok(Some(Ended::Told));
             }
-            if let Some(whole) = &whole {
-                bounds.clone_from(whole);
-            }
+            self.cursor = Some(job.after);
         }
-        self.cursor = Some(cursor);
         Ok(None)
     }
 
@@ -336,10 +325,6 @@ impl Worker<'_> {
     fn rows_left(&self) -> i64 {
         (self.checkpoint.rows_total - self.sums.rows_walked).max(0)
     }
-}
-
-fn usize_of(number: u32) -> usize {
-    usize::try_from(number).unwrap_or(usize::MAX)
 }
 
 /// A key range in words, such as `(id) > (1000) and <= (2000)`.

@@ -87,22 +87,59 @@ pub(crate) fn dense_bounds(
     Some(bounds)
 }
 
-/// Shares rows out over steps so that the sum is exact.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Shares {
-    /// Rows left.
-    pub(crate) rows: i64,
-    /// Steps left.
-    pub(crate) steps: i64,
+/// A batch that is due.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Job<'a> {
+    /// The position before it.
+    pub(super) cursor: Cursor,
+    /// Its last key.
+    pub(super) bound: &'a KeyBound,
+    /// The position after it.
+    pub(super) after: Cursor,
+    /// The rows that it walks, as far as they can be told: the rows of a window are shared out over its batches.
+    pub(super) walked: i64,
+    /// True for the last batch of the range.
+    pub(super) last: bool,
 }
 
-impl Shares {
-    /// The share of the next step.
-    pub(crate) fn take(&mut self) -> i64 {
-        let share = if self.steps <= 1 { self.rows } else { self.rows / self.steps };
-        self.rows -= share;
-        self.steps = (self.steps - 1).max(0);
-        share.max(0)
+/// The batches of a window, from a position on.
+#[derive(Debug)]
+pub(super) struct Jobs<'a> {
+    at: Cursor,
+    rest: &'a [KeyBound],
+    whole: &'a [KeyBound],
+    rows: i64,
+    steps: i64,
+    ends_range: bool,
+}
+
+impl<'a> Jobs<'a> {
+    /// The batches up to each of `rest` in the stripe of `at`, then those up to each of `whole` in every further stripe; both
+    /// end with the window. Together they walk `rows`.
+    pub(super) fn new(at: Cursor, rest: &'a [KeyBound], whole: &'a [KeyBound], rows: i64, ends_range: bool) -> Self {
+        let further = usize::try_from(at.window.stripes.saturating_sub(at.stripe + 1)).unwrap_or(usize::MAX);
+        let steps = rest.len().saturating_add(whole.len().saturating_mul(further));
+        Self { at, rest, whole, rows, steps: i64::try_from(steps).unwrap_or(i64::MAX), ends_range }
+    }
+}
+
+impl<'a> Iterator for Jobs<'a> {
+    type Item = Job<'a>;
+
+    fn next(&mut self) -> Option<Job<'a>> {
+        let (bound, rest) = self.rest.split_first()?;
+        let after = self.at.after(bound);
+        let cursor = std::mem::replace(&mut self.at, after.clone());
+        self.rest = match () {
+            () if after.window_done() => &[],
+            () if after.stripe > cursor.stripe => self.whole,
+            () => rest,
+        };
+        let walked = if self.steps <= 1 { self.rows } else { self.rows / self.steps };
+        self.rows -= walked;
+        self.steps -= 1;
+        let last = self.ends_range && after.window_done();
+        Some(Job { cursor, bound, after, walked, last })
     }
 }
 
@@ -176,11 +213,29 @@ mod tests {
             }
         }
 
+        /// From any position, since a lease may begin at any.
         #[test]
-        fn shares_add_up(rows in 0_i64..1_000_000, steps in 1_i64..1000) {
-            let mut shares = Shares { rows, steps };
-            let sum: i64 = (0..steps).map(|_| shares.take()).sum();
-            prop_assert_eq!(sum, rows);
+        fn the_batches_of_a_window_follow_each_other_and_share_its_rows(
+            mut bounds in prop::collection::btree_set(1_i64..1000, 1..20),
+            stripes in 1_u32..6,
+            stripe in 0_u32..6,
+            at in 0_i64..1000,
+            rows in 0_i64..100_000,
+        ) {
+            let high = bounds.pop_last().unwrap();
+            let window = Window { low: Some(bound(0)), high: bound(high), stripes };
+            let begun = Cursor { window, stripe: stripe % stripes, at: Some(bound(at % high)) };
+            let whole: Vec<KeyBound> = bounds.iter().copied().chain([high]).map(bound).collect();
+            let rest: Vec<KeyBound> = whole.iter().filter(|end| number(end) > at % high).cloned().collect();
+            let jobs: Vec<Job<'_>> = Jobs::new(begun.clone(), &rest, &whole, rows, true).collect();
+            prop_assert_eq!(&jobs[0].cursor, &begun);
+            for pair in jobs.windows(2) {
+                prop_assert_eq!(&pair[0].after, &pair[1].cursor);
+                prop_assert!(!pair[0].last && !pair[0].after.window_done());
+            }
+            let end = jobs.last().unwrap();
+            prop_assert!(end.last && end.after.window_done());
+            prop_assert_eq!(jobs.iter().map(|job| job.walked).sum::<i64>(), rows);
         }
     }
 

@@ -61,11 +61,14 @@ async fn a_range_that_the_target_has_forgotten_is_refused() {
 
 #[tokio::test]
 async fn a_batch_that_commits_by_itself_is_refused() {
-    let mut lab = filled(100).await;
-    let step = batch_step("t", "UPDATE t SET n = 7 WHERE :batch; COMMIT; BEGIN", 10, 1000, 1);
-    let planned = lab.plan(&step).await;
-    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
-    assert!(error.message.contains("ended the transaction"), "{}", error.message);
+    for end in ["COMMIT", "COMMIT; BEGIN"] {
+        let mut lab = filled(100).await;
+        let step = batch_step("t", &format!("UPDATE t SET n = 7 WHERE :batch; {end}"), 10, 1000, 1);
+        let planned = lab.plan(&step).await;
+        let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+        assert!(error.message.contains("ended the transaction"), "{}", error.message);
+        assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 7").await, 10, "no batch was sent behind the first");
+    }
 }
 
 #[tokio::test]
