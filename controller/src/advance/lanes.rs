@@ -196,7 +196,7 @@ async fn acknowledge(replica: Arc<Replica>, filings: Vec<Filing>) {
     if filings.is_empty() {
         return;
     }
-    let flushed = replica.store.flush().await;
+    let flushed = replica.store.flush().await.and(hit("report.flushed").await.map_err(Into::into));
     for Filing { connection, filed, .. } in filings {
         match &flushed {
             Ok(()) => connection.acknowledge(filed.lease, ends(&filed.report)),

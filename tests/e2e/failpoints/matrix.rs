@@ -15,12 +15,13 @@ const AGENTS: [(&str, &[&str]); 7] = [
 
 /// The points of a controller, and how often each is passed before something happens at it: in the first run, and among the steps of
 /// the second. Queueing happens once.
-const CONTROLLER: [(&str, &[u32]); 6] = [
+const CONTROLLER: [(&str, &[u32]); 7] = [
     ("queue.written", &[0]),
     ("queue.stored", &[0]),
     ("grant.written", &[0, 4]),
     ("report.written", &[0, 4]),
     ("report.stored", &[0, 4]),
+    ("report.flushed", &[0, 4]),
     ("run.advanced", &[0, 4]),
 ];
 
@@ -95,9 +96,14 @@ pub(super) fn cases() -> Vec<Case> {
     }
     for (kind, points) in AGENTS {
         for point in points {
-            // In the middle of a range, where there is one.
-            let in_batch = matches!(kind, "range" | "code") && !matches!(*point, "taken" | "reported");
-            add(Culprit::Agents, &format!("{kind}.{point}"), u32::from(in_batch));
+            let passes = match (kind, *point) {
+                (_, "taken" | "reported") => 0,
+                // The third batch of a range is begun ahead of the commit of the second.
+                ("range", "changed") => 2,
+                ("range" | "code", _) => 1,
+                _ => 0,
+            };
+            add(Culprit::Agents, &format!("{kind}.{point}"), passes);
         }
     }
     cases
