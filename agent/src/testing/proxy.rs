@@ -17,6 +17,8 @@ pub(crate) struct Faults {
     /// Connections that have an answer now are dead from then on: it is swallowed, and so is everything behind it, the end of the
     /// connection too.
     pub(crate) swallow: AtomicBool,
+    /// Counts the commits that have another message right behind them.
+    pub(crate) followed_commits: AtomicI64,
 }
 
 /// A proxy in front of a server.
@@ -57,6 +59,9 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<F
     let mut buffer = vec![0; 65536];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let commits = buffer[..length].windows(6).filter(|bytes| *bytes == b"COMMIT").count();
+        if buffer[..length].windows(9).any(|bytes| bytes == b";COMMIT\0Q") {
+            faults.followed_commits.fetch_add(1, Ordering::SeqCst);
+        }
         for _ in 0..commits {
             if faults.commits_until_cut.fetch_sub(1, Ordering::SeqCst) == 1 {
                 cut.store(true, Ordering::SeqCst);

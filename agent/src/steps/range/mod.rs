@@ -115,7 +115,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         window_rows: i64::from(WINDOW_ROWS),
         proven: false,
     };
-    worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).batch_rows(0, 1));
+    worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     worker.run(&mut connection, settings.stripes).await
 }
 
@@ -195,7 +195,7 @@ impl Worker<'_> {
             opening.stripes = stripes::fitting(opening.stripes, self.window_rows, least);
         }
         if self.fixed_rows.is_none() {
-            self.batch_rows = self.learnt(|learnt| learnt.pace).batch_rows(self.window_rows, opening.stripes);
+            self.batch_rows = self.learnt(|learnt| learnt.pace).rows_in(self.window_rows, opening.stripes);
         }
         let high = high.unwrap_or_else(|| self.range.high.clone());
         Ok(Cursor::start(Window { low, high, stripes: opening.stripes }))

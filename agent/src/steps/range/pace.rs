@@ -30,8 +30,13 @@ impl Default for Pace {
 }
 
 impl Pace {
-    /// Rows of a batch in a window of so many rows and stripes.
-    pub(super) fn batch_rows(self, window_rows: i64, stripes: u32) -> u32 {
+    /// Rows of a batch.
+    pub(super) fn rows(self) -> u32 {
+        self.0
+    }
+
+    /// Rows of a batch in a window of so many rows and stripes: not so many that a stripe would have too few batches.
+    pub(super) fn rows_in(self, window_rows: i64, stripes: u32) -> u32 {
         let batches = i64::from(stripes.max(1)) * i64::from(BATCHES_IN_STRIPE);
         let most = u32::try_from(window_rows / batches).unwrap_or(u32::MAX);
         if stripes > 1 { self.0.min(most.max(LEAST)) } else { self.0 }
@@ -52,12 +57,12 @@ mod tests {
     fn after(walked: i64, spent: Duration) -> u32 {
         let mut pace = Pace::default();
         pace.learn(walked, spent);
-        pace.batch_rows(1_000_000, 1)
+        pace.rows()
     }
 
     #[test]
     fn a_batch_takes_a_moment_within_limits() {
-        assert_eq!(Pace::default().batch_rows(1_000_000, 1), FIRST);
+        assert_eq!(Pace::default().rows(), FIRST);
         assert_eq!(after(20_000, Duration::from_millis(500)), 2000);
         assert_eq!(after(100_000, Duration::from_millis(10)), MOST);
         assert_eq!(after(100, Duration::from_secs(60)), LEAST);
@@ -68,9 +73,9 @@ mod tests {
     fn a_stripe_of_a_small_window_still_has_two_batches() {
         let mut pace = Pace::default();
         pace.learn(1_000_000, Duration::from_secs(1));
-        assert_eq!(pace.batch_rows(100_000, 5), MOST);
-        assert_eq!(pace.batch_rows(20_000, 5), 2000);
-        assert_eq!(pace.batch_rows(10, 5), LEAST);
-        assert_eq!(pace.batch_rows(20_000, 1), MOST);
+        assert_eq!(pace.rows_in(100_000, 5), MOST);
+        assert_eq!(pace.rows_in(20_000, 5), 2000);
+        assert_eq!(pace.rows_in(10, 5), LEAST);
+        assert_eq!(pace.rows_in(20_000, 1), MOST);
     }
 }

@@ -1,3 +1,5 @@
+use std::sync::atomic::Ordering;
+
 use dunlin_proto::v1::EventType;
 use dunlin_shared::postgres::throwaway::Server;
 
@@ -57,6 +59,19 @@ async fn a_range_that_the_target_has_forgotten_is_refused() {
     lab.sql("DELETE FROM dunlin.checkpoints").await;
     let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
     assert!(error.message.contains("put back"), "{}", error.message);
+}
+
+#[tokio::test]
+async fn the_next_batch_is_begun_behind_the_commit_of_the_one_before() {
+    let (mut lab, proxy) = Lab::behind_a_proxy().await;
+    fill(&lab, 60).await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    let before = proxy.faults.followed_commits.load(Ordering::SeqCst);
+    lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+    // Of six batches the first goes alone, and the last has none behind it.
+    assert_eq!(proxy.faults.followed_commits.load(Ordering::SeqCst) - before, 4);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 60);
 }
 
 #[tokio::test]
