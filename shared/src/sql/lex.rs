@@ -58,15 +58,48 @@ impl Token<'_> {
 
 /// All tokens of a text, which together are the text.
 pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
-    let mut offset = 0;
     let mut found = Vec::new();
-    for token in tokenize(sql) {
-        let end = offset + usize::try_from(token.len).unwrap_or(usize::MAX);
-        let Some(text) = sql.get(offset..end) else { break };
-        found.push(Token { kind: token.kind, offset, text });
-        offset = end;
+    let mut begin = 0;
+    'rest: loop {
+        let mut offset = begin;
+        for token in tokenize(&sql[begin..]) {
+            let (kind, length) = match sql.get(offset..) {
+                Some(rest) if rest.starts_with('\'') && is_continued(&found) => continuation(rest),
+                _ => (token.kind, usize::try_from(token.len).unwrap_or(usize::MAX)),
+            };
+            let Some(text) = sql.get(offset..offset.saturating_add(length)) else { return found };
+            found.push(Token { kind, offset, text });
+            offset += length;
+            if kind != token.kind {
+                begin = offset;
+                continue 'rest;
+            }
+        }
+        return found;
     }
-    found
+}
+
+/// True when a string with escapes goes on in quotes that stand behind these tokens: there is a line's end between, and else
+/// only blanks and comments to the end of a line.
+fn is_continued(tokens: &[Token<'_>]) -> bool {
+    let mut lines = false;
+    for token in tokens.iter().rev() {
+        match token.kind {
+            TokenKind::Whitespace => lines |= token.text.contains(['\n', '\r']),
+            TokenKind::LineComment => {}
+            TokenKind::Literal { kind: LiteralKind::EscStr { terminated: true } } => return lines,
+            _ => return false,
+        }
+    }
+    false
+}
+
+/// The kind and length of the continuation, which has escapes, too.
+fn continuation(text: &str) -> (TokenKind, usize) {
+    match tokenize(&format!("e{text}")).next() {
+        Some(whole) => (whole.kind, usize::try_from(whole.len).unwrap_or(usize::MAX) - 1),
+        None => (TokenKind::Literal { kind: LiteralKind::EscStr { terminated: false } }, text.len()),
+    }
 }
 
 /// The parts of a name as SQL writes it, such as `shop."Order"`: each folded or as it is quoted. `None` when the text is
@@ -88,6 +121,21 @@ pub(crate) fn name_parts(text: &str) -> Option<Vec<String>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_string_with_escapes_has_them_on_its_further_lines_too() {
+        let strings = |sql: &str| {
+            let tokens = tokens(sql);
+            assert_eq!(tokens.iter().map(|token| token.text).collect::<String>(), sql);
+            let strings = tokens.iter().filter(|token| matches!(token.kind, TokenKind::Literal { .. }));
+            strings.map(|token| token.text.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(strings("e'a'\n'\\'b' c"), ["e'a'", "'\\'b'"]);
+        assert_eq!(strings("E'a' -- x\n\t'\\'b'\r'\\''"), ["E'a'", "'\\'b'", "'\\''"]);
+        for separate in ["e'a' '\\' c", "e'a'\n/* */'\\' c", "'a'\n'\\' c", "e'a'\n+'\\' c"] {
+            assert_eq!(strings(separate).last().unwrap(), "'\\'", "{separate}");
+        }
+    }
 
     #[test]
     fn names_fold_unless_they_are_quoted() {

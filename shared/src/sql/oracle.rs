@@ -19,6 +19,7 @@ const PLACEHOLDER: &str = ":batch ";
 fn soup() -> impl Strategy<Value = String> {
     let quotes = vec![
         "'", "'", "''", "\"", "\"\"", "$$", "$$", "$a$", "$a$", "$é$", "E'", "e'", "U&'", "u&\"", "N'", "B'", "x'",
+        "e''\n'",
     ];
     let comments = vec!["--", "\n", "/*", "*/", "/*", "*/", "/", "*"];
     let others =
@@ -50,7 +51,7 @@ async fn a_placeholder_is_found_exactly_where_the_server_reads_code() {
     let mut runner = TestRunner::default();
     let soup = soup();
     let (mut code, mut quoted, mut open) = (0, 0, 0);
-    for _ in 0..1500 {
+    for _ in 0..3000 {
         let sql = soup.new_tree(&mut runner).unwrap().current();
         let readable = whole(&client, &sql).await;
         let Ok(parsed) = BatchSql::parse(&sql) else {
