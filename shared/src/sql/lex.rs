@@ -59,24 +59,26 @@ impl Token<'_> {
 /// All tokens of a text, which together are the text.
 pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
     let mut found = Vec::new();
-    let mut begin = 0;
-    'rest: loop {
-        let mut offset = begin;
-        for token in tokenize(&sql[begin..]) {
-            let (kind, length) = match sql.get(offset..) {
-                Some(rest) if rest.starts_with('\'') && is_continued(&found) => continuation(rest),
-                _ => (token.kind, usize::try_from(token.len).unwrap_or(usize::MAX)),
-            };
-            let Some(text) = sql.get(offset..offset.saturating_add(length)) else { return found };
-            found.push(Token { kind, offset, text });
-            offset += length;
-            if kind != token.kind {
-                begin = offset;
-                continue 'rest;
-            }
+    let mut offset = 0;
+    let mut lexer = tokenize(sql);
+    while let Some(mut token) = lexer.next() {
+        // The lexer takes the further lines of a string with escapes for strings without.
+        if let Some(line) = sql.get(offset..).filter(|rest| rest.starts_with('\'') && is_continued(&found))
+            && let Some(whole) = tokenize(&format!("e{line}")).next()
+        {
+            token = squawk_lexer::Token { kind: whole.kind, len: whole.len - 1 };
+            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
         }
-        return found;
+        let end = offset.saturating_add(length(&token));
+        let Some(text) = sql.get(offset..end) else { break };
+        found.push(Token { kind: token.kind, offset, text });
+        offset = end;
     }
+    found
+}
+
+fn length(token: &squawk_lexer::Token) -> usize {
+    usize::try_from(token.len).unwrap_or(usize::MAX)
 }
 
 /// True when a string with escapes goes on in quotes that stand behind these tokens: there is a line's end between, and else
@@ -92,14 +94,6 @@ fn is_continued(tokens: &[Token<'_>]) -> bool {
         }
     }
     false
-}
-
-/// The kind and length of the continuation, which has escapes, too.
-fn continuation(text: &str) -> (TokenKind, usize) {
-    match tokenize(&format!("e{text}")).next() {
-        Some(whole) => (whole.kind, usize::try_from(whole.len).unwrap_or(usize::MAX) - 1),
-        None => (TokenKind::Literal { kind: LiteralKind::EscStr { terminated: false } }, text.len()),
-    }
 }
 
 /// The parts of a name as SQL writes it, such as `shop."Order"`: each folded or as it is quoted. `None` when the text is

@@ -243,12 +243,13 @@ impl Worker<'_> {
         self.hot.reset();
         let (before, mut spent) = (self.sums, Duration::ZERO);
         let rest = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
+        // In the middle of a stripe `rest` are the bounds of its rest only, since keys cannot be compared here.
         let whole = if cursor.at != cursor.window.low && cursor.stripe + 1 < cursor.window.stripes {
-            self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?
+            Some(self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?)
         } else {
-            rest.clone()
+            None
         };
-        let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
+        let mut jobs = Jobs::new(cursor, &rest, whole.as_ref().unwrap_or(&rest), rows, last_window).peekable();
         let mut ahead = None;
         while let Some(job) = jobs.next() {
             self.context.beat();

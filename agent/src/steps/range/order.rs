@@ -130,10 +130,12 @@ impl<'a> Iterator for Jobs<'a> {
         let (bound, rest) = self.rest.split_first()?;
         let after = self.at.after(bound);
         let cursor = std::mem::replace(&mut self.at, after.clone());
-        self.rest = match () {
-            () if after.window_done() => &[],
-            () if after.stripe > cursor.stripe => self.whole,
-            () => rest,
+        self.rest = if after.window_done() {
+            &[]
+        } else if after.stripe > cursor.stripe {
+            self.whole
+        } else {
+            rest
         };
         let walked = if self.steps <= 1 { self.rows } else { self.rows / self.steps };
         self.rows -= walked;
