@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dunlin_proto::v1::run_service_client::RunServiceClient;
 use dunlin_proto::v1::{RunMigrationRequest, RunState, WatchRunsRequest};
+use futures::future::try_join_all;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 
@@ -37,8 +38,8 @@ pub(crate) enum Contender {
     Statement,
     /// A client that updates batch after batch in key order, with so many workers.
     Loop(u32),
-    /// Dunlin's order of batches without Dunlin, in one session: what the order can reach on this machine.
-    ByHand,
+    /// Dunlin's order of batches without Dunlin, in so many sessions: what the order can reach on this machine.
+    ByHand(u32),
     /// Dunlin with so many agents of so many slots.
     Dunlin { agents: u32, slots: u32 },
 }
@@ -50,7 +51,8 @@ impl Contender {
             Self::Statement => "one UPDATE statement".to_owned(),
             Self::Loop(1) => "key-order loop, 1 worker".to_owned(),
             Self::Loop(workers) => format!("key-order loop, {workers} workers"),
-            Self::ByHand => "same order by hand, 1 session".to_owned(),
+            Self::ByHand(1) => "same order by hand, 1 session".to_owned(),
+            Self::ByHand(sessions) => format!("same order by hand, {sessions} sessions"),
             Self::Dunlin { agents: 1, slots } => format!("Dunlin, 1 agent of {slots} slot"),
             Self::Dunlin { agents, slots } => format!("Dunlin, {agents} agents of {slots} slot"),
         }
@@ -70,9 +72,9 @@ impl Contender {
                 key_order_loop(change, url, workers).await?;
                 before.figures(None).await?
             }
-            Self::ByHand => {
+            Self::ByHand(sessions) => {
                 let before = Before::note(url, change.table).await?;
-                by_hand(change, url).await?;
+                try_join_all((0..sessions).map(|session| by_hand(change, url, session, sessions))).await?;
                 before.figures(None).await?
             }
             Self::Dunlin { agents, slots } => dunlin(change, url, controller, agents, slots).await?,
@@ -106,7 +108,7 @@ async fn key_order_loop(change: Change, url: &str, workers: u32) -> Result<(), E
         parts.push(part_loop(connect(url).await?, low.clone(), high.clone(), table, key, key_type, update));
         low = high;
     }
-    futures::future::try_join_all(parts).await?;
+    try_join_all(parts).await?;
     Ok(())
 }
 
@@ -142,18 +144,19 @@ async fn part_loop(
     }
 }
 
-/// Windows, stripes and batches in a loop inside the server: no round trips, no checkpoints, nobody who could take over. For
-/// an integer key from 1 on.
-async fn by_hand(change: Change, url: &str) -> Result<(), Error> {
+/// Windows, stripes and batches in a loop inside the server: no round trips, no checkpoints, nobody who could take over. The
+/// sessions take turns at the windows. For an integer key from 1 on.
+async fn by_hand(change: Change, url: &str, session: u32, sessions: u32) -> Result<(), Error> {
     let Change { table, key, update, .. } = change;
     let (stripes, window, batch) = BY_HAND;
     let span = batch * stripes;
+    let (first, step) = (session * window, sessions * window);
     let client = connect(url).await?;
     client.batch_execute("SET synchronous_commit = off").await?;
     client
         .batch_execute(&format!(
             "DO $$ DECLARE highest bigint := (SELECT max({key}) FROM {table}); at bigint; upto bigint; BEGIN
-                 FOR low IN 0..highest BY {window} LOOP
+                 FOR low IN {first}..highest - 1 BY {step} LOOP
                      FOR stripe IN 0..{stripes} - 1 LOOP
                          at := low;
                          WHILE at < low + {window} LOOP

@@ -79,11 +79,9 @@ pub(crate) fn print_aims(series: &[Series]) {
             continue;
         };
         let aim = if agents * slots == 1 { 1.4 } else { 2.5 };
-        if agents * slots == 1
-            && let Some(hand) = series.iter().find(|one| one.contender == Contender::ByHand)
-        {
+        if let Some(hand) = series.iter().find(|one| one.contender == Contender::ByHand(agents * slots)) {
             let share = hand.seconds() / one.seconds() * 100.0;
-            println!("{}: {share:.0} % of the speed of the same order by hand", one.contender.label());
+            println!("{}: {share:.0} % of the speed of the {}", one.contender.label(), hand.contender.label());
         }
         let growth = one.of(|figures| figures.growth_mib) / statement.of(|figures| figures.growth_mib);
         line(&one.contender, "ratio to the statement", statement.seconds() / one.seconds(), aim, true);

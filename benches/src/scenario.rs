@@ -86,11 +86,12 @@ const TABLES: [Table; 3] = [
     },
 ];
 
-const ALL: [Contender; 6] = [
+const ALL: [Contender; 7] = [
     Contender::Statement,
     Contender::Loop(1),
     Contender::Loop(2),
-    Contender::ByHand,
+    Contender::ByHand(1),
+    Contender::ByHand(2),
     Contender::Dunlin { agents: 1, slots: 1 },
     Contender::Dunlin { agents: 2, slots: 1 },
 ];
@@ -169,7 +170,7 @@ async fn table_figures(server: &Server, table: &Table, rows: u32, rounds: u32) -
 
 /// The order by hand is written for the first table only.
 fn contenders(table: Name) -> impl Iterator<Item = Contender> {
-    ALL.into_iter().filter(move |contender| *contender != Contender::ByHand || table == Name::Bigint)
+    ALL.into_iter().filter(move |contender| !matches!(contender, Contender::ByHand(_)) || table == Name::Bigint)
 }
 
 async fn fresh(server: &Server, name: &str, template: &str) -> Result<(), Error> {
