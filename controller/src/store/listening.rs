@@ -12,6 +12,7 @@ use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_postgres::{Client, Notification};
 
 use super::database::{Availability, Store};
+use super::error::Error;
 use super::wake::{CHANNELS, Wake};
 
 /// How often the connection is asked.
@@ -58,7 +59,10 @@ impl Store {
     async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, String> {
         // Each time: what comes back may be a database that was restored, or is empty.
         match timeout(SCHEMA_WITHIN, self.bring_up_to_date()).await {
-            Ok(done) => done.map_err(|error| error.to_string())?,
+            Ok(Ok(())) => {}
+            // It says once that the database is away.
+            Ok(Err(Error::Unavailable { reason })) => return Err(reason),
+            Ok(Err(error)) => return Err(error.to_string()),
             Err(_) => {
                 return Err(
                     "its schema was not brought up to date in time; another replica may be doing that".to_owned()

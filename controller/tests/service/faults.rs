@@ -85,7 +85,10 @@ async fn a_controller_that_starts_before_its_database_waits_for_it() {
     let controller = Controller::start_with(&url, Duration::from_secs(30)).await;
     controller.serving(false).await;
     let mut agent = Agent::open(&controller, hello("a", 1)).await;
-    assert_eq!(agent.ends().await.code(), Code::Unavailable);
+    let refused = agent.ends().await;
+    assert_eq!(refused.code(), Code::Unavailable);
+    let sentence = "the controller's database is not available";
+    assert_eq!(refused.message().matches(sentence).count(), 1, "{}", refused.message());
     way.open.send_replace(true);
     controller.serving(true).await;
     Agent::connect(&controller, "a", 1).await;

@@ -226,7 +226,7 @@ impl Connector {
 
     /// The time for all hosts together.
     fn limit(&self) -> Duration {
-        let each = self.config.get_connect_timeout().copied().unwrap_or(Duration::from_secs(5));
+        let each = self.config.get_connect_timeout().copied().unwrap_or(url::CONNECT_TIMEOUT);
         let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1);
         each * u32::try_from(hosts).unwrap_or(1)
     }

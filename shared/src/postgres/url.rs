@@ -13,8 +13,9 @@ use tokio_postgres::config::SslMode;
 
 use super::Error;
 
-/// How long connecting may take, unless the URL says so itself.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting may take, the look-up of the host's name included, unless the URL says so itself. A resolver whose
+/// question or answer was lost asks again after 5 s: with less, every attempt would be given up just before.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// Parameters that `tokio-postgres` honours.
 const PARAMETERS: [&str; 18] = [
