@@ -7,8 +7,9 @@ use std::io::{IsTerminal, stderr};
 
 use tracing_subscriber::EnvFilter;
 
-/// Crates that log more at `info` than an operator wants to read.
-const QUIET: &str = "info,h2=warn,hyper=warn,refinery_core=warn,tokio_postgres=warn,tonic=warn";
+/// Crates that log more at `info` than an operator wants to read. What refinery calls an error is none while two versions of
+/// the controller work side by side, and errors it returns as well.
+const QUIET: &str = "info,h2=warn,hyper=warn,refinery_core=off,tokio_postgres=warn,tonic=warn";
 
 /// Sets logging up for this process. A second call changes nothing.
 pub fn init(service: &str) {
