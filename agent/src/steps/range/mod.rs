@@ -242,14 +242,17 @@ impl Worker<'_> {
         let rows = if last_window { self.rows_left() } else { self.rows_left().min(self.window_rows) };
         self.hot.reset();
         let (before, mut spent) = (self.sums, Duration::ZERO);
-        let rest = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows).await?;
-        // In the middle of a stripe `rest` are the bounds of its rest only, since keys cannot be compared here.
-        let whole = if cursor.at != cursor.window.low && cursor.stripe + 1 < cursor.window.stripes {
-            Some(self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows).await?)
+        let split = self.split(&cursor);
+        let rest = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows, split).await?;
+        let whole = if cursor.stripe + 1 >= cursor.window.stripes {
+            Vec::new()
+        } else if cursor.at == cursor.window.low {
+            order::every_nth(&rest, split)
         } else {
-            None
+            // In the middle of a stripe `rest` are the bounds of its rest only, since keys cannot be compared here.
+            self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows, 1).await?
         };
-        let mut jobs = Jobs::new(cursor, &rest, whole.as_ref().unwrap_or(&rest), rows, last_window).peekable();
+        let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
         let mut ahead = None;
         while let Some(job) = jobs.next() {
             self.context.beat();
@@ -293,16 +296,23 @@ impl Worker<'_> {
         }
     }
 
-    /// The ends of the batches above `at`; the last is the end of the window.
+    /// Into how many each batch of this stripe is split.
+    fn split(&self, cursor: &Cursor) -> u32 {
+        let first = cursor.stripe == 0 && cursor.window.stripes > 1;
+        if first && self.fixed_rows.is_none() { stripes::SPLIT_IN_FIRST } else { 1 }
+    }
+
+    /// The ends of the batches above `at`, each split into so many; the last is the end of the window.
     async fn bounds(
         &self,
         connection: &mut Connection,
         at: Option<&KeyBound>,
         window: &Window,
         rows: i64,
+        split: u32,
     ) -> Result<Vec<KeyBound>, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
-        let keys = self.batch_rows.saturating_mul(window.stripes);
+        let keys = (self.batch_rows.saturating_mul(window.stripes) / split).max(1);
         if rows <= i64::from(keys) {
             return Ok(vec![window.high.clone()]);
         }

@@ -87,6 +87,12 @@ pub(crate) fn dense_bounds(
     Some(bounds)
 }
 
+/// Every `nth` of some bounds, and the last.
+pub(super) fn every_nth(bounds: &[KeyBound], nth: u32) -> Vec<KeyBound> {
+    let nth = usize::try_from(nth).unwrap_or(usize::MAX).max(1);
+    bounds.chunks(nth).filter_map(<[KeyBound]>::last).cloned().collect()
+}
+
 /// A batch that is due.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Job<'a> {
@@ -223,12 +229,15 @@ mod tests {
             stripe in 0_u32..6,
             at in 0_i64..1000,
             rows in 0_i64..100_000,
+            nth in 1_u32..4,
         ) {
             let high = bounds.pop_last().unwrap();
             let window = Window { low: Some(bound(0)), high: bound(high), stripes };
             let begun = Cursor { window, stripe: stripe % stripes, at: Some(bound(at % high)) };
-            let whole: Vec<KeyBound> = bounds.iter().copied().chain([high]).map(bound).collect();
-            let rest: Vec<KeyBound> = whole.iter().filter(|end| number(end) > at % high).cloned().collect();
+            let fine: Vec<KeyBound> = bounds.iter().copied().chain([high]).map(bound).collect();
+            let rest: Vec<KeyBound> = fine.iter().filter(|end| number(end) > at % high).cloned().collect();
+            // The further stripes can have larger batches.
+            let whole = every_nth(&fine, nth);
             let jobs: Vec<Job<'_>> = Jobs::new(begun.clone(), &rest, &whole, rows, true).collect();
             prop_assert_eq!(&jobs[0].cursor, &begun);
             for pair in jobs.windows(2) {
@@ -239,6 +248,15 @@ mod tests {
             prop_assert!(end.last && end.after.window_done());
             prop_assert_eq!(jobs.iter().map(|job| job.walked).sum::<i64>(), rows);
         }
+    }
+
+    #[test]
+    fn every_nth_bound_leaves_larger_batches_that_end_with_the_same_key() {
+        let fine: Vec<KeyBound> = (1..=5).map(bound).collect();
+        assert_eq!(every_nth(&fine, 1), fine);
+        assert_eq!(every_nth(&fine, 2), [bound(2), bound(4), bound(5)]);
+        assert_eq!(every_nth(&fine, 9), [bound(5)]);
+        assert_eq!(every_nth(&[], 2), []);
     }
 
     #[test]

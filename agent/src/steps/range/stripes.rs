@@ -29,6 +29,10 @@ const PROBE_BATCHES: u32 = 5;
 /// Batches that a stripe must have: without other transactions between two visits to a page nothing is pruned there.
 pub(super) const BATCHES_IN_STRIPE: u32 = 2;
 
+/// Into how many a batch of the first stripe is split. There, rows change their page, which takes more than twice as long; and
+/// as long as a batch lasts, it holds back the pruning that other workers count on.
+pub(super) const SPLIT_IN_FIRST: u32 = 2;
+
 /// The stripes for a window of so many rows, where `wanted` would be right for a large one.
 pub(crate) fn fitting(wanted: u32, window_rows: i64, batch_rows: u32) -> u32 {
     let most = window_rows / (i64::from(batch_rows).max(1) * i64::from(BATCHES_IN_STRIPE));
