@@ -1,17 +1,19 @@
 //! Advancing a checkpoint in the transaction that does the work.
 //!
-//! The statement has its values written into it, because it is sent in one message with the `COMMIT` behind it: the server
-//! goes on to the commit only when exactly one row matched. Otherwise it divides by zero, which aborts the transaction and
-//! skips the rest of the message.
+//! The `COMMIT` is sent right behind the statement. The server commits only when exactly one row matched: otherwise the
+//! statement divides by zero, which aborts the transaction. The statement has its values written into it, and both are one
+//! message, whose rest the server skips after an error; or it was prepared, and both are messages of their own.
 
 use std::pin::pin;
 
 use dunlin_shared::ids::Epoch;
 use dunlin_shared::sql::quote_literal;
 use futures::StreamExt;
+use futures::future::join;
 use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
+use tokio_postgres::types::ToSql;
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
 
 use super::{Address, Error, State};
 use crate::failpoint::{self, Points};
@@ -57,35 +59,83 @@ pub(crate) struct Advanced {
     pub(crate) hot_updated: i64,
 }
 
-impl Advance<'_> {
-    /// The statement, without a semicolon.
-    fn sql(&self) -> String {
-        let literal = |value: &Value| quote_literal(&value.to_string());
-        let cursor = self.cursor.as_ref().map_or_else(String::new, |cursor| format!("cursor = {}, ", literal(cursor)));
-        let counters = if self.counters.is_empty() { String::new() } else { add_counters(self.counters) };
-        let measured = self.measured.map_or_else(
-            || "0, 0".to_owned(),
-            |oid| format!("pg_stat_get_xact_tuples_updated({oid}), pg_stat_get_xact_tuples_hot_updated({oid})"),
-        );
+/// What stands in the statement where a value belongs: the value itself, or a parameter.
+struct Values {
+    cursor: String,
+    rows: String,
+    walked: String,
+    total: String,
+    state: String,
+    migration: String,
+    step: String,
+    range: String,
+    epoch: String,
+    batches: String,
+    mark: String,
+    measured: String,
+}
+
+impl Values {
+    fn parameters() -> Self {
+        let parameter = |number: u32, kind: &str| format!("${number}::{kind}");
+        Self {
+            cursor: parameter(1, "text"),
+            rows: parameter(2, "bigint"),
+            walked: parameter(3, "bigint"),
+            total: parameter(4, "bigint"),
+            state: parameter(5, "text"),
+            migration: parameter(6, "text"),
+            step: parameter(7, "text"),
+            range: parameter(8, "integer"),
+            epoch: parameter(9, "bigint"),
+            batches: parameter(10, "bigint"),
+            mark: parameter(11, "text"),
+            measured: parameter(12, "oid"),
+        }
+    }
+
+    /// The statement, without a semicolon. `counters` is an assignment with its comma, or nothing.
+    fn statement(&self, counters: &str) -> String {
+        let Self { cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured } = self;
         format!(
-            "WITH moved AS (UPDATE dunlin.checkpoints SET {cursor}{counters}batches = batches + 1, \
-             rows = rows + {rows}, rows_walked = rows_walked + {walked}, rows_total = rows_total + {total}, \
-             state = '{state}', updated_at = now() \
+            "WITH moved AS (UPDATE dunlin.checkpoints SET cursor = coalesce({cursor}::jsonb, cursor), {counters}\
+             batches = batches + 1, rows = rows + {rows}, rows_walked = rows_walked + {walked}, \
+             rows_total = rows_total + {total}, state = {state}, updated_at = now() \
              WHERE migration = {migration} AND step = {step} AND range = {range} AND epoch = {epoch} \
-             AND batches = {batches} AND state = 'open' AND current_setting('{MARK}', true) = '{mark}' RETURNING 1) \
-             SELECT 1 / (SELECT count(*) FROM moved), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0'), \
-             pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0'), {measured}",
-            rows = self.rows,
-            walked = self.rows_walked,
-            total = self.rows_total,
-            state = self.state.as_str(),
-            migration = quote_literal(self.address.migration.as_str()),
-            step = quote_literal(&self.address.step_text()),
-            range = self.address.range,
-            epoch = self.epoch.0,
-            batches = self.batches,
-            mark = self.mark,
+             AND batches = {batches} AND state = 'open' AND current_setting('{MARK}', true) = {mark} RETURNING 1) \
+             SELECT 1 / (SELECT count(*) FROM moved), pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint, \
+             pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint, \
+             pg_stat_get_xact_tuples_updated({measured}), pg_stat_get_xact_tuples_hot_updated({measured})"
         )
+    }
+}
+
+/// The statement for [`Advance::commit_prepared`].
+pub(crate) fn to_prepare() -> String {
+    Values::parameters().statement("")
+}
+
+impl Advance<'_> {
+    /// The statement with its values in it, without a semicolon.
+    fn sql(&self) -> String {
+        let cursor =
+            self.cursor.as_ref().map_or_else(|| "NULL".to_owned(), |cursor| quote_literal(&cursor.to_string()));
+        let counters = if self.counters.is_empty() { String::new() } else { add_counters(self.counters) };
+        Values {
+            cursor,
+            rows: self.rows.to_string(),
+            walked: self.rows_walked.to_string(),
+            total: self.rows_total.to_string(),
+            state: quote_literal(self.state.as_str()),
+            migration: quote_literal(self.address.migration.as_str()),
+            step: quote_literal(&self.address.step_text()),
+            range: self.address.range.to_string(),
+            epoch: self.epoch.0.to_string(),
+            batches: self.batches.to_string(),
+            mark: quote_literal(self.mark),
+            measured: self.measured.unwrap_or_default().to_string(),
+        }
+        .statement(&counters)
     }
 }
 
@@ -141,6 +191,52 @@ impl Advance<'_> {
         };
         failpoint::at(client, points.committed).await?;
         Ok(advanced)
+    }
+
+    /// The same with a statement that was prepared on this connection, which saves the server the reading and planning of it. It
+    /// adds to no counters.
+    ///
+    /// Both messages are on their way at once. In a transaction that the advance has made fail, the commit behind it is a rollback.
+    ///
+    /// # Errors
+    /// As for [`commit`](Self::commit).
+    pub(crate) async fn commit_prepared(
+        &self,
+        client: &Client,
+        prepared: &Statement,
+        points: &Points,
+    ) -> Result<Advanced, Error> {
+        let cursor = self.cursor.as_ref().map(Value::to_string);
+        let (migration, step) = (self.address.migration.as_str(), self.address.step_text());
+        let (state, measured) = (self.state.as_str(), self.measured.unwrap_or_default());
+        let parameters: [&(dyn ToSql + Sync); 12] = [
+            &cursor,
+            &self.rows,
+            &self.rows_walked,
+            &self.rows_total,
+            &state,
+            &migration,
+            &step,
+            &self.address.range,
+            &self.epoch.0,
+            &self.batches,
+            &self.mark,
+            &measured,
+        ];
+        let (advanced, committed) = join(client.query_one(prepared, &parameters), client.batch_execute("COMMIT")).await;
+        let row = advanced.map_err(|error| match error.code() {
+            Some(&SqlState::DIVISION_BY_ZERO) => Error::Moved,
+            _ => error.into(),
+        })?;
+        committed?;
+        failpoint::at(client, points.committed).await?;
+        let position = |index: usize| row.try_get::<_, i64>(index).map(i64::unsigned_abs);
+        Ok(Advanced {
+            flushed: position(1)?,
+            written: position(2)?,
+            updated: row.try_get(3)?,
+            hot_updated: row.try_get(4)?,
+        })
     }
 }
 

@@ -6,6 +6,7 @@ use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
 
 use super::*;
+use crate::failpoint::RANGE;
 use crate::limits::{self, Durability, Limits};
 use crate::steps::Ended;
 use crate::testing::{Lab, MIGRATION, connect, seal, until};
@@ -59,9 +60,21 @@ async fn change(client: &Client) {
     client.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
 }
 
-async fn advance(client: &Client, epoch: i64, batches: i64, then: &str) -> Result<Advanced, Error> {
+/// How an advance is sent.
+#[derive(Debug, Clone, Copy)]
+enum Sent {
+    /// With its values in it, and the transaction stays open.
+    Open,
+    /// With its values in it and the commit behind it.
+    Written,
+    /// Prepared, and the commit behind it.
+    Prepared,
+}
+
+async fn advance(client: &Client, epoch: i64, batches: i64, sent: Sent) -> Result<Advanced, Error> {
     let address = address();
-    let counters = Map::from_iter([("seen".to_owned(), Value::from(2))]);
+    let seen = Map::from_iter([("seen".to_owned(), Value::from(2))]);
+    let none = Map::new();
     let advance = Advance {
         address: &address,
         epoch: Epoch(epoch),
@@ -71,11 +84,18 @@ async fn advance(client: &Client, epoch: i64, batches: i64, then: &str) -> Resul
         rows: 1,
         rows_walked: 1,
         rows_total: 0,
-        counters: &counters,
+        counters: if matches!(sent, Sent::Prepared) { &none } else { &seen },
         state: State::Open,
         measured: None,
     };
-    let advanced = advance.execute(client, then).await;
+    let advanced = match sent {
+        Sent::Open => advance.execute(client, "").await,
+        Sent::Written => advance.execute(client, ";COMMIT").await,
+        Sent::Prepared => {
+            let prepared = client.prepare(&to_prepare()).await.unwrap();
+            advance.commit_prepared(client, &prepared, RANGE).await
+        }
+    };
     if advanced.is_err() {
         client.batch_execute("ROLLBACK").await.unwrap();
     }
@@ -156,17 +176,19 @@ async fn a_range_that_no_plan_has_written_cannot_be_taken() {
 
 #[tokio::test]
 async fn a_stale_epoch_cannot_commit() {
-    let lab = lab().await;
-    let newer = connect(&lab.url).await;
-    take_and_commit(&lab.client, &claim(1, false)).await;
-    change(&lab.client).await;
-    // It has changed rows and not advanced: nothing makes the newer lease wait.
-    take_and_commit(&newer, &claim(2, false)).await;
-    assert!(matches!(advance(&lab.client, 1, 0, ";COMMIT").await, Err(Error::Moved)));
-    assert_eq!(value(&lab).await, 5);
-    change(&newer).await;
-    advance(&newer, 2, 0, ";COMMIT").await.unwrap();
-    assert_eq!(value(&lab).await, 16);
+    for sent in [Sent::Written, Sent::Prepared] {
+        let lab = lab().await;
+        let newer = connect(&lab.url).await;
+        take_and_commit(&lab.client, &claim(1, false)).await;
+        change(&lab.client).await;
+        // It has changed rows and not advanced: nothing makes the newer lease wait.
+        take_and_commit(&newer, &claim(2, false)).await;
+        assert!(matches!(advance(&lab.client, 1, 0, sent).await, Err(Error::Moved)));
+        assert_eq!(value(&lab).await, 5);
+        change(&newer).await;
+        advance(&newer, 2, 0, sent).await.unwrap();
+        assert_eq!(value(&lab).await, 16);
+    }
 }
 
 #[tokio::test]
@@ -175,7 +197,7 @@ async fn a_take_waits_for_an_open_transaction_that_has_advanced() {
     let older = connect(&lab.url).await;
     take_and_commit(&older, &claim(1, false)).await;
     change(&older).await;
-    advance(&older, 1, 0, "").await.unwrap();
+    advance(&older, 1, 0, Sent::Open).await.unwrap();
 
     let newer = connect(&lab.url).await;
     let taking = tokio::spawn(async move { take_and_commit(&newer, &claim(2, false)).await });
@@ -192,29 +214,33 @@ async fn a_take_waits_for_an_open_transaction_that_has_advanced() {
 
 #[tokio::test]
 async fn the_ghost_of_an_own_transaction_cannot_double_a_batch() {
-    let lab = lab().await;
-    // The connection of this transaction is cut for the agent, and the server has not noticed.
-    let ghost = connect(&lab.url).await;
-    take_and_commit(&ghost, &claim(1, false)).await;
-    begin(&ghost).await;
+    for sent in [Sent::Written, Sent::Prepared] {
+        let lab = lab().await;
+        // The connection of this transaction is cut for the agent, and the server has not noticed.
+        let ghost = connect(&lab.url).await;
+        take_and_commit(&ghost, &claim(1, false)).await;
+        begin(&ghost).await;
 
-    let again = connect(&lab.url).await;
-    let Taken::Mine(checkpoint) = take_and_commit(&again, &claim(1, true)).await else { panic!("stale") };
-    change(&again).await;
-    advance(&again, 1, checkpoint.batches, ";COMMIT").await.unwrap();
+        let again = connect(&lab.url).await;
+        let Taken::Mine(checkpoint) = take_and_commit(&again, &claim(1, true)).await else { panic!("stale") };
+        change(&again).await;
+        advance(&again, 1, checkpoint.batches, sent).await.unwrap();
 
-    ghost.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
-    assert!(matches!(advance(&ghost, 1, 0, ";COMMIT").await, Err(Error::Moved)));
-    assert_eq!(value(&lab).await, 16, "the batch was done once");
+        ghost.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
+        assert!(matches!(advance(&ghost, 1, 0, sent).await, Err(Error::Moved)));
+        assert_eq!(value(&lab).await, 16, "the batch was done once");
+    }
 }
 
 #[tokio::test]
 async fn a_transaction_that_sql_has_ended_cannot_advance() {
-    let lab = lab().await;
-    take_and_commit(&lab.client, &claim(1, false)).await;
-    change(&lab.client).await;
-    lab.sql("COMMIT; BEGIN").await;
-    assert!(matches!(advance(&lab.client, 1, 0, ";COMMIT").await, Err(Error::Moved)));
+    for sent in [Sent::Written, Sent::Prepared] {
+        let lab = lab().await;
+        take_and_commit(&lab.client, &claim(1, false)).await;
+        change(&lab.client).await;
+        lab.sql("COMMIT; BEGIN").await;
+        assert!(matches!(advance(&lab.client, 1, 0, sent).await, Err(Error::Moved)));
+    }
 }
 
 #[tokio::test]
@@ -223,7 +249,7 @@ async fn counters_add_up_over_advances() {
     take_and_commit(&lab.client, &claim(1, false)).await;
     for batches in 0..3 {
         begin(&lab.client).await;
-        advance(&lab.client, 1, batches, ";COMMIT").await.unwrap();
+        advance(&lab.client, 1, batches, Sent::Written).await.unwrap();
     }
     let sums = sums(&lab.client, &address().migration).await.unwrap();
     assert_eq!((sums.rows, &sums.counters["seen"]), (3, &Value::from(6)));

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use deadpool_postgres::{Object, Pool, PoolError};
 use dunlin_shared::postgres::Connector;
 use futures::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage, Statement};
 
 /// A connection, and whether it may go back to the pool.
 #[derive(Debug)]
@@ -81,14 +81,29 @@ impl Connection {
         }
     }
 
+    /// Prepares a statement, once for each connection of the pool. `None` for a connection of one's own.
+    ///
+    /// # Errors
+    /// Those of PostgreSQL.
+    pub(crate) async fn prepare_once(&self, sql: &str) -> Result<Option<Statement>, tokio_postgres::Error> {
+        match &self.held {
+            Held::Pooled(object) => object.prepare_cached(sql).await.map(Some),
+            Held::Own(_) | Held::Gone => Ok(None),
+        }
+    }
+
     /// Commits, and removes what SQL of a definition may have left in the session: settings, roles, temporary tables. Prepared
-    /// statements stay: those that there are belong to the client library.
+    /// statements stay: those that there are belong to the client library. But the SQL may have removed them, so what was
+    /// prepared once is prepared anew.
     ///
     /// Both go in one message, so that a pooler in transaction mode has both done by the same process of the server.
     ///
     /// # Errors
     /// Those of the commit, as for [`commit`](Self::commit). When only the rest fails, the connection is used up.
     pub(crate) async fn commit_and_discard(&mut self) -> Result<(), tokio_postgres::Error> {
+        if let Held::Pooled(object) = &self.held {
+            object.statement_cache.clear();
+        }
         const END: &str = "COMMIT;CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
             SELECT pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
         let mut committed = false;

@@ -59,7 +59,7 @@ async fn requests(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, faults: Arc<F
     let mut buffer = vec![0; 65536];
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let commits = buffer[..length].windows(6).filter(|bytes| *bytes == b"COMMIT").count();
-        if buffer[..length].windows(9).any(|bytes| bytes == b";COMMIT\0Q") {
+        if buffer[..length].windows(8).any(|bytes| bytes == b"COMMIT\0Q") {
             faults.followed_commits.fetch_add(1, Ordering::SeqCst);
         }
         for _ in 0..commits {

@@ -57,6 +57,10 @@ impl Worker<'_> {
         ahead: Option<Ahead>,
         next: Option<&Job<'_>>,
     ) -> Result<Option<Ahead>, Error> {
+        if self.prepared.is_none() && matches!(self.body, Body::Sql(_)) && self.may_go_ahead() {
+            let prepared = connection.prepare_once(&ledger::to_prepare()).await;
+            self.prepared = prepared.map_err(|error| Error::of_postgres(&error, self.place))?;
+        }
         let (range, _) = job.cursor.batch(job.bound);
         let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
         let done = match &self.body {
@@ -92,9 +96,14 @@ impl Worker<'_> {
         };
         let rows = changed.map_err(|error| Error::of_postgres(&error, place))?;
         let (counters, mark) = (Map::new(), self.context.mark());
-        // One message: the server commits if and only if the checkpoint has moved.
+        // The server commits if and only if the checkpoint has moved.
         let advance = self.advance(job, rows, &counters, &mark);
-        let commit = advance.commit(connection, RANGE);
+        let commit = async {
+            match &self.prepared {
+                Some(prepared) => advance.commit_prepared(connection, prepared, RANGE).await,
+                None => advance.commit(connection, RANGE).await,
+            }
+        };
         let (advanced, ahead) = match next {
             Some(next) if self.may_go_ahead() => {
                 let (advanced, ahead) = join(commit, self.change(connection, sql, next)).await;

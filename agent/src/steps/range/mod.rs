@@ -1,9 +1,9 @@
 //! Working through one range, batch by batch.
 //!
-//! Each batch is one transaction in two messages: `BEGIN`, settings and the change; then the advance of the checkpoint with the
-//! `COMMIT` behind it. The second message commits only if the checkpoint was still this lease's. The first message of the next
-//! batch is sent with it, so that the server does not wait for the agent. All batches but the last commit without waiting for
-//! the disk; the last one waits, and only then is the range reported done.
+//! Each batch is one transaction: `BEGIN`, settings and the change in one message; then the advance of the checkpoint with the
+//! `COMMIT` behind it, which commits only if the checkpoint was still this lease's. The first message of the next batch is sent with
+//! them, so that the server does not wait for the agent. From the second batch on the advance is a prepared statement. All batches
+//! but the last commit without waiting for the disk; the last one waits, and only then is the range reported done.
 
 mod batch;
 mod durable;
@@ -18,6 +18,7 @@ use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::{assigned_columns, quote_ident};
 use tokio::time::Instant;
+use tokio_postgres::Statement;
 
 use self::batch::Body;
 use self::durable::{Durable, Sums};
@@ -114,6 +115,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         hot: HotShare::default(),
         window_rows: i64::from(WINDOW_ROWS),
         proven: false,
+        prepared: None,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     worker.run(&mut connection, settings.stripes).await
@@ -149,6 +151,8 @@ struct Worker<'a> {
     window_rows: i64,
     /// True once a batch of this lease was committed.
     proven: bool,
+    /// The advance of the checkpoint, prepared on the connection of this lease.
+    prepared: Option<Statement>,
 }
 
 impl Worker<'_> {

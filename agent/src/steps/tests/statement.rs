@@ -186,6 +186,20 @@ async fn what_sql_leaves_in_its_session_does_not_reach_the_next() {
 }
 
 #[tokio::test]
+async fn sql_that_removes_what_was_prepared_does_not_disturb_the_batches_behind_it() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n bigint)").await;
+    lab.sql("INSERT INTO t SELECT i, 5 FROM generate_series(1, 60) i").await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 1000, 1);
+    assert_eq!(lab.work_through(&step).await, 60);
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
+    lab.work(1, statement_task(sql_step("DEALLOCATE ALL"))).await.unwrap();
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
+    assert_eq!(lab.work_through(&step).await, 60);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 49").await, 60);
+}
+
+#[tokio::test]
 async fn a_worker_that_is_dropped_leaves_no_transaction_open() {
     let lab = Lab::new().await;
     let client = connect(&lab.url).await;
