@@ -13,7 +13,7 @@ use crate::fleet::Fleet;
 use crate::measure::{Before, Figures, connect};
 
 /// Stripes, rows of a window and rows of a batch of the order by hand: those of Dunlin, once it has found its pace.
-const BY_HAND: (u32, u32, u32) = (5, 100_000, 5000);
+const BY_HAND: (u32, u32, u32) = (5, 200_000, 10_000);
 
 /// Rows of a batch of the plain loop.
 const LOOP_BATCH: u32 = 10_000;
@@ -63,17 +63,17 @@ impl Contender {
         let figures = match self {
             Self::Statement => {
                 let client = connect(url).await?;
-                let before = Before::note(url, change.table).await?;
+                let before = Before::note(url, controller, change.table).await?;
                 client.batch_execute(change.update).await?;
                 before.figures(None).await?
             }
             Self::Loop(workers) => {
-                let before = Before::note(url, change.table).await?;
+                let before = Before::note(url, controller, change.table).await?;
                 key_order_loop(change, url, workers).await?;
                 before.figures(None).await?
             }
             Self::ByHand(sessions) => {
-                let before = Before::note(url, change.table).await?;
+                let before = Before::note(url, controller, change.table).await?;
                 try_join_all((0..sessions).map(|session| by_hand(change, url, session, sessions))).await?;
                 before.figures(None).await?
             }
@@ -182,7 +182,7 @@ async fn dunlin(change: Change, url: &str, controller: &str, agents: u32, slots:
     );
     fleet.register(vec![("change".to_owned(), definition)]).await?;
     let observer = connect(url).await?;
-    let before = Before::note(url, change.table).await?;
+    let before = Before::note(url, controller, change.table).await?;
     let called = Instant::now();
     let first = tokio::spawn(async move {
         let probe = "SELECT EXISTS (SELECT FROM dunlin.checkpoints WHERE kind = 'range' AND batches > 0)";

@@ -30,7 +30,7 @@ use crate::limits::Durability;
 use crate::target::Connection;
 
 /// Rows in a range where the definition does not say.
-const RANGE_ROWS: u32 = 100_000;
+const RANGE_ROWS: u32 = 200_000;
 
 /// Rows in the first range at most: it is found quickly, so that work begins at once.
 const FIRST_RANGE_ROWS: u32 = 10_000;

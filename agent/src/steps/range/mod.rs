@@ -35,7 +35,7 @@ use crate::limits::Durability;
 use crate::target::Connection;
 
 /// Rows in a window: it should stay in the server's memory from the first of its stripes to the last.
-const WINDOW_ROWS: u32 = 100_000;
+const WINDOW_ROWS: u32 = 200_000;
 
 /// What the agent has learnt about a step.
 #[derive(Debug, Clone, Copy, Default)]

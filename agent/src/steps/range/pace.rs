@@ -8,13 +8,14 @@ use std::time::Duration;
 use super::stripes::BATCHES_IN_STRIPE;
 
 /// Rows before anything is known.
-pub(super) const FIRST: u32 = 1000;
+pub(super) const FIRST: u32 = 500;
 
 /// Rows at least, however slow they are.
 const LEAST: u32 = 100;
 
-/// Rows at most, however fast they are: with more, two workers hold back each other's pruning.
-const MOST: u32 = 5000;
+/// Rows at most, however fast they are: with more, a stripe of a window would have so few batches that two workers hold back each
+/// other's pruning.
+const MOST: u32 = 10_000;
 
 /// What a batch should take.
 const MOMENT: Duration = Duration::from_millis(50);
