@@ -246,15 +246,15 @@ impl Worker<'_> {
         let rows = if last_window { self.rows_left() } else { self.rows_left().min(self.window_rows) };
         self.hot.reset();
         let (before, mut spent) = (self.sums, Duration::ZERO);
-        let split = self.split(&cursor);
-        let rest = self.bounds(connection, cursor.at.as_ref(), &cursor.window, rows, split).await?;
-        let whole = if cursor.stripe + 1 >= cursor.window.stripes {
+        let rest = self.bounds(connection, &cursor, rows).await?;
+        let next_stripe = cursor.after(&cursor.window.high);
+        let whole = if next_stripe.window_done() {
             Vec::new()
         } else if cursor.at == cursor.window.low {
-            order::every_nth(&rest, split)
+            order::every_nth(&rest, self.split(&cursor))
         } else {
             // In the middle of a stripe `rest` are the bounds of its rest only, since keys cannot be compared here.
-            self.bounds(connection, cursor.window.low.as_ref(), &cursor.window, rows, 1).await?
+            self.bounds(connection, &next_stripe, rows).await?
         };
         let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
         let mut ahead = None;
@@ -306,29 +306,23 @@ impl Worker<'_> {
         if first && self.fixed_rows.is_none() { stripes::SPLIT_IN_FIRST } else { 1 }
     }
 
-    /// The ends of the batches above `at`, each split into so many; the last is the end of the window.
-    async fn bounds(
-        &self,
-        connection: &mut Connection,
-        at: Option<&KeyBound>,
-        window: &Window,
-        rows: i64,
-        split: u32,
-    ) -> Result<Vec<KeyBound>, Error> {
+    /// The ends of the batches of the cursor's stripe, from there on; the last is the end of the window.
+    async fn bounds(&self, connection: &mut Connection, cursor: &Cursor, rows: i64) -> Result<Vec<KeyBound>, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
-        let keys = (self.batch_rows.saturating_mul(window.stripes) / split).max(1);
+        let (low, high) = (cursor.at.as_ref(), &cursor.window.high);
+        let keys = self.batch_rows.saturating_mul(cursor.window.stripes) / self.split(cursor);
         if rows <= i64::from(keys) {
-            return Ok(vec![window.high.clone()]);
+            return Ok(vec![high.clone()]);
         }
-        if let Some(low) = at
-            && let Some(bounds) = order::dense_bounds(&self.key, low, &window.high, rows, keys)
+        if let Some(low) = low
+            && let Some(bounds) = order::dense_bounds(&self.key, low, high, rows, keys)
         {
             return Ok(bounds);
         }
         let mut bounds =
-            self.walk(&self.context.mark()).grid(connection, at, &window.high, keys).await.map_err(of_postgres)?;
-        if bounds.last() != Some(&window.high) {
-            bounds.push(window.high.clone());
+            self.walk(&self.context.mark()).grid(connection, low, high, keys).await.map_err(of_postgres)?;
+        if bounds.last() != Some(high) {
+            bounds.push(high.clone());
         }
         Ok(bounds)
     }
