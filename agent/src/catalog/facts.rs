@@ -17,6 +17,8 @@ pub(crate) struct Layout {
     pub(crate) indexed: bool,
     /// True when neighbours in key order lie far apart.
     pub(crate) scattered: bool,
+    /// Rows that would fill the server's buffers; `None` when the table has never been analysed.
+    pub(crate) rows_in_buffers: Option<i64>,
 }
 
 // An index depends on the columns of its expressions and of its condition; its plain columns stand in `indkey`. From
@@ -32,7 +34,9 @@ SELECT CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN (c.reltuples / c.relpag
                              WHERE d.classid = 'pg_class'::regclass AND d.objid = i.indexrelid
                                AND d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.refobjsubid = a.attnum))),
        coalesce((SELECT abs(s.correlation) < 0.5 FROM pg_stats s
-                 WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = $3), false)
+                 WHERE s.schemaname = n.nspname AND s.tablename = c.relname AND s.attname = $3), false),
+       CASE WHEN c.reltuples > 0 AND c.relpages > 0 THEN (c.reltuples / c.relpages
+            * (pg_size_bytes(current_setting('shared_buffers')) / current_setting('block_size')::bigint))::bigint END
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid = $1";
 
@@ -55,6 +59,7 @@ pub(crate) async fn layout(
         rows_per_page: row.try_get(0)?,
         indexed: row.try_get(1)?,
         scattered: random || row.try_get::<_, bool>(2)?,
+        rows_in_buffers: row.try_get(3)?,
     })
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Table {
     pub(crate) name: String,
     /// True for the parent of partitions.
     pub(crate) partitioned: bool,
+    /// How many rows it had when it was last analysed; `None` when it never was.
+    pub(crate) rows: Option<i64>,
 }
 
 impl Table {
@@ -36,7 +38,8 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
     for candidate in [stored.join("."), name.to_owned()] {
         let found = client
             .query_typed_opt(
-                "SELECT c.oid, n.nspname, c.relname, c.relkind::text FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+                "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
+                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
                  WHERE c.oid = to_regclass($1)",
                 &[(&candidate, Type::TEXT)],
             )
@@ -56,6 +59,7 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
                     schema: row.try_get(1)?,
                     name: row.try_get(2)?,
                     partitioned: kind == "p",
+                    rows: row.try_get(4)?,
                 });
             }
             "v" => "a view",

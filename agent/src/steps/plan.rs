@@ -29,8 +29,11 @@ use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, S
 use crate::limits::Durability;
 use crate::target::Connection;
 
-/// Rows in a range where the definition does not say.
-const RANGE_ROWS: u32 = 200_000;
+/// Rows in a range where the definition does not say: an equal part of what is left of the table, within these limits. Large ranges
+/// have large windows and are handed over seldom; small ones at the end let all agents finish at about the same time.
+const MOST_IN_RANGE: u32 = 200_000;
+const LEAST_IN_RANGE: u32 = 50_000;
+const RANGES_LEFT: i64 = 8;
 
 /// Rows in the first range at most: it is found quickly, so that work begins at once.
 const FIRST_RANGE_ROWS: u32 = 10_000;
@@ -91,7 +94,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         stored_key: stored_key(&table, &key),
         table,
         key,
-        range_rows: u32::try_from(settings.range).ok().filter(|rows| *rows > 0).unwrap_or(RANGE_ROWS),
+        fixed_rows: u32::try_from(settings.range).ok().filter(|rows| *rows > 0),
     };
     let unfinished = match plan.enter(&mut connection, &checkpoint).await {
         Ok(unfinished) => unfinished,
@@ -106,7 +109,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         let already_done = !again && unfinished == 0;
         return Ok(Ended::Done { rows: 0, rows_walked: 0, already_done, applied: None });
     }
-    plan.cut(&mut connection, cursor, checkpoint.batches).await
+    plan.cut(&mut connection, cursor, &checkpoint).await
 }
 
 fn stored_key(table: &Table, key: &Key) -> Value {
@@ -124,7 +127,15 @@ struct Plan<'a> {
     stored_key: Value,
     table: Table,
     key: Key,
-    range_rows: u32,
+    /// Rows in a range, where the definition says.
+    fixed_rows: Option<u32>,
+}
+
+/// Rows in the next range of a table that has so many rows, as far as is known, of which some are in ranges already.
+fn range_rows(rows: Option<i64>, cut: i64) -> u32 {
+    let part = rows.map_or(0, |rows| (rows - cut) / RANGES_LEFT);
+    let within = part.clamp(i64::from(LEAST_IN_RANGE), i64::from(MOST_IN_RANGE));
+    u32::try_from(within).unwrap_or(LEAST_IN_RANGE)
 }
 
 impl Plan<'_> {
@@ -192,7 +203,13 @@ impl Plan<'_> {
         Ok(cursor)
     }
 
-    async fn cut(&self, connection: &mut Connection, mut cursor: Cursor, mut batches: i64) -> Result<Ended, Error> {
+    async fn cut(
+        &self,
+        connection: &mut Connection,
+        mut cursor: Cursor,
+        checkpoint: &Checkpoint,
+    ) -> Result<Ended, Error> {
+        let mut batches = checkpoint.batches;
         let mark = self.context.mark();
         let walk = Walk { table: &self.table, key: &self.key.columns, limits: self.context.limits, mark: &mark };
         let of_postgres = |error| Error::of_postgres(&error, self.place);
@@ -204,7 +221,8 @@ impl Plan<'_> {
         loop {
             let low = cursor.high.clone();
             self.context.beat();
-            let wanted = if low.is_none() { self.range_rows.min(FIRST_RANGE_ROWS) } else { self.range_rows };
+            let rows = self.fixed_rows.unwrap_or_else(|| range_rows(self.table.rows, checkpoint.rows_total + rows_cut));
+            let wanted = if low.is_none() { rows.min(FIRST_RANGE_ROWS) } else { rows };
             let full = walk.nth(connection, low.as_ref(), None, wanted).await.map_err(of_postgres)?;
             let (range, more) = match full {
                 Some(high) => (Some((high, i64::from(wanted))), true),
@@ -314,5 +332,19 @@ impl Plan<'_> {
                 .collect(),
             key: self.key.columns.iter().map(dunlin_proto::v1::KeyColumn::from).collect(),
         }));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_are_an_equal_part_of_what_is_left_within_limits() {
+        assert_eq!(range_rows(Some(40_000_000), 10_000), MOST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000), 100_000);
+        assert_eq!(range_rows(Some(2_000_000), 1_900_000), LEAST_IN_RANGE);
+        assert_eq!(range_rows(Some(1000), 1_900_000), LEAST_IN_RANGE, "more than the catalog knows");
+        assert_eq!(range_rows(None, 0), LEAST_IN_RANGE);
     }
 }

@@ -34,13 +34,11 @@ use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
 use crate::limits::Durability;
 use crate::target::Connection;
 
-/// Rows in a window: it should stay in the server's memory from the first of its stripes to the last.
-const WINDOW_ROWS: u32 = 200_000;
-
 /// What the agent has learnt about a step.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Learnt {
     stripes: Option<StripeChoice>,
+    rows_in_buffers: Option<i64>,
     pace: Pace,
 }
 
@@ -113,7 +111,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         batch_rows: pace::FIRST,
         durable: Durable::default(),
         hot: HotShare::default(),
-        window_rows: i64::from(WINDOW_ROWS),
+        window_rows: i64::from(stripes::MOST_IN_WINDOW),
         proven: false,
         prepared: None,
     };
@@ -183,7 +181,10 @@ impl Worker<'_> {
     ) -> Result<Cursor, Error> {
         let rows_left = self.rows_left();
         let mut opening = self.opening(connection, stripes).await?;
-        let wanted = opening.batches.map_or(WINDOW_ROWS, |batches| self.batch_rows.saturating_mul(batches));
+        let wanted = match opening.batches {
+            Some(batches) => self.batch_rows.saturating_mul(batches),
+            None => stripes::window_rows(self.learnt(|learnt| learnt.rows_in_buffers)),
+        };
         let wanted_rows = i64::from(wanted);
         // A rest of less than half a window is not worth a window of its own.
         let high = if rows_left <= wanted_rows + wanted_rows / 2 {
@@ -216,8 +217,11 @@ impl Worker<'_> {
         }
         let Body::Sql(_) = self.body else { return Ok(plain) };
         if self.learnt(|learnt| learnt.stripes).is_none() {
-            let guess = self.guess(connection).await?;
-            self.learnt(|learnt| *learnt.stripes.get_or_insert(guess));
+            let (guess, rows_in_buffers) = self.guess(connection).await?;
+            self.learnt(|learnt| {
+                learnt.rows_in_buffers = rows_in_buffers;
+                *learnt.stripes.get_or_insert(guess)
+            });
         }
         Ok(self.learnt(|learnt| learnt.stripes.as_mut().map_or(plain, StripeChoice::next_window)))
     }
@@ -227,17 +231,18 @@ impl Worker<'_> {
         self.context.tuning.with(self.context, &self.step.name, work)
     }
 
-    async fn guess(&self, connection: &mut Connection) -> Result<StripeChoice, Error> {
+    /// A first guess at the stripes, and how many rows fill the server's buffers, if that matters and is known.
+    async fn guess(&self, connection: &mut Connection) -> Result<(StripeChoice, Option<i64>), Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
         if assigned.is_empty() || self.table.partitioned {
-            return Ok(StripeChoice::KeyOrder);
+            return Ok((StripeChoice::KeyOrder, None));
         }
         if !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
-            return Ok(StripeChoice::KeyOrder);
+            return Ok((StripeChoice::KeyOrder, None));
         }
         let layout = catalog::layout(connection, &self.table, &self.key, &assigned).await.map_err(of_postgres)?;
-        Ok(StripeChoice::guess(layout))
+        Ok((StripeChoice::guess(layout), layout.rows_in_buffers))
     }
 
     /// Works through a window from the cursor on. `None` when it is finished and the range is not.

@@ -5,17 +5,18 @@
 
 use std::time::Duration;
 
-use super::stripes::BATCHES_IN_STRIPE;
-
 /// Rows before anything is known.
 pub(super) const FIRST: u32 = 500;
 
 /// Rows at least, however slow they are.
 const LEAST: u32 = 100;
 
-/// Rows at most, however fast they are: with more, a stripe of a window would have so few batches that two workers hold back each
-/// other's pruning.
+/// Rows at most, however fast they are.
 const MOST: u32 = 10_000;
+
+/// Batches in a stripe at least, where a window can have them: as long as a batch lasts, it holds back the pruning that those of the
+/// next stripe count on.
+const BATCHES_IN_STRIPE: u32 = 4;
 
 /// What a batch should take.
 const MOMENT: Duration = Duration::from_millis(50);
@@ -71,11 +72,11 @@ mod tests {
     }
 
     #[test]
-    fn a_stripe_of_a_small_window_still_has_two_batches() {
+    fn a_stripe_of_a_small_window_still_has_four_batches() {
         let mut pace = Pace::default();
         pace.learn(1_000_000, Duration::from_secs(1));
-        assert_eq!(pace.rows_in(100_000, 5), MOST);
-        assert_eq!(pace.rows_in(20_000, 5), 2000);
+        assert_eq!(pace.rows_in(200_000, 5), MOST);
+        assert_eq!(pace.rows_in(20_000, 5), 1000);
         assert_eq!(pace.rows_in(10, 5), LEAST);
         assert_eq!(pace.rows_in(20_000, 1), MOST);
     }

@@ -27,7 +27,21 @@ const DENSE_PERCENT: i64 = 30;
 const PROBE_BATCHES: u32 = 5;
 
 /// Batches that a stripe must have: without other transactions between two visits to a page nothing is pruned there.
-pub(super) const BATCHES_IN_STRIPE: u32 = 2;
+const BATCHES_IN_STRIPE: u32 = 2;
+
+/// Rows in a window at most, and at least where the table has as many.
+pub(super) const MOST_IN_WINDOW: u32 = 200_000;
+const LEAST_IN_WINDOW: u32 = 10_000;
+
+/// The part of the server's buffers that the rows of a window may fill: it should stay there from the first of its stripes to the
+/// last, its indexes need room as well, and so do the windows of other workers.
+const WINDOWS_IN_BUFFERS: i64 = 5;
+
+/// The rows of a window, where a table has so many to fill the server's buffers.
+pub(super) fn window_rows(rows_in_buffers: Option<i64>) -> u32 {
+    let fitting = rows_in_buffers.and_then(|rows| u32::try_from(rows / WINDOWS_IN_BUFFERS).ok());
+    fitting.unwrap_or(MOST_IN_WINDOW).clamp(LEAST_IN_WINDOW, MOST_IN_WINDOW)
+}
 
 /// Into how many a batch of the first stripe is split. There, rows change their page, which takes more than twice as long; and
 /// as long as a batch lasts, it holds back the pruning that other workers count on.
@@ -161,7 +175,7 @@ impl HotShare {
 mod tests {
     use super::*;
 
-    const ROOMY: Layout = Layout { rows_per_page: Some(35.0), indexed: false, scattered: false };
+    const ROOMY: Layout = Layout { rows_per_page: Some(35.0), indexed: false, scattered: false, rows_in_buffers: None };
 
     #[test]
     fn the_catalog_gives_the_first_guess() {
@@ -174,6 +188,14 @@ mod tests {
         ] {
             assert_eq!(StripeChoice::guess(layout), StripeChoice::KeyOrder);
         }
+    }
+
+    #[test]
+    fn a_window_leaves_room_in_the_buffers_for_others() {
+        assert_eq!(window_rows(None), 200_000);
+        assert_eq!(window_rows(Some(10_000_000_000_000)), 200_000);
+        assert_eq!(window_rows(Some(600_000)), 120_000);
+        assert_eq!(window_rows(Some(3000)), 10_000);
     }
 
     fn dense(stripes: u32, hot: HotShare) -> Shown {
