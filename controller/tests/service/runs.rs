@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use dunlin_proto::status::Details;
 use dunlin_proto::v1::{self, RunState, grant};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::Code;
 
 use crate::lab::{Agent, Controller, atomic, batched, database, transform};
@@ -143,7 +143,13 @@ async fn a_task_waits_for_an_agent_that_has_its_code() {
     controller.register(&[transform("t", 1, "parents")]).await.unwrap();
     let mut plain = Agent::connect(&controller, "plain", 1).await;
     let run = controller.run_one("t").await.unwrap().run.unwrap();
-    assert_eq!(run.waits[0].reason(), v1::WaitReason::Transform);
+    // That the agent reaches the target is stored a moment after it has connected.
+    let told = timeout(Duration::from_secs(10), async {
+        while controller.run(run.id).await.waits.first().map(v1::Wait::reason) != Some(v1::WaitReason::Transform) {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    told.await.unwrap();
     let mut able = crate::lab::hello("able", 1);
     able.transforms = vec!["parents".to_owned()];
     let mut able = Agent::open(&controller, able).await;
