@@ -161,7 +161,7 @@ async fn by_hand(change: Change, url: &str, session: u32, sessions: u32) -> Resu
                          at := low;
                          WHILE at < low + {window} LOOP
                              upto := least(at + {span}, low + {window});
-                             {update} WHERE {key} > at AND {key} <= upto AND {key} % {stripes} = stripe;
+                             {update} WHERE ({key} > at AND {key} <= upto OR {key} = upto) AND {key} % {stripes} = stripe;
                              COMMIT;
                              at := upto;
                          END LOOP;

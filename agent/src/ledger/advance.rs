@@ -1,19 +1,16 @@
 //! Advancing a checkpoint in the transaction that does the work.
 //!
 //! The `COMMIT` is sent right behind the statement. The server commits only when exactly one row matched: otherwise the
-//! statement divides by zero, which aborts the transaction. The statement has its values written into it, and both are one
-//! message, whose rest the server skips after an error; or it was prepared, and both are messages of their own.
+//! statement divides by zero, which aborts the transaction. Both are one message, whose rest the server skips after an error.
 
 use std::pin::pin;
 
 use dunlin_shared::ids::Epoch;
 use dunlin_shared::sql::quote_literal;
 use futures::StreamExt;
-use futures::future::join;
 use serde_json::{Map, Value};
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::ToSql;
-use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{Address, Error, State};
 use crate::failpoint::{self, Points};
@@ -44,6 +41,8 @@ pub(crate) struct Advance<'a> {
     pub(crate) state: State,
     /// The table whose updates are counted.
     pub(crate) measured: Option<u32>,
+    /// True when the session has prepared the statement. It serves advances without counters.
+    pub(crate) prepared: bool,
 }
 
 /// What the transaction showed when it advanced.
@@ -60,40 +59,60 @@ pub(crate) struct Advanced {
 }
 
 /// What stands in the statement where a value belongs: the value itself, or a parameter.
-struct Values {
-    cursor: String,
-    rows: String,
-    walked: String,
-    total: String,
-    state: String,
-    migration: String,
-    step: String,
-    range: String,
-    epoch: String,
-    batches: String,
-    mark: String,
-    measured: String,
+struct Values<T> {
+    cursor: T,
+    rows: T,
+    walked: T,
+    total: T,
+    state: T,
+    migration: T,
+    step: T,
+    range: T,
+    epoch: T,
+    batches: T,
+    mark: T,
+    measured: T,
 }
 
-impl Values {
-    fn parameters() -> Self {
-        let parameter = |number: u32, kind: &str| format!("${number}::{kind}");
-        Self {
-            cursor: parameter(1, "text"),
-            rows: parameter(2, "bigint"),
-            walked: parameter(3, "bigint"),
-            total: parameter(4, "bigint"),
-            state: parameter(5, "text"),
-            migration: parameter(6, "text"),
-            step: parameter(7, "text"),
-            range: parameter(8, "integer"),
-            epoch: parameter(9, "bigint"),
-            batches: parameter(10, "bigint"),
-            mark: parameter(11, "text"),
-            measured: parameter(12, "oid"),
-        }
-    }
+/// The types of the values.
+const TYPES: Values<&str> = Values {
+    cursor: "jsonb",
+    rows: "bigint",
+    walked: "bigint",
+    total: "bigint",
+    state: "text",
+    migration: "text",
+    step: "text",
+    range: "integer",
+    epoch: "bigint",
+    batches: "bigint",
+    mark: "text",
+    measured: "oid",
+};
 
+/// The name of the statement of [`to_prepare`].
+pub(crate) const PREPARED: &str = "dunlin_advance";
+
+/// What prepares the statement for an advance that is [`prepared`](Advance::prepared): the server then reads and plans it once
+/// for each session.
+pub(crate) fn to_prepare() -> String {
+    let [cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured] =
+        std::array::from_fn(|index| format!("${}", index + 1));
+    let parameters =
+        Values { cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured };
+    let types = TYPES.in_order().map(|name| *name).join(", ");
+    format!("PREPARE {PREPARED} ({types}) AS {}", parameters.statement(""))
+}
+
+impl<T> Values<T> {
+    /// In the order of the parameters.
+    fn in_order(&self) -> [&T; 12] {
+        let Self { cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured } = self;
+        [cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured]
+    }
+}
+
+impl Values<String> {
     /// The statement, without a semicolon. `counters` is an assignment with its comma, or nothing.
     fn statement(&self, counters: &str) -> String {
         let Self { cursor, rows, walked, total, state, migration, step, range, epoch, batches, mark, measured } = self;
@@ -110,18 +129,12 @@ impl Values {
     }
 }
 
-/// The statement for [`Advance::commit_prepared`].
-pub(crate) fn to_prepare() -> String {
-    Values::parameters().statement("")
-}
-
 impl Advance<'_> {
     /// The statement with its values in it, without a semicolon.
     fn sql(&self) -> String {
         let cursor =
             self.cursor.as_ref().map_or_else(|| "NULL".to_owned(), |cursor| quote_literal(&cursor.to_string()));
-        let counters = if self.counters.is_empty() { String::new() } else { add_counters(self.counters) };
-        Values {
+        let values = Values {
             cursor,
             rows: self.rows.to_string(),
             walked: self.rows_walked.to_string(),
@@ -134,24 +147,13 @@ impl Advance<'_> {
             batches: self.batches.to_string(),
             mark: quote_literal(self.mark),
             measured: self.measured.unwrap_or_default().to_string(),
+        };
+        if self.prepared && self.counters.is_empty() {
+            return format!("EXECUTE {PREPARED} ({})", values.in_order().map(String::as_str).join(", "));
         }
-        .statement(&counters)
+        values.statement(&if self.counters.is_empty() { String::new() } else { add_counters(self.counters) })
     }
-}
 
-/// `counters = counters || {each: old + new}, `.
-fn add_counters(counters: &Map<String, Value>) -> String {
-    let sums: Vec<String> = counters
-        .iter()
-        .map(|(name, value)| {
-            let name = quote_literal(name);
-            format!("{name}, coalesce((counters->>{name})::bigint, 0) + {value}")
-        })
-        .collect();
-    format!("counters = counters || jsonb_build_object({}), ", sums.join(", "))
-}
-
-impl Advance<'_> {
     /// Advances, and does `then` (such as `;COMMIT`) in the same message.
     ///
     /// # Errors
@@ -173,9 +175,7 @@ impl Advance<'_> {
         }
         advanced.ok_or_else(|| Error::Damaged("an advance was not answered".to_owned()))
     }
-}
 
-impl Advance<'_> {
     /// Advances and commits, in one message: the server goes on to the commit only when the checkpoint has moved.
     ///
     /// # Errors
@@ -192,52 +192,18 @@ impl Advance<'_> {
         failpoint::at(client, points.committed).await?;
         Ok(advanced)
     }
+}
 
-    /// The same with a statement that was prepared on this connection, which saves the server the reading and planning of it. It
-    /// adds to no counters.
-    ///
-    /// Both messages are on their way at once. In a transaction that the advance has made fail, the commit behind it is a rollback.
-    ///
-    /// # Errors
-    /// As for [`commit`](Self::commit).
-    pub(crate) async fn commit_prepared(
-        &self,
-        client: &Client,
-        prepared: &Statement,
-        points: &Points,
-    ) -> Result<Advanced, Error> {
-        let cursor = self.cursor.as_ref().map(Value::to_string);
-        let (migration, step) = (self.address.migration.as_str(), self.address.step_text());
-        let (state, measured) = (self.state.as_str(), self.measured.unwrap_or_default());
-        let parameters: [&(dyn ToSql + Sync); 12] = [
-            &cursor,
-            &self.rows,
-            &self.rows_walked,
-            &self.rows_total,
-            &state,
-            &migration,
-            &step,
-            &self.address.range,
-            &self.epoch.0,
-            &self.batches,
-            &self.mark,
-            &measured,
-        ];
-        let (advanced, committed) = join(client.query_one(prepared, &parameters), client.batch_execute("COMMIT")).await;
-        let row = advanced.map_err(|error| match error.code() {
-            Some(&SqlState::DIVISION_BY_ZERO) => Error::Moved,
-            _ => error.into(),
-        })?;
-        committed?;
-        failpoint::at(client, points.committed).await?;
-        let position = |index: usize| row.try_get::<_, i64>(index).map(i64::unsigned_abs);
-        Ok(Advanced {
-            flushed: position(1)?,
-            written: position(2)?,
-            updated: row.try_get(3)?,
-            hot_updated: row.try_get(4)?,
+/// `counters = counters || {each: old + new}, `.
+fn add_counters(counters: &Map<String, Value>) -> String {
+    let sums: Vec<String> = counters
+        .iter()
+        .map(|(name, value)| {
+            let name = quote_literal(name);
+            format!("{name}, coalesce((counters->>{name})::bigint, 0) + {value}")
         })
-    }
+        .collect();
+    format!("counters = counters || jsonb_build_object({}), ", sums.join(", "))
 }
 
 fn read(row: &SimpleQueryRow) -> Result<Advanced, Error> {

@@ -81,19 +81,20 @@ async fn advance(client: &Client, epoch: i64, batches: i64, sent: Sent) -> Resul
         mark: "mark",
         batches,
         cursor: Some(json!({"by": epoch})),
-        rows: 1,
-        rows_walked: 1,
-        rows_total: 0,
+        rows: 2,
+        rows_walked: 3,
+        rows_total: 4,
         counters: if matches!(sent, Sent::Prepared) { &none } else { &seen },
         state: State::Open,
         measured: None,
+        prepared: matches!(sent, Sent::Prepared),
     };
     let advanced = match sent {
         Sent::Open => advance.execute(client, "").await,
         Sent::Written => advance.execute(client, ";COMMIT").await,
         Sent::Prepared => {
-            let prepared = client.prepare(&to_prepare()).await.unwrap();
-            advance.commit_prepared(client, &prepared, RANGE).await
+            client.batch_execute(&to_prepare()).await.unwrap();
+            advance.commit(client, RANGE).await
         }
     };
     if advanced.is_err() {
@@ -244,6 +245,24 @@ async fn a_transaction_that_sql_has_ended_cannot_advance() {
 }
 
 #[tokio::test]
+async fn an_advance_writes_the_same_whether_it_is_prepared_or_not() {
+    let mut found = Vec::new();
+    for sent in [Sent::Written, Sent::Prepared] {
+        let lab = lab().await;
+        take_and_commit(&lab.client, &claim(1, false)).await;
+        change(&lab.client).await;
+        advance(&lab.client, 1, 0, sent).await.unwrap();
+        let row = "SELECT to_jsonb(c) - 'counters' - 'updated_at' - 'created_at' FROM dunlin.checkpoints c";
+        found.push(lab.client.query_one(row, &[]).await.unwrap().get::<_, Value>(0));
+    }
+    assert_eq!(
+        (&found[0]["rows"], &found[0]["rows_walked"], &found[0]["rows_total"]),
+        (&json!(2), &json!(3), &json!(4))
+    );
+    assert_eq!(found[0], found[1]);
+}
+
+#[tokio::test]
 async fn counters_add_up_over_advances() {
     let lab = lab().await;
     take_and_commit(&lab.client, &claim(1, false)).await;
@@ -252,7 +271,7 @@ async fn counters_add_up_over_advances() {
         advance(&lab.client, 1, batches, Sent::Written).await.unwrap();
     }
     let sums = sums(&lab.client, &address().migration).await.unwrap();
-    assert_eq!((sums.rows, &sums.counters["seen"]), (3, &Value::from(6)));
+    assert_eq!((sums.rows, &sums.counters["seen"]), (6, &Value::from(6)));
 }
 
 #[tokio::test]

@@ -221,6 +221,7 @@ impl Attempt<'_> {
             counters: &counters,
             state: State::Done,
             measured: None,
+            prepared: false,
         };
         let begin = limits::begin(self.context.limits, Durability::AtCommit, limits::IDLE_LIMIT, &mark);
         self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;

@@ -286,6 +286,7 @@ impl Plan<'_> {
             counters: &counters,
             state,
             measured: None,
+            prepared: false,
         };
         connection.opening();
         let begin = self.context.begin(Durability::AtCommit);

@@ -150,6 +150,7 @@ impl Work<'_> {
             counters: &counters,
             state: State::Done,
             measured: None,
+            prepared: false,
         };
         match advance.execute(connection, "").await {
             Ok(_) => Ok(()),

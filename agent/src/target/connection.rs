@@ -11,7 +11,7 @@ use std::sync::Arc;
 use deadpool_postgres::{Object, Pool, PoolError};
 use dunlin_shared::postgres::Connector;
 use futures::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage, Statement};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 /// A connection, and whether it may go back to the pool.
 #[derive(Debug)]
@@ -81,29 +81,38 @@ impl Connection {
         }
     }
 
-    /// Prepares a statement, once for each connection of the pool. `None` for a connection of one's own.
+    /// Has a statement prepared in the session: `PREPARE` with its name and whatever stands behind it, in a transaction that `begin`
+    /// begins, for PostgreSQL locks the tables. What had the name before is forgotten. The server is asked first what there is,
+    /// since SQL of definitions may have removed it.
     ///
     /// # Errors
-    /// Those of PostgreSQL.
-    pub(crate) async fn prepare_once(&self, sql: &str) -> Result<Option<Statement>, tokio_postgres::Error> {
-        match &self.held {
-            Held::Pooled(object) => object.prepare_cached(sql).await.map(Some),
-            Held::Own(_) | Held::Gone => Ok(None),
+    /// Those of PostgreSQL; the transaction may then be open.
+    pub(crate) async fn prepare(&mut self, begin: &str, name: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
+        let known = format!("SELECT statement FROM pg_prepared_statements WHERE name = '{name}'");
+        let known = self.simple_query(&known).await?;
+        let known = known.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0),
+            _ => None,
+        });
+        if known == Some(sql) {
+            return Ok(());
         }
+        self.begin(begin).await?;
+        if known.is_some() {
+            self.batch_execute(&format!("DEALLOCATE {name}")).await?;
+        }
+        self.batch_execute(sql).await?;
+        self.commit().await
     }
 
     /// Commits, and removes what SQL of a definition may have left in the session: settings, roles, temporary tables. Prepared
-    /// statements stay: those that there are belong to the client library. But the SQL may have removed them, so what was
-    /// prepared once is prepared anew.
+    /// statements stay: they belong to the client library and to batches.
     ///
     /// Both go in one message, so that a pooler in transaction mode has both done by the same process of the server.
     ///
     /// # Errors
     /// Those of the commit, as for [`commit`](Self::commit). When only the rest fails, the connection is used up.
     pub(crate) async fn commit_and_discard(&mut self) -> Result<(), tokio_postgres::Error> {
-        if let Held::Pooled(object) = &self.held {
-            object.statement_cache.clear();
-        }
         const END: &str = "COMMIT;CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
             SELECT pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
         let mut committed = false;

@@ -66,6 +66,12 @@ impl Lab {
         Self::at(&url, &url).await
     }
 
+    /// A laboratory where a setting of the server is another one for the agent's sessions.
+    pub(crate) async fn with_setting(name: &str, value: &str) -> Self {
+        let url = throwaway::shared().await.database("agent").await.unwrap();
+        Self::at(&url, &format!("{url}?options=-c%20{name}%3D{value}")).await
+    }
+
     /// A laboratory whose agent reaches the database through a proxy.
     pub(crate) async fn behind_a_proxy() -> (Self, Proxy) {
         let server = throwaway::shared().await;

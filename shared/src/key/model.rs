@@ -25,11 +25,11 @@ fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     let (range, above_zero) = (range(Some(&["-5"]), &["9"]), range(Some(&["0"]), &["9"]));
     assert_eq!(
         predicate(&columns, &range, Some(Stripe { of: 8, index: 3 }), "q"),
-        "(q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint AND abs(q.\"id\" % 8) = 3)"
+        "((q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND abs(q.\"id\" % 8) = 3)"
     );
     assert_eq!(
         predicate(&columns, &above_zero, Some(Stripe { of: 8, index: 3 }), "q"),
-        "(q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint AND q.\"id\" % 8 = 3)"
+        "((q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND q.\"id\" % 8 = 3)"
     );
     assert_eq!(
         predicate(&columns, &range, Some(Stripe { of: 1, index: 0 }), "public.\"T\""),
@@ -42,7 +42,8 @@ fn several_columns_are_compared_as_rows_and_dealt_by_hash() {
     let columns = [column("a", "integer"), column("B", "text")];
     assert_eq!(
         predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, index: 0 }), "t"),
-        "(ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) AND \
+        "((ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) OR \
+         ROW(t.\"a\", t.\"B\") = ROW('1'::integer, E'it''s \\\\'::text)) AND \
          abs(hash_record_extended(ROW(t.\"a\", t.\"B\"), 0) % 4) = 0)"
     );
 }
@@ -132,6 +133,9 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
                 }
                 let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
                 assert!(plan.contains("Index Cond"), "{plan}");
+                let striped = predicate(&key, &range, Some(Stripe { of: 3, index: 0 }), "t");
+                let plan = explain(&client, &table, &striped).await;
+                assert!(plan.contains("Bitmap Index Scan"), "{plan}");
             }
             let row =
                 client.query_one(&format!("SELECT count(*), min(hits), max(hits) FROM {table}"), &[]).await.unwrap();

@@ -1,4 +1,7 @@
 //! The predicate that selects the rows of a key range and a stripe.
+//!
+//! For a stripe, the last key of the range stands there twice, joined by OR, which makes the server read the table through a bitmap:
+//! page by page. In the order of the key it would go to and fro between pages, since rows of earlier stripes are on others by now.
 
 use super::{KeyBound, KeyColumn, KeyRange, Stripe};
 use crate::sql::{quote_ident, quote_literal};
@@ -16,15 +19,15 @@ use crate::sql::{quote_ident, quote_literal};
 pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>, qualifier: &str) -> String {
     let names: Vec<String> = columns.iter().map(|column| qualified(qualifier, &column.name)).collect();
     let key = row(&names);
-    let mut terms = Vec::with_capacity(3);
-    if let Some(low) = &range.low {
-        terms.push(format!("{key} > {}", bound(columns, low)));
+    let high = bound(columns, &range.high);
+    let above = range.low.as_ref().map_or_else(String::new, |low| format!("{key} > {} AND ", bound(columns, low)));
+    match stripe.filter(|stripe| stripe.of > 1) {
+        None => format!("({above}{key} <= {high})"),
+        Some(stripe) => {
+            let filter = stripe_filter(columns, &names, stripe, range.low.as_ref());
+            format!("(({above}{key} <= {high} OR {key} = {high}) AND {filter})")
+        }
     }
-    terms.push(format!("{key} <= {}", bound(columns, &range.high)));
-    if let Some(stripe) = stripe.filter(|stripe| stripe.of > 1) {
-        terms.push(stripe_filter(columns, &names, stripe, range.low.as_ref()));
-    }
-    format!("({})", terms.join(" AND "))
 }
 
 fn qualified(qualifier: &str, column: &str) -> String {

@@ -57,9 +57,14 @@ impl Worker<'_> {
         ahead: Option<Ahead>,
         next: Option<&Job<'_>>,
     ) -> Result<Option<Ahead>, Error> {
-        if self.prepared.is_none() && matches!(self.body, Body::Sql(_)) && self.may_go_ahead() {
-            let prepared = connection.prepare_once(&ledger::to_prepare()).await;
-            self.prepared = prepared.map_err(|error| Error::of_postgres(&error, self.place))?;
+        if !self.prepared && matches!(self.body, Body::Sql(_)) && self.knows_its_session() {
+            let begin = self.context.begin(Durability::Later);
+            let prepared = connection.prepare(&begin, ledger::PREPARED_ADVANCE, &ledger::to_prepare()).await;
+            if let Err(error) = prepared {
+                connection.rollback().await;
+                return Err(Error::of_postgres(&error, self.place));
+            }
+            self.prepared = true;
         }
         let (range, _) = job.cursor.batch(job.bound);
         let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
@@ -98,12 +103,7 @@ impl Worker<'_> {
         let (counters, mark) = (Map::new(), self.context.mark());
         // The server commits if and only if the checkpoint has moved.
         let advance = self.advance(job, rows, &counters, &mark);
-        let commit = async {
-            match &self.prepared {
-                Some(prepared) => advance.commit_prepared(connection, prepared, RANGE).await,
-                None => advance.commit(connection, RANGE).await,
-            }
-        };
+        let commit = advance.commit(connection, RANGE);
         let (advanced, ahead) = match next {
             Some(next) if self.may_go_ahead() => {
                 let (advanced, ahead) = join(commit, self.change(connection, sql, next)).await;
@@ -118,16 +118,22 @@ impl Worker<'_> {
         Ok(Committed { rows, advanced, ahead })
     }
 
-    /// True when the next batch may be sent behind a commit. The first batch of a lease goes alone: where the SQL ends its
-    /// transaction by itself, what would be behind it would do so, too. And a pooler may have another process for it.
+    /// True behind the first batch of a lease, without a pooler: what is sent next comes to the same session, and the SQL of the
+    /// step does not end its transaction by itself.
+    fn knows_its_session(&self) -> bool {
+        self.proven && !self.context.target.pooled()
+    }
+
+    /// True when the next batch may be sent behind a commit. Where the SQL ends its transaction by itself, what would be behind it
+    /// would do so, too.
     fn may_go_ahead(&self) -> bool {
-        self.proven && !self.context.target.pooled() && !failpoint::armed(RANGE.advanced)
+        self.knows_its_session() && !failpoint::armed(RANGE.advanced)
     }
 
     /// Begins the transaction of a batch and changes its rows. The transaction cannot be committed by what this sends.
     async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
         let begin = self.context.begin(job.durability());
-        let messages = client.simple_query(&format!("{begin};{}", self.render(sql, job))).await?;
+        let messages = client.simple_query(&format!("{begin};{};{}", limits::BATCH, self.render(sql, job))).await?;
         failpoint::at(client, RANGE.changed).await?;
         Ok(statement::rows_changed(&messages))
     }
@@ -167,7 +173,7 @@ impl Worker<'_> {
         connection.opening();
         let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = begin.start().await.map_err(of_postgres)?;
-        transaction.batch_execute(&settings).await.map_err(of_postgres)?;
+        transaction.batch_execute(&format!("{settings};{}", limits::BATCH)).await.map_err(of_postgres)?;
         if pooled {
             transaction.batch_execute(limits::FREE_NAMES).await.map_err(of_postgres)?;
         }
@@ -209,6 +215,7 @@ impl Worker<'_> {
             counters,
             state: if job.last { State::Done } else { State::Open },
             measured: (job.cursor.window.stripes > 1).then_some(self.table.oid),
+            prepared: self.prepared,
         }
     }
 

@@ -18,7 +18,6 @@ use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::{assigned_columns, quote_ident};
 use tokio::time::Instant;
-use tokio_postgres::Statement;
 
 use self::batch::Body;
 use self::durable::{Durable, Sums};
@@ -113,7 +112,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         hot: HotShare::default(),
         window_rows: i64::from(stripes::MOST_IN_WINDOW),
         proven: false,
-        prepared: None,
+        prepared: false,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     worker.run(&mut connection, settings.stripes).await
@@ -149,8 +148,8 @@ struct Worker<'a> {
     window_rows: i64,
     /// True once a batch of this lease was committed.
     proven: bool,
-    /// The advance of the checkpoint, prepared on the connection of this lease.
-    prepared: Option<Statement>,
+    /// True once the session of this lease has prepared the advance of the checkpoint.
+    prepared: bool,
 }
 
 impl Worker<'_> {

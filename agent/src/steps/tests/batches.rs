@@ -75,6 +75,18 @@ async fn the_next_batch_is_begun_behind_the_commit_of_the_one_before() {
 }
 
 #[tokio::test]
+async fn a_batch_of_a_stripe_does_not_read_all_of_the_table_where_bitmaps_are_turned_off() {
+    let mut lab = Lab::with_setting("enable_bitmapscan", "off").await;
+    fill(&lab, 5000).await;
+    lab.sql("CREATE TABLE seen (whole bigint)").await;
+    let look = "INSERT INTO seen SELECT pg_stat_get_xact_numscans('t'::regclass)";
+    lab.work_through(&batch_step("t", &format!("{TRIPLE}; {look}"), 100, 5000, 2)).await;
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 5000);
+    assert!(lab.number("SELECT count(*) FROM seen").await >= 50);
+    assert_eq!(lab.number("SELECT max(whole) FROM seen").await, 0);
+}
+
+#[tokio::test]
 async fn a_batch_that_commits_by_itself_is_refused() {
     for end in ["COMMIT", "COMMIT; BEGIN"] {
         let mut lab = filled(100).await;
