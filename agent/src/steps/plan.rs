@@ -33,7 +33,12 @@ use crate::target::Connection;
 /// have large windows and are handed over seldom; small ones at the end let all agents finish at about the same time.
 const MOST_IN_RANGE: u32 = 200_000;
 const LEAST_IN_RANGE: u32 = 50_000;
-const RANGES_LEFT: i64 = 8;
+
+/// What is left is enough for so many ranges for each slot that could work on them.
+const RANGES_LEFT: i64 = 2;
+
+/// Slots, where the controller does not say.
+const SLOTS: i32 = 4;
 
 /// Rows in the first range at most: it is found quickly, so that work begins at once.
 const FIRST_RANGE_ROWS: u32 = 10_000;
@@ -132,8 +137,9 @@ struct Plan<'a> {
 }
 
 /// Rows in the next range of a table that has so many rows, as far as is known, of which some are in ranges already.
-fn range_rows(rows: Option<i64>, cut: i64) -> u32 {
-    let part = rows.map_or(0, |rows| (rows - cut) / RANGES_LEFT);
+fn range_rows(rows: Option<i64>, cut: i64, slots: i32) -> u32 {
+    let slots = if slots > 0 { slots } else { SLOTS };
+    let part = rows.map_or(0, |rows| (rows - cut) / (RANGES_LEFT * i64::from(slots)));
     let within = part.clamp(i64::from(LEAST_IN_RANGE), i64::from(MOST_IN_RANGE));
     u32::try_from(within).unwrap_or(LEAST_IN_RANGE)
 }
@@ -215,13 +221,15 @@ impl Plan<'_> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
         let first = cursor.ranges == 0;
+        let slots = self.task.slots;
         let (mut cut, mut rows_cut) = (0_usize, 0_i64);
         let mut waiting: Vec<NewRange> = Vec::new();
         let mut written = Instant::now();
         loop {
             let low = cursor.high.clone();
             self.context.beat();
-            let rows = self.fixed_rows.unwrap_or_else(|| range_rows(self.table.rows, checkpoint.rows_total + rows_cut));
+            let known = checkpoint.rows_total + rows_cut;
+            let rows = self.fixed_rows.unwrap_or_else(|| range_rows(self.table.rows, known, slots));
             let wanted = if low.is_none() { rows.min(FIRST_RANGE_ROWS) } else { rows };
             let full = walk.nth(connection, low.as_ref(), None, wanted).await.map_err(of_postgres)?;
             let (range, more) = match full {
@@ -342,10 +350,12 @@ mod tests {
 
     #[test]
     fn ranges_are_an_equal_part_of_what_is_left_within_limits() {
-        assert_eq!(range_rows(Some(40_000_000), 10_000), MOST_IN_RANGE);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000), 100_000);
-        assert_eq!(range_rows(Some(2_000_000), 1_900_000), LEAST_IN_RANGE);
-        assert_eq!(range_rows(Some(1000), 1_900_000), LEAST_IN_RANGE, "more than the catalog knows");
-        assert_eq!(range_rows(None, 0), LEAST_IN_RANGE);
+        assert_eq!(range_rows(Some(40_000_000), 10_000, 8), MOST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 4), 100_000);
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 1), MOST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 0), 100_000, "as with 4 slots");
+        assert_eq!(range_rows(Some(2_000_000), 1_900_000, 2), LEAST_IN_RANGE);
+        assert_eq!(range_rows(Some(1000), 1_900_000, 1), LEAST_IN_RANGE, "more than the catalog knows");
+        assert_eq!(range_rows(None, 0, 1), LEAST_IN_RANGE);
     }
 }

@@ -234,6 +234,7 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
             before: before(granted.step == 1),
             step: step.map(Into::into),
             known_ranges: granted.known_ranges,
+            slots: granted.slots,
         }),
         Kind::Range => v1::grant::Task::Range(v1::RangeTask {
             step: step.map(|step: &DefinedStep| step.into()),

@@ -83,6 +83,8 @@ pub struct Granted {
     pub range: Option<Range>,
     /// How many ranges of the step are known.
     pub known_ranges: i32,
+    /// For a plan: slots of the connected agents that could work on its ranges.
+    pub slots: i32,
     /// The columns of the key.
     pub key: Vec<KeyColumn>,
     /// What the run executes.
@@ -128,10 +130,16 @@ pub(super) const GRANT: Statement = Statement::new(
          FROM n
          WHERE t.id = n.id AND (SELECT r.state FROM dunlin_controller.runs r WHERE r.id = t.run_id) = 'running'
          RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
-             t.rows_total
+             t.rows_total, t.transform
      )
      SELECT l.id, l.epoch, l.agent_id, l.target, l.run_id, l.kind, l.step, l.range, l.range_low, l.range_high,
-         l.rows_total, r.migration_id, r.checksum, r.applications, s.ranges_total AS known_ranges, s.key
+         l.rows_total, r.migration_id, r.checksum, r.applications, s.ranges_total AS known_ranges, s.key,
+         CASE WHEN l.kind = 'plan' THEN (
+             SELECT least(sum(a.slots), 10000)::int FROM dunlin_controller.agent_targets reach
+             JOIN dunlin_controller.agents a ON a.id = reach.agent_id
+             WHERE reach.target = l.target AND reach.reachable AND a.connected_until > now()
+               AND (l.transform IS NULL OR l.transform = ANY (a.transforms))
+         ) END AS slots
      FROM leased l JOIN dunlin_controller.runs r ON r.id = l.run_id
      LEFT JOIN dunlin_controller.run_steps s ON s.run_id = l.run_id AND s.ordinal = l.step",
 );
@@ -215,6 +223,7 @@ fn granted(row: &Row, definition: Arc<Definition>) -> Result<Granted, Error> {
             rows: 0,
         }),
         known_ranges: row.get::<_, Option<i32>>("known_ranges").unwrap_or(0),
+        slots: row.get::<_, Option<i32>>("slots").unwrap_or(0),
         key: row.get::<_, Option<Json<Vec<KeyColumn>>>>("key").map(|key| key.0).unwrap_or_default(),
         definition,
     })

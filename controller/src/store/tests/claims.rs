@@ -7,6 +7,7 @@ use super::lab::{Lab, atomic, batched, claim, done, failed};
 use crate::domain::Verdict;
 use crate::domain::report::{Counted, Range, Report};
 use crate::domain::run::State;
+use crate::domain::task::Kind;
 
 fn ranges(numbers: impl Iterator<Item = i32>) -> Report {
     let ranges = numbers
@@ -230,6 +231,30 @@ async fn a_plan_that_has_yielded_lets_its_ranges_go_first() {
     let order: Vec<TaskId> = granted.iter().map(|granted| granted.lease.task).collect();
     assert_eq!((order.len(), order.last()), (3, Some(&plan.lease.task)));
     assert_eq!(granted[2].known_ranges, 2);
+}
+
+#[tokio::test]
+async fn a_plan_is_told_how_many_slots_could_work_on_its_ranges() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    for other in ["reaches", "unreachable", "gone"] {
+        lab.agent(other).await;
+    }
+    lab.client
+        .batch_execute(
+            "UPDATE dunlin_controller.agents SET slots = CASE id WHEN 'a' THEN 2 WHEN 'reaches' THEN 3 ELSE 100 END;
+             UPDATE dunlin_controller.agent_targets SET reachable = false WHERE agent_id = 'unreachable';
+             UPDATE dunlin_controller.agents SET connected_until = NULL WHERE id = 'gone'",
+        )
+        .await
+        .unwrap();
+    lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    assert_eq!((plan.kind, plan.slots), (Kind::Plan, 5));
+    lab.report(plan.lease, ranges(1..=1)).await;
+    let range = lab.claim_one(&agent).await;
+    assert_eq!((range.kind, range.slots), (Kind::Range, 0));
 }
 
 #[tokio::test]

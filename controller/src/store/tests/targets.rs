@@ -195,8 +195,8 @@ async fn agents_that_come_in_a_crowd_leave_connections_to_leases_and_reports() {
     lab.register(&[atomic("a", 1, &[])]).await;
     let agent = lab.agent("a").await;
     lab.queue("a").await;
-    // As if the database were slow with what every one of them needs.
-    let lock = "BEGIN; LOCK TABLE dunlin_controller.agent_targets IN ACCESS EXCLUSIVE MODE";
+    // As if the database were slow with what every one of them writes.
+    let lock = "BEGIN; LOCK TABLE dunlin_controller.agent_targets IN EXCLUSIVE MODE";
     lab.client.batch_execute(lock).await.unwrap();
     let sight =
         Sight { target: main(), error: None, server_version: "15".to_owned(), applied: Vec::new(), asked: None };
