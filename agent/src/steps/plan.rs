@@ -35,10 +35,10 @@ const MOST_IN_RANGE: u32 = 200_000;
 const LEAST_IN_RANGE: u32 = 50_000;
 
 /// What is left is enough for so many ranges for each slot that could work on them.
-const RANGES_LEFT: i64 = 2;
+const RANGES_LEFT: i64 = 4;
 
 /// Slots, where the controller does not say.
-const SLOTS: i32 = 4;
+const SLOTS: i32 = 2;
 
 /// Rows in the first range at most: it is found quickly, so that work begins at once.
 const FIRST_RANGE_ROWS: u32 = 10_000;
@@ -351,9 +351,9 @@ mod tests {
     #[test]
     fn ranges_are_an_equal_part_of_what_is_left_within_limits() {
         assert_eq!(range_rows(Some(40_000_000), 10_000, 8), MOST_IN_RANGE);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 4), 100_000);
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 2), 100_000);
         assert_eq!(range_rows(Some(2_000_000), 1_200_000, 1), MOST_IN_RANGE);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 0), 100_000, "as with 4 slots");
+        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 0), 100_000, "as with 2 slots");
         assert_eq!(range_rows(Some(2_000_000), 1_900_000, 2), LEAST_IN_RANGE);
         assert_eq!(range_rows(Some(1000), 1_900_000, 1), LEAST_IN_RANGE, "more than the catalog knows");
         assert_eq!(range_rows(None, 0, 1), LEAST_IN_RANGE);

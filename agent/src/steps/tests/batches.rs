@@ -144,6 +144,20 @@ async fn updates_in_stripes_stay_on_their_page() {
 }
 
 #[tokio::test]
+async fn windows_are_no_larger_than_the_buffers_of_the_server_allow() {
+    for (buffers, last_window) in [("8MB", "30000"), ("128MB", "10000")] {
+        let server = Server::start_with(&[("shared_buffers", buffers)]).await.unwrap();
+        let mut lab = Lab::on(&server).await;
+        fill(&lab, 45_000).await;
+        let step = batch_step("t", TRIPLE, 500, 100_000, 0);
+        assert_eq!(lab.work_through(&step).await, 45_000);
+        // The first range has 10,000 rows; where windows have as many, the second range has three.
+        let low = lab.row("SELECT cursor #>> '{window,low,0}' FROM dunlin.checkpoints WHERE range = 2").await;
+        assert_eq!(low.get::<_, &str>(0), last_window, "{buffers}");
+    }
+}
+
+#[tokio::test]
 async fn batches_of_the_first_stripe_are_half_as_large_unless_their_size_is_given() {
     for (size, in_first, in_second) in [(0, 8, 4), (1000, 2, 2)] {
         let mut lab = filled(10_000).await;
