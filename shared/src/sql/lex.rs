@@ -69,6 +69,13 @@ pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
             token = squawk_lexer::Token { kind: whole.kind, len: whole.len - 1 };
             lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
         }
+        // It also takes letters that stand directly behind a dollar or a parameter for a part of it. They can begin a string.
+        if let TokenKind::PositionalParam { trailing_junk_start } = token.kind
+            && trailing_junk_start < token.len
+        {
+            token.len = trailing_junk_start;
+            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
+        }
         let end = offset.saturating_add(length(&token));
         let Some(text) = sql.get(offset..end) else { break };
         found.push(Token { kind: token.kind, offset, text });
@@ -128,6 +135,13 @@ mod tests {
         assert_eq!(strings("E'a' -- x\n\t'\\'b'\r'\\''"), ["E'a'", "'\\'b'", "'\\''"]);
         for separate in ["e'a' '\\' c", "e'a'\n/* */'\\' c", "'a'\n'\\' c", "e'a'\n+'\\' c"] {
             assert_eq!(strings(separate).last().unwrap(), "'\\'", "{separate}");
+        }
+    }
+
+    #[test]
+    fn a_string_behind_a_dollar_keeps_its_escapes() {
+        for (sql, texts) in [("$e'\\''", ["$", "e'\\''"]), ("$1E'\\''", ["$1", "E'\\''"]), ("$12abc", ["$12", "abc"])] {
+            assert_eq!(tokens(sql).iter().map(|token| token.text).collect::<Vec<_>>(), texts, "{sql}");
         }
     }
 
