@@ -29,13 +29,14 @@ use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, S
 use crate::limits::Durability;
 use crate::target::Connection;
 
-/// Rows in a range where the definition does not say: an equal part of what is left of the table, within these limits. Large ranges
-/// have large windows and are handed over seldom; small ones at the end let all agents finish at about the same time.
+/// Rows in a range where the definition does not say: what is left of the table, shared out over the slots that could work on it,
+/// within these limits. Large ranges have large windows and are handed over seldom; small ones at the end let all agents finish
+/// at about the same time.
 const MOST_IN_RANGE: u32 = 200_000;
-const LEAST_IN_RANGE: u32 = 50_000;
+const LEAST_IN_RANGE: u32 = 25_000;
 
-/// What is left is enough for so many ranges for each slot that could work on them.
-const RANGES_LEFT: i64 = 4;
+/// Rows in a range where it is not known how many are left.
+const IN_RANGE: u32 = 50_000;
 
 /// Slots, where the controller does not say.
 const SLOTS: i32 = 2;
@@ -139,9 +140,10 @@ struct Plan<'a> {
 /// Rows in the next range of a table that has so many rows, as far as is known, of which some are in ranges already.
 fn range_rows(rows: Option<i64>, cut: i64, slots: i32) -> u32 {
     let slots = if slots > 0 { slots } else { SLOTS };
-    let part = rows.map_or(0, |rows| (rows - cut) / (RANGES_LEFT * i64::from(slots)));
-    let within = part.clamp(i64::from(LEAST_IN_RANGE), i64::from(MOST_IN_RANGE));
-    u32::try_from(within).unwrap_or(LEAST_IN_RANGE)
+    let left = rows.map(|rows| rows - cut).filter(|left| *left > 0);
+    let Some(left) = left else { return IN_RANGE };
+    let part = left / i64::from(slots);
+    u32::try_from(part).unwrap_or(u32::MAX).clamp(LEAST_IN_RANGE, MOST_IN_RANGE)
 }
 
 impl Plan<'_> {
@@ -349,13 +351,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ranges_are_an_equal_part_of_what_is_left_within_limits() {
+    fn a_range_is_an_equal_part_of_what_is_left_within_limits() {
         assert_eq!(range_rows(Some(40_000_000), 10_000, 8), MOST_IN_RANGE);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 2), 100_000);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 1), MOST_IN_RANGE);
-        assert_eq!(range_rows(Some(2_000_000), 1_200_000, 0), 100_000, "as with 2 slots");
-        assert_eq!(range_rows(Some(2_000_000), 1_900_000, 2), LEAST_IN_RANGE);
-        assert_eq!(range_rows(Some(1000), 1_900_000, 1), LEAST_IN_RANGE, "more than the catalog knows");
-        assert_eq!(range_rows(None, 0, 1), LEAST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_800_000, 2), 100_000);
+        assert_eq!(range_rows(Some(2_000_000), 1_800_000, 1), MOST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_800_000, 0), 100_000, "as with 2 slots");
+        assert_eq!(range_rows(Some(2_000_000), 1_999_000, 2), LEAST_IN_RANGE);
+        assert_eq!(range_rows(Some(1000), 1_900_000, 1), IN_RANGE, "more than the catalog knows");
+        assert_eq!(range_rows(None, 0, 1), IN_RANGE);
     }
 }

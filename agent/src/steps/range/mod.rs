@@ -307,7 +307,7 @@ impl Worker<'_> {
     /// Into how many each batch of this stripe is split.
     fn split(&self, cursor: &Cursor) -> u32 {
         let first = cursor.stripe == 0 && cursor.window.stripes > 1;
-        if first && self.fixed_rows.is_none() { stripes::SPLIT_IN_FIRST } else { 1 }
+        if first && self.fixed_rows.is_none() { stripes::split_in_first(self.batch_rows) } else { 1 }
     }
 
     /// The ends of the batches of the cursor's stripe, from there on; the last is the end of the window.

@@ -9,7 +9,7 @@ use crate::catalog::Layout;
 
 /// Stripes of a window when they pay. Each is one more walk over the window; fewer leave more rows that change their page, in
 /// the first stripe.
-pub(crate) const STRIPES: u32 = 5;
+pub(crate) const STRIPES: u32 = 6;
 
 /// Rows on a page above which stripes can pay: a stripe should change at least a fraction of a row of each page.
 const ROWS_PER_PAGE: f64 = 4.0;
@@ -43,9 +43,19 @@ pub(super) fn window_rows(rows_in_buffers: Option<i64>) -> u32 {
     fitting.unwrap_or(MOST_IN_WINDOW).clamp(LEAST_IN_WINDOW, MOST_IN_WINDOW)
 }
 
-/// Into how many a batch of the first stripe is split. There, rows change their page, which takes more than twice as long; and
-/// as long as a batch lasts, it holds back the pruning that other workers count on.
-pub(super) const SPLIT_IN_FIRST: u32 = 2;
+/// Into how many a batch of the first stripe is split at least. There, rows change their page, which takes more than twice as long;
+/// and as long as a batch lasts, it holds back the pruning that other workers count on.
+const SPLIT_IN_FIRST: u32 = 2;
+
+/// Rows of a batch in the first stripe at most. It writes several times as much log as others: new entries in every index, and
+/// after a checkpoint of the server whole pages. A commit is what sets the server's process going that writes the log in the
+/// background; when the log of one batch fills the buffers for it (`wal_buffers`, 16 MB as a rule), workers wait for the disk.
+const MOST_IN_FIRST: u32 = 2500;
+
+/// Into how many a batch of so many rows is split in the first stripe.
+pub(super) fn split_in_first(batch_rows: u32) -> u32 {
+    batch_rows.div_ceil(MOST_IN_FIRST).max(SPLIT_IN_FIRST)
+}
 
 /// The stripes for a window of so many rows, where `wanted` would be right for a large one.
 pub(crate) fn fitting(wanted: u32, window_rows: i64, batch_rows: u32) -> u32 {
@@ -196,6 +206,14 @@ mod tests {
         assert_eq!(window_rows(Some(10_000_000_000_000)), 200_000);
         assert_eq!(window_rows(Some(600_000)), 120_000);
         assert_eq!(window_rows(Some(3000)), 10_000);
+    }
+
+    #[test]
+    fn batches_of_the_first_stripe_are_at_most_half_as_large_and_never_large() {
+        assert_eq!(split_in_first(100), 2);
+        assert_eq!(split_in_first(5000), 2);
+        assert_eq!(split_in_first(5001), 3);
+        assert_eq!(split_in_first(10_000), 4);
     }
 
     fn dense(stripes: u32, hot: HotShare) -> Shown {
