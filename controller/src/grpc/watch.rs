@@ -28,8 +28,10 @@ use crate::store::runs::View;
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// The shortest time between two looks.
+/// The shortest time between two looks while there is always something new, and how many may be made up for after a quiet time.
+/// So the end of a long run is told at once, and a look that finds many short runs does not follow upon every event.
 const BREATH: Duration = Duration::from_millis(50);
+const MADE_UP: u32 = 4;
 /// How long a watcher sleeps when nothing wakes it.
 const SWEEP: Duration = Duration::from_secs(5);
 /// The rest after a failure of the database, and how many are borne in a row.
@@ -74,6 +76,19 @@ enum Woken {
     Progress,
     /// Nothing, for a long time.
     Sweep,
+}
+
+/// When a watcher may look again.
+struct Breath(Option<Instant>);
+
+impl Breath {
+    /// The moment of the next look after one that began at `start`.
+    fn after(&mut self, start: Instant) -> Instant {
+        let earliest = start.checked_sub(BREATH * MADE_UP).unwrap_or(start);
+        let next = self.0.map_or(earliest, |due| due.max(earliest)) + BREATH;
+        self.0 = Some(next);
+        next
+    }
 }
 
 pub(crate) async fn watch(
@@ -143,6 +158,7 @@ impl Watcher {
         let mut next_progress = Instant::now() + PROGRESS;
         let mut woken = None;
         let mut failures = 0;
+        let mut breath = Breath(None);
         loop {
             let start = Instant::now();
             let looked = match woken {
@@ -164,7 +180,7 @@ impl Watcher {
             if self.named.is_some() && self.open.is_empty() {
                 return Ok(());
             }
-            sleep_until(start + BREATH).await;
+            sleep_until(breath.after(start)).await;
             let sweep = Instant::now() + SWEEP;
             let why = loop {
                 let now = *news.borrow_and_update();
@@ -286,4 +302,22 @@ fn same(told: &View, now: &View) -> bool {
         && told.waits == now.waits
         && told.steps.len() == now.steps.len()
         && told.steps.iter().zip(&now.steps).all(|(told, now)| told.step == now.step)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_quiet_time_makes_up_for_some_looks_and_no_more() {
+        let mut breath = Breath(None);
+        let start = Instant::now() + Duration::from_secs(60);
+        let waits = |breath: &mut Breath, at: Instant| breath.after(at).saturating_duration_since(at);
+        let at_once: Vec<Duration> = (0..6).map(|_| waits(&mut breath, start)).collect();
+        assert_eq!(at_once, [0, 0, 0, 0, 50, 100].map(Duration::from_millis));
+        assert_eq!(waits(&mut breath, start + BREATH * 2), BREATH, "one look every 50 ms");
+        let later = start + Duration::from_secs(10);
+        let after_quiet: Vec<Duration> = (0..5).map(|_| waits(&mut breath, later)).collect();
+        assert_eq!(after_quiet, [0, 0, 0, 0, 50].map(Duration::from_millis));
+    }
 }
