@@ -32,7 +32,7 @@ use crate::target::Connection;
 /// Rows in a range where the definition does not say: what is left of the table, shared out over the slots that could work on it,
 /// within these limits. Large ranges have large windows and are handed over seldom; small ones at the end let all agents finish
 /// at about the same time.
-const MOST_IN_RANGE: u32 = 200_000;
+const MOST_IN_RANGE: u32 = 400_000;
 const LEAST_IN_RANGE: u32 = 25_000;
 
 /// Rows in a range where it is not known how many are left.
@@ -354,7 +354,7 @@ mod tests {
     fn a_range_is_an_equal_part_of_what_is_left_within_limits() {
         assert_eq!(range_rows(Some(40_000_000), 10_000, 8), MOST_IN_RANGE);
         assert_eq!(range_rows(Some(2_000_000), 1_800_000, 2), 100_000);
-        assert_eq!(range_rows(Some(2_000_000), 1_800_000, 1), MOST_IN_RANGE);
+        assert_eq!(range_rows(Some(2_000_000), 1_800_000, 1), 200_000);
         assert_eq!(range_rows(Some(2_000_000), 1_800_000, 0), 100_000, "as with 2 slots");
         assert_eq!(range_rows(Some(2_000_000), 1_999_000, 2), LEAST_IN_RANGE);
         assert_eq!(range_rows(Some(1000), 1_900_000, 1), IN_RANGE, "more than the catalog knows");

@@ -212,6 +212,10 @@ impl Worker<'_> {
             && fixed > 0
         {
             let can = fixed == 1 || catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)?;
+            if can && fixed > 1 && self.learnt(|learnt| learnt.rows_in_buffers).is_none() {
+                let (_, rows_in_buffers) = self.guess(connection).await?;
+                self.learnt(|learnt| learnt.rows_in_buffers = rows_in_buffers);
+            }
             return Ok(if can { Opening { stripes: fixed, ..plain } } else { plain });
         }
         let Body::Sql(_) = self.body else { return Ok(plain) };

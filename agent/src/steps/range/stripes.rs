@@ -30,7 +30,7 @@ const PROBE_BATCHES: u32 = 5;
 const BATCHES_IN_STRIPE: u32 = 2;
 
 /// Rows in a window at most, and at least where the table has as many.
-pub(super) const MOST_IN_WINDOW: u32 = 200_000;
+pub(super) const MOST_IN_WINDOW: u32 = 400_000;
 const LEAST_IN_WINDOW: u32 = 10_000;
 
 /// The part of the server's buffers that the rows of a window may fill: it should stay there from the first of its stripes to the
@@ -202,8 +202,8 @@ mod tests {
 
     #[test]
     fn a_window_leaves_room_in_the_buffers_for_others() {
-        assert_eq!(window_rows(None), 200_000);
-        assert_eq!(window_rows(Some(10_000_000_000_000)), 200_000);
+        assert_eq!(window_rows(None), 400_000);
+        assert_eq!(window_rows(Some(10_000_000_000_000)), 400_000);
         assert_eq!(window_rows(Some(600_000)), 120_000);
         assert_eq!(window_rows(Some(3000)), 10_000);
     }
