@@ -14,7 +14,7 @@ use crate::measure::{Before, Figures, connect};
 
 /// Stripes, rows of a window, and rows of a batch in its first stripe and in the others, of the order by hand: about those of
 /// Dunlin, once it has found its pace.
-const BY_HAND: (u32, u32, u32, u32) = (6, 400_000, 2500, 10_000);
+const BY_HAND: (u32, u32, u32, u32) = (6, 200_000, 2000, 8000);
 
 /// Rows of a batch of the plain loop.
 const LOOP_BATCH: u32 = 10_000;
