@@ -28,8 +28,8 @@ use crate::store::runs::View;
 
 /// How often progress is told.
 const PROGRESS: Duration = Duration::from_millis(500);
-/// The shortest time between two looks while there is always something new, and how many may be made up for after a quiet time.
-/// So the end of a long run is told at once, and a look that finds many short runs does not follow upon every event.
+/// The time between two looks while there is always something new, and how many may follow each other at once after a quiet
+/// time: the end of a long run is told without delay, and many short runs do not cost a look for each of their events.
 const BREATH: Duration = Duration::from_millis(50);
 const MADE_UP: u32 = 4;
 /// How long a watcher sleeps when nothing wakes it.
