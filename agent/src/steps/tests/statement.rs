@@ -177,7 +177,8 @@ async fn what_sql_leaves_in_its_session_does_not_reach_the_next() {
     let row = connection
         .query_typed_one(
             "SELECT current_setting('lock_timeout'), to_regclass('left_over') IS NULL,
-                    NOT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory')",
+                    NOT EXISTS (SELECT FROM pg_locks JOIN pg_database d ON d.oid = database
+                                WHERE d.datname = current_database() AND locktype = 'advisory')",
             &[],
         )
         .await
