@@ -1,6 +1,6 @@
 //! Whether stripes are likely to pay: a guess from the catalog, for the first window. What is measured overrules it.
 
-use dunlin_shared::key::KeyColumn;
+use dunlin_shared::key::{KeyColumn, is_one_integer};
 use dunlin_shared::sql::quote_ident;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -68,9 +68,7 @@ pub(crate) async fn layout(
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn stripes_hash(client: &Client, key: &[KeyColumn]) -> Result<bool, tokio_postgres::Error> {
-    if let [column] = key
-        && matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint")
-    {
+    if is_one_integer(key) {
         return Ok(true);
     }
     // The types of a row are looked up before its values, which are NULL here.

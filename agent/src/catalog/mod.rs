@@ -2,11 +2,13 @@
 
 mod facts;
 mod key;
+mod pages;
 mod table;
 mod walk;
 
 pub(crate) use facts::{Layout, layout, stripes_hash};
 pub(crate) use key::{Key, resolve};
+pub(crate) use pages::Pages;
 pub(crate) use table::{Table, find};
 pub(crate) use walk::Walk;
 

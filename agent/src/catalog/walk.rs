@@ -112,7 +112,7 @@ impl Walk<'_> {
         )
     }
 
-    fn condition(&self, low: Option<&KeyBound>, high: Option<&KeyBound>) -> String {
+    pub(super) fn condition(&self, low: Option<&KeyBound>, high: Option<&KeyBound>) -> String {
         let row = |bound: &KeyBound| {
             let values: Vec<String> = bound
                 .0
@@ -144,7 +144,11 @@ impl Walk<'_> {
     }
 
     /// Executes one query in a transaction of its own, in one message.
-    async fn read(&self, connection: &mut Connection, sql: &str) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
+    pub(super) async fn read(
+        &self,
+        connection: &mut Connection,
+        sql: &str,
+    ) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
         let begin = limits::begin(self.limits, Durability::Later, limits::IDLE_LIMIT, self.mark);
         let answer = connection.begin(&format!("{begin};{};{sql};COMMIT", limits::WALK)).await;
         match answer {

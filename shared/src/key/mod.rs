@@ -17,6 +17,12 @@ pub struct KeyColumn {
     pub type_name: String,
 }
 
+/// True for a key of one integer: keys that can be computed with.
+#[must_use]
+pub fn is_one_integer(key: &[KeyColumn]) -> bool {
+    matches!(key, [column] if matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint"))
+}
+
 /// A key: the text of each column, in the order of the key's columns.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -37,13 +43,16 @@ pub struct KeyRange {
     pub high: KeyBound,
 }
 
-/// One of the stripes into which the keys of a window are dealt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// One of the stripes into which the keys of a window are dealt: those that leave one of some neighbouring remainders when they, or
+/// their hashes, are divided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Stripe {
-    /// The number of stripes; 1 is all keys.
+    /// By what they are divided.
     pub of: u32,
-    /// Which of them, from 0.
-    pub index: u32,
+    /// The first of the remainders.
+    pub first: u32,
+    /// The number behind the last of them, at most `of`.
+    pub end: u32,
 }
 
 #[cfg(test)]

@@ -24,24 +24,38 @@ fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     let columns = [column("id", "bigint")];
     let (range, above_zero) = (range(Some(&["-5"]), &["9"]), range(Some(&["0"]), &["9"]));
     assert_eq!(
-        predicate(&columns, &range, Some(Stripe { of: 8, index: 3 }), "q"),
+        predicate(&columns, &range, Some(Stripe { of: 8, first: 3, end: 4 }), "q"),
         "((q.\"id\" > '-5'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND abs(q.\"id\" % 8) = 3)"
     );
     assert_eq!(
-        predicate(&columns, &above_zero, Some(Stripe { of: 8, index: 3 }), "q"),
+        predicate(&columns, &above_zero, Some(Stripe { of: 8, first: 3, end: 4 }), "q"),
         "((q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND q.\"id\" % 8 = 3)"
     );
     assert_eq!(
-        predicate(&columns, &range, Some(Stripe { of: 1, index: 0 }), "public.\"T\""),
+        predicate(&columns, &range, None, "public.\"T\""),
         "(public.\"T\".\"id\" > '-5'::bigint AND public.\"T\".\"id\" <= '9'::bigint)"
     );
+}
+
+#[test]
+fn a_stripe_of_several_remainders_is_compared_with_their_ends() {
+    let columns = [column("id", "bigint")];
+    let filter = |first, end| {
+        let stripe = Stripe { of: 9, first, end };
+        let sql = predicate(&columns, &range(Some(&["0"]), &["9"]), Some(stripe), "");
+        sql.rsplit_once("AND \"id\" % 9 ").map(|(_, filter)| filter.trim_end_matches(')').to_owned())
+    };
+    assert_eq!(filter(0, 3).as_deref(), Some("< 3"));
+    assert_eq!(filter(3, 5).as_deref(), Some("BETWEEN 3 AND 4"));
+    assert_eq!(filter(5, 6).as_deref(), Some("= 5"));
+    assert_eq!(filter(6, 9).as_deref(), Some(">= 6"));
 }
 
 #[test]
 fn several_columns_are_compared_as_rows_and_dealt_by_hash() {
     let columns = [column("a", "integer"), column("B", "text")];
     assert_eq!(
-        predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, index: 0 }), "t"),
+        predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, first: 0, end: 1 }), "t"),
         "((ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) OR \
          ROW(t.\"a\", t.\"B\") = ROW('1'::integer, E'it''s \\\\'::text)) AND \
          abs(hash_record_extended(ROW(t.\"a\", t.\"B\"), 0) % 4) = 0)"
@@ -60,7 +74,7 @@ proptest! {
     fn half_open_ranges_cover_each_key_once(
         keys in prop::collection::btree_set(any::<i16>(), 1..200),
         cuts in prop::collection::vec(any::<prop::sample::Index>(), 0..8),
-        of in 1_i64..=64,
+        ends in prop::collection::btree_set(1_i64..100, 1..64),
     ) {
         let keys: Vec<i64> = keys.into_iter().map(i64::from).collect();
         let mut highs: BTreeSet<i64> = cuts.iter().map(|cut| keys[cut.index(keys.len())]).collect();
@@ -75,7 +89,9 @@ proptest! {
             let holding = ranges.iter().filter(|(low, high)| low.is_none_or(|low| key > low) && key <= *high).count();
             prop_assert_eq!(holding, 1);
             // The stripe of the predicate, in the arithmetic of PostgreSQL, which is that of Rust.
-            prop_assert_eq!((0..of).filter(|index| (key % of).abs() == *index).count(), 1);
+            let (mut first, of) = (0, *ends.last().unwrap());
+            let holding = ends.iter().filter(|end| (std::mem::replace(&mut first, **end)..**end).contains(&(key % of).abs()));
+            prop_assert_eq!(holding.count(), 1);
         }
     }
 }
@@ -127,13 +143,13 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
             for row in bounds {
                 let high = KeyBound(row.get(0));
                 let range = KeyRange { low: low.replace(high.clone()), high };
-                for index in 0..3 {
-                    let rows = predicate(&key, &range, Some(Stripe { of: 3, index }), "t");
+                for (first, end) in [(0, 3), (3, 5), (5, 6), (6, 9)] {
+                    let rows = predicate(&key, &range, Some(Stripe { of: 9, first, end }), "t");
                     client.batch_execute(&format!("UPDATE {table} t SET hits = hits + 1 WHERE {rows}")).await.unwrap();
                 }
                 let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
                 assert!(plan.contains("Index Cond"), "{plan}");
-                let striped = predicate(&key, &range, Some(Stripe { of: 3, index: 0 }), "t");
+                let striped = predicate(&key, &range, Some(Stripe { of: 3, first: 0, end: 1 }), "t");
                 let plan = explain(&client, &table, &striped).await;
                 assert!(plan.contains("Bitmap Index Scan"), "{plan}");
             }

@@ -3,7 +3,7 @@
 //! For a stripe, the last key of the range stands there twice, joined by OR, which makes the server read the table through a bitmap:
 //! page by page. In the order of the key it would go to and fro between pages, since rows of earlier stripes are on others by now.
 
-use super::{KeyBound, KeyColumn, KeyRange, Stripe};
+use super::{KeyBound, KeyColumn, KeyRange, Stripe, is_one_integer};
 use crate::sql::{quote_ident, quote_literal};
 
 /// The predicate for the rows of a range and a stripe, in parentheses.
@@ -21,7 +21,7 @@ pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>
     let key = row(&names);
     let high = bound(columns, &range.high);
     let above = range.low.as_ref().map_or_else(String::new, |low| format!("{key} > {} AND ", bound(columns, low)));
-    match stripe.filter(|stripe| stripe.of > 1) {
+    match stripe {
         None => format!("({above}{key} <= {high})"),
         Some(stripe) => {
             let filter = stripe_filter(columns, &names, stripe, range.low.as_ref());
@@ -52,19 +52,29 @@ fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
 }
 
 /// Stripes deal out every key once, whatever its sign: the remainder of a division has the sign of the dividend, and
-/// `abs` folds the negative half onto the other. Integers are dealt by their value, so that neighbours land in different
-/// stripes; everything else by its hash. Above a `low` that is not negative nothing is to be folded, and each row that is
-/// filtered costs a call less.
+/// `abs` folds the negative half onto the other. Integers are dealt by their value, so that neighbours can be told to be in one
+/// stripe or in different ones; everything else by its hash. Above a `low` that is not negative nothing is to be folded, and each
+/// row that is filtered costs a call less; as it does with one comparison instead of two.
 fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe, low: Option<&KeyBound>) -> String {
-    let Stripe { of, index } = stripe;
+    let Stripe { of, first, end } = stripe;
     let positive = low.is_some_and(|low| !low.0[0].starts_with('-'));
-    match (columns, names) {
-        ([column], [name]) if is_integer(&column.type_name) && positive => format!("{name} % {of} = {index}"),
-        ([column], [name]) if is_integer(&column.type_name) => format!("abs({name} % {of}) = {index}"),
-        _ => format!("abs(hash_record_extended(ROW({}), 0) % {of}) = {index}", names.join(", ")),
+    let dividend = if is_one_integer(columns) {
+        row(names)
+    } else {
+        format!("hash_record_extended(ROW({}), 0)", names.join(", "))
+    };
+    let remainder = if is_one_integer(columns) && positive {
+        format!("{dividend} % {of}")
+    } else {
+        format!("abs({dividend} % {of})")
+    };
+    if end - first == 1 {
+        format!("{remainder} = {first}")
+    } else if first == 0 {
+        format!("{remainder} < {end}")
+    } else if end == of {
+        format!("{remainder} >= {first}")
+    } else {
+        format!("{remainder} BETWEEN {first} AND {}", end - 1)
     }
-}
-
-fn is_integer(type_name: &str) -> bool {
-    matches!(type_name, "smallint" | "integer" | "bigint" | "int2" | "int4" | "int8" | "int")
 }

@@ -214,7 +214,7 @@ impl Worker<'_> {
             rows_total: 0,
             counters,
             state: if job.last { State::Done } else { State::Open },
-            measured: (job.cursor.window.stripes > 1).then_some(self.table.oid),
+            measured: (job.cursor.window.stripes.count() > 1).then_some(self.table.oid),
             prepared: self.prepared,
         }
     }

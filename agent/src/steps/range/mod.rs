@@ -9,6 +9,7 @@ mod batch;
 mod durable;
 mod order;
 mod pace;
+mod shares;
 mod stripes;
 
 use std::time::Duration;
@@ -23,6 +24,7 @@ use self::batch::Body;
 use self::durable::{Durable, Sums};
 use self::order::{Cursor, Jobs, Window};
 use self::pace::Pace;
+use self::shares::Shares;
 use self::stripes::{HotShare, Opening, Shown, StripeChoice};
 use super::context::names;
 use super::{Context, Ended, Error, seal};
@@ -98,7 +100,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         context,
         step,
         address,
-        cursor: checkpoint.cursor.as_ref().and_then(|cursor| serde_json::from_value(cursor.clone()).ok()),
+        cursor: read_cursor(&checkpoint, &place)?,
         sums: Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked },
         checkpoint,
         place: &place,
@@ -116,6 +118,22 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     worker.run(&mut connection, settings.stripes).await
+}
+
+/// Where the range stands. A position that cannot be read is not taken for the beginning: batches would be applied again.
+fn read_cursor(checkpoint: &Checkpoint, place: &Place) -> Result<Option<Cursor>, Error> {
+    let cursor = checkpoint.cursor.clone().map(serde_json::from_value).transpose();
+    cursor.map_err(|error| {
+        Error::Final(place.refuse(
+            format!(
+                "the checkpoint of the range cannot be read ({error}): another version of the agent has written it"
+            ),
+            format!(
+                "Use agents of that version until the migration is applied: run `dunlin run {}` again.",
+                place.migration
+            ),
+        ))
+    })
 }
 
 /// Where work on a range can be made to fail on purpose.
@@ -179,7 +197,7 @@ impl Worker<'_> {
         stripes: i32,
     ) -> Result<Cursor, Error> {
         let rows_left = self.rows_left();
-        let mut opening = self.opening(connection, stripes).await?;
+        let opening = self.opening(connection, stripes).await?;
         let wanted = match opening.batches {
             Some(batches) => self.batch_rows.saturating_mul(batches),
             None => stripes::window_rows(self.learnt(|learnt| learnt.rows_in_buffers)),
@@ -194,15 +212,36 @@ impl Worker<'_> {
             bound.map_err(|error| Error::of_postgres(&error, self.place))?
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
-        if stripes == 0 {
-            let least = self.fixed_rows.unwrap_or(pace::FIRST);
-            opening.stripes = stripes::fitting(opening.stripes, self.window_rows, least);
-        }
-        if self.fixed_rows.is_none() {
-            self.batch_rows = self.learnt(|learnt| learnt.pace).rows_in(self.window_rows, opening.stripes);
-        }
         let high = high.unwrap_or_else(|| self.range.high.clone());
-        Ok(Cursor::start(Window { low, high, stripes: opening.stripes }))
+        let stripes = match u32::try_from(stripes) {
+            Ok(1..) => Shares::equal(opening.stripes),
+            _ => self.shares(connection, opening.stripes, low.as_ref(), &high).await?,
+        };
+        if self.fixed_rows.is_none() {
+            self.batch_rows = self.learnt(|learnt| learnt.pace).rows_in(self.window_rows, stripes.count());
+        }
+        Ok(Cursor::start(Window { low, high, stripes }))
+    }
+
+    /// The stripes of a window, where `wanted` would be right for a large one of any table.
+    async fn shares(
+        &self,
+        connection: &mut Connection,
+        wanted: u32,
+        low: Option<&KeyBound>,
+        high: &KeyBound,
+    ) -> Result<Shares, Error> {
+        let least = self.fixed_rows.unwrap_or(pace::FIRST);
+        let fitting = |wanted| stripes::fitting(wanted, self.window_rows, least);
+        if fitting(wanted) > 1 {
+            let pages = self.walk(&self.context.mark()).pages(connection, low, high).await;
+            let pages = pages.map_err(|error| Error::of_postgres(&error, self.place))?;
+            let shares = pages.and_then(|pages| Shares::of_pages(pages, fitting(stripes::STRIPES_OF_PAGES)));
+            if let Some(shares) = shares {
+                return Ok(shares);
+            }
+        }
+        Ok(Shares::equal(fitting(wanted)))
     }
 
     async fn opening(&mut self, connection: &mut Connection, wanted: i32) -> Result<Opening, Error> {
@@ -294,7 +333,7 @@ impl Worker<'_> {
     /// Takes in what a window has shown.
     fn learn(&self, cursor: &Cursor, before: Sums, spent: Duration) {
         let shown = Shown {
-            stripes: cursor.window.stripes,
+            stripes: cursor.window.stripes.count(),
             walked: self.sums.rows_walked - before.rows_walked,
             changed: self.sums.rows - before.rows,
             hot: self.hot,
@@ -308,17 +347,27 @@ impl Worker<'_> {
         }
     }
 
+    /// Rows of the window that a batch spans, in all stripes but the first.
+    fn span(&self, cursor: &Cursor) -> u32 {
+        cursor.window.stripes.span(self.batch_rows, self.fixed_rows.is_some())
+    }
+
     /// Into how many each batch of this stripe is split.
     fn split(&self, cursor: &Cursor) -> u32 {
-        let first = cursor.stripe == 0 && cursor.window.stripes > 1;
-        if first && self.fixed_rows.is_none() { stripes::split_in_first(self.batch_rows) } else { 1 }
+        let stripes = &cursor.window.stripes;
+        let first = cursor.stripe == 0 && stripes.count() > 1;
+        if first && self.fixed_rows.is_none() {
+            stripes::split_in_first(stripes.in_first(self.span(cursor)))
+        } else {
+            1
+        }
     }
 
     /// The ends of the batches of the cursor's stripe, from there on; the last is the end of the window.
     async fn bounds(&self, connection: &mut Connection, cursor: &Cursor, rows: i64) -> Result<Vec<KeyBound>, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let (low, high) = (cursor.at.as_ref(), &cursor.window.high);
-        let keys = self.batch_rows.saturating_mul(cursor.window.stripes) / self.split(cursor);
+        let keys = (self.span(cursor) / self.split(cursor)).max(1);
         if rows <= i64::from(keys) {
             return Ok(vec![high.clone()]);
         }

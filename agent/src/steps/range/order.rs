@@ -4,8 +4,10 @@
 //! are disjoint and together cover everything between them: a batch is `(at, bound]` of one stripe, the next begins where it
 //! ended, and a stripe ends with the window. That is all that exactly-once needs from the order.
 
-use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange, Stripe};
+use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange, Stripe, is_one_integer};
 use serde::{Deserialize, Serialize};
+
+use super::shares::Shares;
 
 /// The keys that are worked through stripe by stripe.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -14,8 +16,8 @@ pub(crate) struct Window {
     pub(crate) low: Option<KeyBound>,
     /// Its last key.
     pub(crate) high: KeyBound,
-    /// How many stripes it has; 1 is plain key order.
-    pub(crate) stripes: u32,
+    /// Its stripes.
+    pub(crate) stripes: Shares,
 }
 
 /// Where a range stands.
@@ -37,13 +39,12 @@ impl Cursor {
 
     /// True when nothing of the window is left.
     pub(crate) fn window_done(&self) -> bool {
-        self.stripe >= self.window.stripes
+        self.stripe >= self.window.stripes.count()
     }
 
     /// The batch up to `bound`.
     pub(crate) fn batch(&self, bound: &KeyBound) -> (KeyRange, Option<Stripe>) {
-        let stripe = Stripe { of: self.window.stripes, index: self.stripe };
-        (KeyRange { low: self.at.clone(), high: bound.clone() }, (stripe.of > 1).then_some(stripe))
+        (KeyRange { low: self.at.clone(), high: bound.clone() }, self.window.stripes.stripe(self.stripe))
     }
 
     /// The position after the batch up to `bound`.
@@ -65,8 +66,7 @@ pub(crate) fn dense_bounds(
     rows: i64,
     rows_in_batch: u32,
 ) -> Option<Vec<KeyBound>> {
-    let [column] = key else { return None };
-    if !matches!(column.type_name.as_str(), "smallint" | "integer" | "bigint") {
+    if !is_one_integer(key) {
         return None;
     }
     let number = |bound: &KeyBound| bound.0.first()?.parse::<i128>().ok();
@@ -123,7 +123,7 @@ impl<'a> Jobs<'a> {
     /// The batches up to each of `rest` in the stripe of `at`, then those up to each of `whole` in every further stripe; both
     /// end with the window. Together they walk `rows`.
     pub(super) fn new(at: Cursor, rest: &'a [KeyBound], whole: &'a [KeyBound], rows: i64, ends_range: bool) -> Self {
-        let further = usize::try_from(at.window.stripes.saturating_sub(at.stripe + 1)).unwrap_or(usize::MAX);
+        let further = usize::try_from(at.window.stripes.count().saturating_sub(at.stripe + 1)).unwrap_or(usize::MAX);
         let steps = rest.len().saturating_add(whole.len().saturating_mul(further));
         Self { at, rest, whole, rows, steps: i64::try_from(steps).unwrap_or(i64::MAX), ends_range }
     }
@@ -172,7 +172,9 @@ mod tests {
     fn contains(range: &KeyRange, stripe: Option<Stripe>, key: i64) -> bool {
         range.low.as_ref().is_none_or(|low| key > number(low))
             && key <= number(&range.high)
-            && stripe.is_none_or(|stripe| (key % i64::from(stripe.of)).abs() == i64::from(stripe.index))
+            && stripe.is_none_or(|stripe| {
+                (i64::from(stripe.first)..i64::from(stripe.end)).contains(&(key % i64::from(stripe.of)).abs())
+            })
     }
 
     proptest! {
@@ -181,9 +183,10 @@ mod tests {
         fn every_key_of_a_window_is_in_exactly_one_batch(
             low in prop::option::of(-1000_i64..0),
             high in 1_i64..1000,
-            stripes in 1_u32..9,
+            ends in prop::collection::btree_set(1_u32..60, 1..9),
             steps in prop::collection::vec(1_i64..400, 1..50),
         ) {
+            let stripes = Shares::try_from(ends.into_iter().collect::<Vec<u32>>()).unwrap();
             let window = Window { low: low.map(bound), high: bound(high), stripes };
             let mut cursor = Cursor::start(window);
             let mut seen = vec![0; 2200];
@@ -232,7 +235,7 @@ mod tests {
             nth in 1_u32..4,
         ) {
             let high = bounds.pop_last().unwrap();
-            let window = Window { low: Some(bound(0)), high: bound(high), stripes };
+            let window = Window { low: Some(bound(0)), high: bound(high), stripes: Shares::equal(stripes) };
             let begun = Cursor { window, stripe: stripe % stripes, at: Some(bound(at % high)) };
             let fine: Vec<KeyBound> = bounds.iter().copied().chain([high]).map(bound).collect();
             let rest: Vec<KeyBound> = fine.iter().filter(|end| number(end) > at % high).cloned().collect();

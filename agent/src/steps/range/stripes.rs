@@ -11,6 +11,12 @@ use crate::catalog::Layout;
 /// the first stripe.
 pub(crate) const STRIPES: u32 = 6;
 
+/// Stripes where pages are alike: their first stripe can be smaller, so the last ones find less room.
+pub(super) const STRIPES_OF_PAGES: u32 = 7;
+
+/// Stripes that a window must have to show what they are worth.
+const TELLING: u32 = 4;
+
 /// Rows on a page above which stripes can pay: a stripe should change at least a fraction of a row of each page.
 const ROWS_PER_PAGE: f64 = 4.0;
 
@@ -53,8 +59,8 @@ const SPLIT_IN_FIRST: u32 = 2;
 const MOST_IN_FIRST: u32 = 2500;
 
 /// Into how many a batch of so many rows is split in the first stripe.
-pub(super) fn split_in_first(batch_rows: u32) -> u32 {
-    batch_rows.div_ceil(MOST_IN_FIRST).max(SPLIT_IN_FIRST)
+pub(super) fn split_in_first(rows: u32) -> u32 {
+    rows.div_ceil(MOST_IN_FIRST).max(SPLIT_IN_FIRST)
 }
 
 /// The stripes for a window of so many rows, where `wanted` would be right for a large one.
@@ -140,8 +146,7 @@ impl StripeChoice {
                      key order"
                 ));
             }
-            // A window too small for all stripes says nothing about the others.
-            Self::Striped if shown.stripes == STRIPES && hot.updated >= ENOUGH_UPDATES && hot.hot * 2 < hot.updated => {
+            Self::Striped if shown.stripes >= TELLING && hot.updated >= ENOUGH_UPDATES && hot.hot * 2 < hot.updated => {
                 *self = Self::Refuted(WINDOWS_BEFORE_RETRY);
             }
             _ => return None,

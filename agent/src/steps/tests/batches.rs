@@ -22,6 +22,13 @@ async fn fill(lab: &Lab, rows: i32) {
     .await;
 }
 
+/// The ends of the stripes in the last window of each range.
+async fn stripes(lab: &Lab) -> String {
+    let sql =
+        "SELECT string_agg(cursor #>> '{window,stripes}', ' ' ORDER BY range) FROM dunlin.checkpoints WHERE range > 0";
+    lab.row(sql).await.get(0)
+}
+
 #[tokio::test]
 async fn a_range_that_is_done_is_not_done_again() {
     let mut lab = filled(100).await;
@@ -134,8 +141,8 @@ async fn updates_in_stripes_stay_on_their_page() {
     let step = batch_step("t", TRIPLE, 200, 100_000, 0);
     let planned = lab.plan(&step).await;
     lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
-    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
-    assert_eq!(cursor.get::<_, &str>(0), "6");
+    // A page has 40 rows.
+    assert_eq!(stripes(&lab).await, "[8, 15, 21, 27, 33, 38, 40]");
     let growth = lab.number("SELECT pg_relation_size('t') * 100").await / before;
     // In key order it would have twice its size.
     assert!(growth < 170, "the table has {growth} % of its size");
@@ -176,8 +183,30 @@ async fn updates_of_an_indexed_column_go_in_key_order() {
     let step = batch_step("t", TRIPLE, 500, 100_000, 0);
     let planned = lab.plan(&step).await;
     lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
-    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
-    assert_eq!(cursor.get::<_, &str>(0), "1");
+    assert_eq!(stripes(&lab).await, "[1]");
+}
+
+#[tokio::test]
+async fn where_pages_differ_stripes_are_equal() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 5, filler text NOT NULL);
+         INSERT INTO t SELECT i, 5, repeat('x', (abs(hashint8(i / 50)) % 300)) FROM generate_series(1, 20000) i; ANALYZE t",
+    )
+    .await;
+    assert_eq!(lab.work_through(&batch_step("t", TRIPLE, 200, 100_000, 0)).await, 20_000);
+    assert!(stripes(&lab).await.contains("[1, 2, 3, 4, 5, 6]"));
+}
+
+#[tokio::test]
+async fn a_position_that_cannot_be_read_is_not_taken_for_the_beginning() {
+    let mut lab = filled(100).await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    lab.sql("UPDATE dunlin.checkpoints SET cursor = '{\"window\": \"of a later version\"}' WHERE range = 1").await;
+    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+    assert!(error.message.contains("another version"), "{}", error.message);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 5").await, 0);
 }
 
 #[tokio::test]
@@ -194,9 +223,7 @@ async fn stripes_that_do_not_pay_are_noticed() {
     let notes = lab.sent().0;
     assert_eq!(notes.len(), 1, "{notes:?}");
     assert_eq!(notes[0].r#type(), EventType::AgentNote);
-    let stripes =
-        "SELECT string_agg(cursor #>> '{window,stripes}', ' ' ORDER BY range) FROM dunlin.checkpoints WHERE range > 0";
-    assert_eq!(lab.row(stripes).await.get::<_, &str>(0), "6 1");
+    assert_eq!(stripes(&lab).await, "[8, 15, 21, 27, 33, 38, 40] [1]");
 }
 
 #[tokio::test]
@@ -205,8 +232,7 @@ async fn where_few_rows_change_batches_go_in_key_order() {
     let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE id % 10 = 0 AND :batch", 500, 100_000, 0);
     let planned = lab.plan(&step).await;
     lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
-    let cursor = lab.row("SELECT cursor #>> '{window,stripes}' FROM dunlin.checkpoints WHERE range = 1").await;
-    assert_eq!(cursor.get::<_, &str>(0), "1");
+    assert_eq!(stripes(&lab).await, "[1]");
     assert!(lab.sent().0[0].message.contains("10 % of the rows change"));
     assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 1000);
 }
