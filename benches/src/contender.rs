@@ -12,9 +12,9 @@ use crate::Error;
 use crate::fleet::Fleet;
 use crate::measure::{Before, Figures, connect};
 
-/// Stripes, rows of a window, and rows of a batch in its first stripe and in the others, of the order by hand: about those of
-/// Dunlin, once it has found its pace.
-const BY_HAND: (u32, u32, u32, u32) = (6, 200_000, 2000, 8000);
+/// The order by hand, about that of Dunlin once it has found its pace: the remainders at which the stripes end (a page of the table has
+/// 37 rows), the rows of a window, and those that a batch spans in the first stripe and in the others.
+const BY_HAND: ([u32; 7], u32, u32, u32) = ([7, 13, 19, 24, 29, 33, 37], 200_000, 12_500, 50_000);
 
 /// Rows of a batch of the plain loop.
 const LOOP_BATCH: u32 = 10_000;
@@ -149,23 +149,26 @@ async fn part_loop(
 /// sessions take turns at the windows. For an integer key from 1 on.
 async fn by_hand(change: Change, url: &str, session: u32, sessions: u32) -> Result<(), Error> {
     let Change { table, key, update, .. } = change;
-    let (stripes, window, batch_in_first, batch) = BY_HAND;
-    let (span_in_first, span) = (batch_in_first * stripes, batch * stripes);
+    let (ends, window, span_in_first, span) = BY_HAND;
+    let divisor = ends[ends.len() - 1];
     let (first, step) = (session * window, sessions * window);
     let client = connect(url).await?;
     client.batch_execute("SET synchronous_commit = off").await?;
     client
         .batch_execute(&format!(
-            "DO $$ DECLARE highest bigint := (SELECT max({key}) FROM {table}); at bigint; upto bigint; BEGIN
+            "DO $$ DECLARE highest bigint := (SELECT max({key}) FROM {table}); at bigint; upto bigint; stripe int; ends int; BEGIN
                  FOR low IN {first}..highest - 1 BY {step} LOOP
-                     FOR stripe IN 0..{stripes} - 1 LOOP
+                     stripe := 0;
+                     FOREACH ends IN ARRAY ARRAY{ends:?} LOOP
                          at := low;
                          WHILE at < low + {window} LOOP
                              upto := least(at + CASE stripe WHEN 0 THEN {span_in_first} ELSE {span} END, low + {window});
-                             {update} WHERE ({key} > at AND {key} <= upto OR {key} = upto) AND {key} % {stripes} = stripe;
+                             {update} WHERE ({key} > at AND {key} <= upto OR {key} = upto)
+                                 AND {key} % {divisor} >= stripe AND {key} % {divisor} < ends;
                              COMMIT;
                              at := upto;
                          END LOOP;
+                         stripe := ends;
                      END LOOP;
                  END LOOP;
              END $$"
