@@ -73,9 +73,6 @@ pub(crate) fn settings(limits: Limits, durability: Durability, idle: Duration, m
     sql
 }
 
-/// The statement behind those that begin the transaction of a batch: the predicate of a batch counts on bitmaps.
-pub(crate) const BATCH: &str = "SET LOCAL enable_bitmapscan = on";
-
 /// Frees the names that the client library gives to what it prepares (`s0`, `s1`, ...). Behind a pooler in transaction mode,
 /// other agents may have left theirs in the server's process. No others are freed: a pooler that keeps prepared statements
 /// itself gives them names of its own, and counts on them.

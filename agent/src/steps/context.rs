@@ -26,21 +26,23 @@ use crate::watchdog::Watch;
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Tuning(Arc<Mutex<HashMap<TunedStep, Learnt>>>);
 
-/// A step of a migration on a target.
+/// A step of a migration on a target, as it is defined now: a step that is mended is learnt anew.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct TunedStep {
     target: TargetName,
     migration: MigrationId,
     step: String,
+    checksum: String,
 }
 
 impl Tuning {
     /// Reads or changes what is known about a step on a target.
-    pub(super) fn with<T>(&self, context: &Context, step: &str, work: impl FnOnce(&mut Learnt) -> T) -> T {
+    pub(super) fn with<T>(&self, context: &Context, step: &Step, work: impl FnOnce(&mut Learnt) -> T) -> T {
         let name = TunedStep {
             target: context.target.name().clone(),
             migration: context.migration.clone(),
-            step: step.to_owned(),
+            step: step.name.clone(),
+            checksum: step.checksum.clone(),
         };
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         work(known.entry(name).or_default())

@@ -74,6 +74,11 @@ pub(crate) async fn run(context: &Context, task: &grant::Task, again: bool) -> R
     }
 }
 
+/// A number of a definition; 0 is left to the agent.
+fn given(number: i32) -> Option<u32> {
+    u32::try_from(number).ok().filter(|number| *number > 0)
+}
+
 /// The step that a task works on, for errors; empty for a seal and an atomic migration.
 pub(crate) fn step_of(task: &grant::Task) -> &str {
     match task {

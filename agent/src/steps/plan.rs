@@ -21,7 +21,7 @@ use tokio::time::Instant;
 
 use super::context::names;
 use super::range::of_catalog;
-use super::{Context, Ended, Error, check, seal, statement};
+use super::{Context, Ended, Error, check, given, seal, statement};
 use crate::catalog::{self, Key, Table, Walk};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
@@ -100,7 +100,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         stored_key: stored_key(&table, &key),
         table,
         key,
-        fixed_rows: u32::try_from(settings.range).ok().filter(|rows| *rows > 0),
+        fixed_rows: given(settings.range),
     };
     let unfinished = match plan.enter(&mut connection, &checkpoint).await {
         Ok(unfinished) => unfinished,

@@ -37,6 +37,11 @@ impl Job<'_> {
     }
 }
 
+/// The statement behind those that begin the transaction of a batch, if any: the predicate of a stripe counts on bitmaps.
+fn settings(job: &Job<'_>) -> &'static str {
+    if job.cursor.window.stripes.count() > 1 { "SET LOCAL enable_bitmapscan = on;" } else { "" }
+}
+
 /// The answer to the change of a batch that was sent behind the commit of the batch before: the rows that it has changed, in a
 /// transaction that is open.
 pub(super) type Ahead = Result<i64, tokio_postgres::Error>;
@@ -133,7 +138,7 @@ impl Worker<'_> {
     /// Begins the transaction of a batch and changes its rows. The transaction cannot be committed by what this sends.
     async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
         let begin = self.context.begin(job.durability());
-        let messages = client.simple_query(&format!("{begin};{};{}", limits::BATCH, self.render(sql, job))).await?;
+        let messages = client.simple_query(&format!("{begin};{}{}", settings(job), self.render(sql, job))).await?;
         failpoint::at(client, RANGE.changed).await?;
         Ok(statement::rows_changed(&messages))
     }
@@ -169,11 +174,11 @@ impl Worker<'_> {
             *connection = self.context.fresh(place).await?;
         }
         let mark = self.context.mark();
-        let settings = limits::settings(self.context.limits, job.durability(), limits::IDLE_LIMIT_OF_CODE, &mark);
+        let limits = limits::settings(self.context.limits, job.durability(), limits::IDLE_LIMIT_OF_CODE, &mark);
         connection.opening();
         let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = begin.start().await.map_err(of_postgres)?;
-        transaction.batch_execute(&format!("{settings};{}", limits::BATCH)).await.map_err(of_postgres)?;
+        transaction.batch_execute(&format!("{limits};{}", settings(job))).await.map_err(of_postgres)?;
         if pooled {
             transaction.batch_execute(limits::FREE_NAMES).await.map_err(of_postgres)?;
         }

@@ -25,9 +25,9 @@ use self::durable::{Durable, Sums};
 use self::order::{Cursor, Jobs, Window};
 use self::pace::Pace;
 use self::shares::Shares;
-use self::stripes::{HotShare, Opening, Shown, StripeChoice};
+use self::stripes::{HotShare, Shown, StripeChoice};
 use super::context::names;
-use super::{Context, Ended, Error, seal};
+use super::{Context, Ended, Error, given, seal};
 use crate::catalog::{self, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
@@ -38,9 +38,15 @@ use crate::target::Connection;
 /// What the agent has learnt about a step.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Learnt {
-    stripes: Option<StripeChoice>,
-    rows_in_buffers: Option<i64>,
+    order: Option<Order>,
     pace: Pace,
+}
+
+/// In which order to work through windows.
+#[derive(Debug, Clone, Copy)]
+struct Order {
+    stripes: StripeChoice,
+    window_rows: u32,
 }
 
 pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Result<Ended, Error> {
@@ -108,7 +114,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         key,
         range,
         body,
-        fixed_rows: u32::try_from(settings.size).ok().filter(|size| *size > 0),
+        fixed_rows: given(settings.size),
         batch_rows: pace::FIRST,
         durable: Durable::default(),
         hot: HotShare::default(),
@@ -117,7 +123,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         prepared: false,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
-    worker.run(&mut connection, settings.stripes).await
+    worker.run(&mut connection, given(settings.stripes)).await
 }
 
 /// Where the range stands. A position that cannot be read is not taken for the beginning: batches would be applied again.
@@ -171,7 +177,7 @@ struct Worker<'a> {
 }
 
 impl Worker<'_> {
-    async fn run(&mut self, connection: &mut Connection, stripes: i32) -> Result<Ended, Error> {
+    async fn run(&mut self, connection: &mut Connection, stripes: Option<u32>) -> Result<Ended, Error> {
         loop {
             let cursor = match self.cursor.take() {
                 Some(cursor) if !cursor.window_done() => cursor,
@@ -194,14 +200,12 @@ impl Worker<'_> {
         &mut self,
         connection: &mut Connection,
         low: Option<KeyBound>,
-        stripes: i32,
+        stripes: Option<u32>,
     ) -> Result<Cursor, Error> {
         let rows_left = self.rows_left();
-        let opening = self.opening(connection, stripes).await?;
-        let wanted = match opening.batches {
-            Some(batches) => self.batch_rows.saturating_mul(batches),
-            None => stripes::window_rows(self.learnt(|learnt| learnt.rows_in_buffers)),
-        };
+        let order = self.order(connection, stripes).await?;
+        let opening = self.learnt(|learnt| learnt.order.get_or_insert(order).stripes.next_window());
+        let wanted = opening.batches.map_or(order.window_rows, |batches| self.batch_rows.saturating_mul(batches));
         let wanted_rows = i64::from(wanted);
         // A rest of less than half a window is not worth a window of its own.
         let high = if rows_left <= wanted_rows + wanted_rows / 2 {
@@ -213,8 +217,8 @@ impl Worker<'_> {
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
         let high = high.unwrap_or_else(|| self.range.high.clone());
-        let stripes = match u32::try_from(stripes) {
-            Ok(1..) => Shares::equal(opening.stripes),
+        let stripes = match order.stripes {
+            StripeChoice::Given(stripes) => Shares::equal(stripes),
             _ => self.shares(connection, opening.stripes, low.as_ref(), &high).await?,
         };
         if self.fixed_rows.is_none() {
@@ -244,47 +248,28 @@ impl Worker<'_> {
         Ok(Shares::equal(fitting(wanted)))
     }
 
-    async fn opening(&mut self, connection: &mut Connection, wanted: i32) -> Result<Opening, Error> {
-        let of_postgres = |error| Error::of_postgres(&error, self.place);
-        let plain = Opening { stripes: 1, batches: None };
-        if let Ok(fixed) = u32::try_from(wanted)
-            && fixed > 0
-        {
-            let can = fixed == 1 || catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)?;
-            if can && fixed > 1 && self.learnt(|learnt| learnt.rows_in_buffers).is_none() {
-                let (_, rows_in_buffers) = self.guess(connection).await?;
-                self.learnt(|learnt| learnt.rows_in_buffers = rows_in_buffers);
-            }
-            return Ok(if can { Opening { stripes: fixed, ..plain } } else { plain });
-        }
-        let Body::Sql(_) = self.body else { return Ok(plain) };
-        if self.learnt(|learnt| learnt.stripes).is_none() {
-            let (guess, rows_in_buffers) = self.guess(connection).await?;
-            self.learnt(|learnt| {
-                learnt.rows_in_buffers = rows_in_buffers;
-                *learnt.stripes.get_or_insert(guess)
-            });
-        }
-        Ok(self.learnt(|learnt| learnt.stripes.as_mut().map_or(plain, StripeChoice::next_window)))
-    }
-
     /// Reads or changes what is known about the step.
     fn learnt<T>(&self, work: impl FnOnce(&mut Learnt) -> T) -> T {
-        self.context.tuning.with(self.context, &self.step.name, work)
+        self.context.tuning.with(self.context, self.step, work)
     }
 
-    /// A first guess at the stripes, and how many rows fill the server's buffers, if that matters and is known.
-    async fn guess(&self, connection: &mut Connection) -> Result<(StripeChoice, Option<i64>), Error> {
+    /// The order as far as it is known, or else a first guess.
+    async fn order(&self, connection: &mut Connection, given: Option<u32>) -> Result<Order, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
-        let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
-        if assigned.is_empty() || self.table.partitioned {
-            return Ok((StripeChoice::KeyOrder, None));
+        if let Some(order) = self.learnt(|learnt| learnt.order) {
+            return Ok(order);
         }
-        if !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
-            return Ok((StripeChoice::KeyOrder, None));
+        let plain = Order { stripes: StripeChoice::KeyOrder, window_rows: stripes::MOST_IN_WINDOW };
+        let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
+        let wanted = given.map_or(!assigned.is_empty() && !self.table.partitioned, |stripes| stripes > 1);
+        if !wanted || !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
+            return Ok(plain);
         }
         let layout = catalog::layout(connection, &self.table, &self.key, &assigned).await.map_err(of_postgres)?;
-        Ok((StripeChoice::guess(layout), layout.rows_in_buffers))
+        Ok(Order {
+            stripes: given.map_or_else(|| StripeChoice::guess(layout), StripeChoice::Given),
+            window_rows: stripes::window_rows(layout.rows_in_buffers),
+        })
     }
 
     /// Works through a window from the cursor on. `None` when it is finished and the range is not.
@@ -340,7 +325,7 @@ impl Worker<'_> {
         };
         let given_up = self.learnt(|learnt| {
             learnt.pace.learn(shown.walked, spent);
-            learnt.stripes.as_mut().and_then(|choice| choice.learn(&shown))
+            learnt.order.as_mut().and_then(|order| order.stripes.learn(&shown))
         });
         if let Some(sentence) = given_up {
             self.context.lease.note(EventType::AgentNote, sentence);

@@ -72,7 +72,9 @@ pub(crate) fn fitting(wanted: u32, window_rows: i64, batch_rows: u32) -> u32 {
 /// What is known about a step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum StripeChoice {
-    /// Key order: the catalog says that stripes cannot pay.
+    /// So many stripes, as the definition says.
+    Given(u32),
+    /// Key order: stripes cannot be made, or the catalog says that they cannot pay.
     KeyOrder,
     /// Stripes could pay: a small window in key order shows whether enough rows change.
     Untried,
@@ -114,6 +116,7 @@ impl StripeChoice {
     /// The next window.
     pub(crate) fn next_window(&mut self) -> Opening {
         let (stripes, batches) = match self {
+            Self::Given(stripes) => (*stripes, None),
             Self::KeyOrder => (1, None),
             Self::Untried => (1, Some(PROBE_BATCHES)),
             Self::Striped => (STRIPES, None),

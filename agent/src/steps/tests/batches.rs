@@ -177,6 +177,33 @@ async fn batches_of_the_first_stripe_are_half_as_large_unless_their_size_is_give
 }
 
 #[tokio::test]
+async fn however_fast_they_are_batches_of_the_first_stripe_are_not_large() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id int PRIMARY KEY, n bigint NOT NULL DEFAULT 5)").await;
+    lab.sql("INSERT INTO t SELECT i FROM generate_series(1, 300000) i; ANALYZE t").await;
+    assert_eq!(lab.work_through(&batch_step("t", TRIPLE, 0, 300_000, 6)).await, 300_000);
+    let largest = |stripe| {
+        format!(
+            "SELECT max(rows) FROM (SELECT count(*) AS rows FROM t WHERE id % 6 = {stripe} GROUP BY xmin::text) batches"
+        )
+    };
+    let (first, second) = (lab.number(&largest(0)).await, lab.number(&largest(1)).await);
+    assert!(first <= 2501 && first * 2 <= second + 2, "{first} and {second} rows");
+}
+
+#[tokio::test]
+async fn a_step_that_is_mended_gets_the_stripes_that_it_says_now() {
+    let mut lab = filled(1000).await;
+    let step = batch_step("t", TRIPLE, 10, 1000, 2);
+    lab.work_through(&step).await;
+    assert_eq!(stripes(&lab).await, "[1, 2]");
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
+    let mended = batch_step("t", TRIPLE, 10, 1000, 3);
+    lab.work_through(&dunlin_proto::v1::Step { checksum: "mended".to_owned(), ..mended }).await;
+    assert_eq!(stripes(&lab).await, "[1, 2, 3]");
+}
+
+#[tokio::test]
 async fn updates_of_an_indexed_column_go_in_key_order() {
     let mut lab = filled(20_000).await;
     lab.sql("CREATE INDEX ON t ((n + 1))").await;
