@@ -31,6 +31,37 @@ async fn the_history_of_a_target_has_no_gaps_and_tells_a_run_from_begin_to_end()
 }
 
 #[tokio::test]
+async fn a_step_tells_how_many_rows_it_has_changed_if_it_has_to_do_with_rows() {
+    let fleet = Fleet::start().await;
+    numbers::create(fleet.main(), 10).await;
+    let step = |name: &str, body: &str| format!("[[step]]\nname = \"{name}\"\n{body}\n");
+    let definition = [
+        "id = \"mixed\"\nversion = 1\nname = \"A test\"\ndescription = \"For a test.\"\n".to_owned(),
+        step("schema", "sql = \"ALTER TABLE numbers ADD COLUMN more int\""),
+        step("one", "sql = \"UPDATE numbers SET more = 1 WHERE id = 1\""),
+        step("none", "batch = { table = \"numbers\" }\nsql = \"UPDATE numbers SET more = 1 WHERE id > 10 AND :batch\""),
+        step("all", "batch = { table = \"numbers\" }\nsql = \"UPDATE numbers SET more = 2 WHERE :batch\""),
+    ];
+    fleet.register(&[("mixed.toml", &definition.concat())]).await;
+    let _run = fleet.dunlin(&["run", "mixed"]).await.ended(0);
+    let events = fleet.events().await;
+    let done: Vec<&str> = events
+        .iter()
+        .filter(|event| event.r#type() == EventType::StepSucceeded)
+        .map(|event| event.message.as_str())
+        .collect();
+    assert_eq!(
+        done,
+        [
+            "step \"schema\" of mixed is done",
+            "step \"one\" of mixed is done: 1 row changed",
+            "step \"none\" of mixed is done: 0 rows changed",
+            "step \"all\" of mixed is done: 10 rows changed",
+        ]
+    );
+}
+
+#[tokio::test]
 async fn what_stands_behind_a_failure_is_cancelled_and_says_for_whom_it_waited() {
     let fleet = Fleet::start().await;
     fleet

@@ -279,7 +279,13 @@ fn close_step(run: &mut Run, ordinal: i32, already_done: bool, changes: &mut Cha
         let message = format!("step {name:?} of {} was skipped: the target has it done already", run.migration);
         about(run, Type::StepSkipped, Severity::Warning, message)
     } else {
-        let message = format!("step {name:?} of {} is done: {} rows changed", run.migration, step.rows);
+        // Most statements that change the schema do not count rows.
+        let rows = match step.rows {
+            0 if step.ranges_total == 0 => String::new(),
+            1 => ": 1 row changed".to_owned(),
+            rows => format!(": {rows} rows changed"),
+        };
+        let message = format!("step {name:?} of {} is done{rows}", run.migration);
         about(run, Type::StepSucceeded, Severity::Info, message)
     };
     let mut event = event.of_step(name).with("rows", step.rows);
