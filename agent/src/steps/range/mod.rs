@@ -28,7 +28,7 @@ use self::shares::Shares;
 use self::stripes::{HotShare, Shown, StripeChoice};
 use super::context::names;
 use super::{Context, Ended, Error, given, seal};
-use crate::catalog::{self, Table, Walk};
+use crate::catalog::{self, Pages, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
@@ -47,6 +47,8 @@ pub(crate) struct Learnt {
 struct Order {
     stripes: StripeChoice,
     window_rows: u32,
+    /// By how much rows grow on a page, once that was seen.
+    growth: Option<u32>,
 }
 
 pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Result<Ended, Error> {
@@ -184,10 +186,7 @@ impl Worker<'_> {
                 Some(cursor) if cursor.window.high == self.range.high => {
                     return Err(malformed(self.place, "a range that is finished"));
                 }
-                finished => {
-                    let low = finished.map_or_else(|| self.range.low.clone(), |cursor| Some(cursor.window.high));
-                    self.open(connection, low, stripes).await?
-                }
+                finished => self.open(connection, finished.map(|cursor| cursor.window), stripes).await?,
             };
             if let Some(ended) = self.window(connection, cursor).await? {
                 return Ok(ended);
@@ -195,13 +194,14 @@ impl Worker<'_> {
         }
     }
 
-    /// Opens the window above `low`.
+    /// Opens the window behind one that is finished, or the first of the range.
     async fn open(
         &mut self,
         connection: &mut Connection,
-        low: Option<KeyBound>,
+        finished: Option<Window>,
         stripes: Option<u32>,
     ) -> Result<Cursor, Error> {
+        let low = finished.as_ref().map_or_else(|| self.range.low.clone(), |window| Some(window.high.clone()));
         let rows_left = self.rows_left();
         let order = self.order(connection, stripes).await?;
         let opening = self.learnt(|learnt| learnt.order.get_or_insert(order).stripes.next_window());
@@ -219,7 +219,7 @@ impl Worker<'_> {
         let high = high.unwrap_or_else(|| self.range.high.clone());
         let stripes = match order.stripes {
             StripeChoice::Given(stripes) => Shares::equal(stripes),
-            _ => self.shares(connection, opening.stripes, low.as_ref(), &high).await?,
+            _ => self.shares(connection, opening.stripes, finished.as_ref(), low.as_ref(), &high).await?,
         };
         if self.fixed_rows.is_none() {
             self.batch_rows = self.learnt(|learnt| learnt.pace).rows_in(self.window_rows, stripes.count());
@@ -227,25 +227,55 @@ impl Worker<'_> {
         Ok(Cursor::start(Window { low, high, stripes }))
     }
 
-    /// The stripes of a window, where `wanted` would be right for a large one of any table.
+    /// The stripes of the window between `low` and `high`, where `wanted` would be right for a large one of any table.
     async fn shares(
         &self,
         connection: &mut Connection,
         wanted: u32,
+        finished: Option<&Window>,
         low: Option<&KeyBound>,
         high: &KeyBound,
     ) -> Result<Shares, Error> {
         let least = self.fixed_rows.unwrap_or(pace::FIRST);
         let fitting = |wanted| stripes::fitting(wanted, self.window_rows, least);
-        if fitting(wanted) > 1 {
-            let pages = self.walk(&self.context.mark()).pages(connection, low, high).await;
-            let pages = pages.map_err(|error| Error::of_postgres(&error, self.place))?;
-            let shares = pages.and_then(|pages| Shares::of_pages(pages, fitting(stripes::STRIPES_OF_PAGES)));
-            if let Some(shares) = shares {
+        if fitting(wanted) > 1
+            && let Some(pages) = self.pages(connection, low, high).await?
+        {
+            let growth = self.growth(connection, finished, pages).await?;
+            if let Some(shares) = Shares::of_pages(pages, growth, fitting(stripes::STRIPES_OF_PAGES)) {
                 return Ok(shares);
             }
         }
         Ok(Shares::equal(fitting(wanted)))
+    }
+
+    /// By how much rows grow on a page: seen in the window that was finished, if it was in key order, since its rows went to new pages.
+    async fn growth(
+        &self,
+        connection: &mut Connection,
+        finished: Option<&Window>,
+        before: Pages,
+    ) -> Result<u32, Error> {
+        if let Some(growth) = self.learnt(|learnt| learnt.order.and_then(|order| order.growth)) {
+            return Ok(growth);
+        }
+        let Some(Window { low, high, .. }) = finished.filter(|window| window.stripes.count() == 1) else {
+            return Ok(shares::GROWTH);
+        };
+        let Some(after) = self.pages(connection, low.as_ref(), high).await? else { return Ok(shares::GROWTH) };
+        let growth = shares::growth(before, after);
+        self.learnt(|learnt| learnt.order.as_mut().map(|order| order.growth = Some(growth)));
+        Ok(growth)
+    }
+
+    async fn pages(
+        &self,
+        connection: &mut Connection,
+        low: Option<&KeyBound>,
+        high: &KeyBound,
+    ) -> Result<Option<Pages>, Error> {
+        let pages = self.walk(&self.context.mark()).pages(connection, low, high).await;
+        pages.map_err(|error| Error::of_postgres(&error, self.place))
     }
 
     /// Reads or changes what is known about the step.
@@ -259,7 +289,7 @@ impl Worker<'_> {
         if let Some(order) = self.learnt(|learnt| learnt.order) {
             return Ok(order);
         }
-        let plain = Order { stripes: StripeChoice::KeyOrder, window_rows: stripes::MOST_IN_WINDOW };
+        let plain = Order { stripes: StripeChoice::KeyOrder, window_rows: stripes::MOST_IN_WINDOW, growth: None };
         let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
         let wanted = given.map_or(!assigned.is_empty() && !self.table.partitioned, |stripes| stripes > 1);
         if !wanted || !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
@@ -269,6 +299,7 @@ impl Worker<'_> {
         Ok(Order {
             stripes: given.map_or_else(|| StripeChoice::guess(layout), StripeChoice::Given),
             window_rows: stripes::window_rows(layout.rows_in_buffers),
+            growth: None,
         })
     }
 

@@ -10,9 +10,21 @@ use serde::{Deserialize, Serialize};
 
 use crate::catalog::Pages;
 
-/// To what 100 bytes of a row are taken to grow: a new value, the entry in the page that every new version needs, and what is left
-/// over at the end of a page. Stripes get smaller by as much as the rows before them have grown.
-const GROWN: u32 = 108;
+/// By how much rows grow on a page, where it was not seen: what takes 100 bytes takes so many afterwards.
+pub(super) const GROWTH: u32 = 108;
+
+/// What it is taken for at most: with more, the first stripe would have most of the rows.
+const MOST_GROWTH: u32 = 200;
+
+/// By how much rows grow on a page, going by the pages before a change and those behind it. A new version needs an entry in the page even
+/// if it is no larger.
+pub(super) fn growth(before: Pages, after: Pages) -> u32 {
+    let entries = before.rows * ENTRY_BYTES * 100 / PAGE_BYTES + 101;
+    (before.rows * 100 / after.rows.max(1)).clamp(entries.min(MOST_GROWTH), MOST_GROWTH)
+}
+
+const ENTRY_BYTES: u32 = 4;
+const PAGE_BYTES: u32 = 8192;
 
 /// The remainders at which stripes end, in ascending order; the last is the divisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,13 +38,13 @@ impl Shares {
     }
 
     /// Up to so many stripes of a table with such pages: the first as small as it can be, the others as large as the room that those
-    /// before them leave. `None` where a page has too few rows for it.
-    pub(crate) fn of_pages(pages: Pages, stripes: u32) -> Option<Self> {
+    /// before them leave, where what takes 100 bytes takes `growth` afterwards. `None` where a page has too few rows for it.
+    pub(crate) fn of_pages(pages: Pages, growth: u32, stripes: u32) -> Option<Self> {
         let Pages { rows, keys } = pages;
         if rows < stripes || keys < rows {
             return None;
         }
-        let ends = (1..=rows).find_map(|first| ends(rows, stripes, first))?;
+        let ends = (1..=rows).find_map(|first| ends(rows, growth, stripes, first))?;
         // Keys can have gaps.
         let in_keys = |end: u32| u32::try_from(u64::from(end) * u64::from(keys) / u64::from(rows)).ok();
         Some(Self(ends.into_iter().map(in_keys).collect::<Option<_>>()?))
@@ -70,12 +82,12 @@ impl Shares {
 }
 
 /// The ends of up to so many stripes over the rows of a page, if the room that a first stripe of `first` rows leaves is enough for all.
-fn ends(rows: u32, stripes: u32, first: u32) -> Option<Vec<u32>> {
+fn ends(rows: u32, growth: u32, stripes: u32, first: u32) -> Option<Vec<u32>> {
     let (mut ends, mut room) = (vec![first], first * 100);
     let mut end = first;
     while end < rows && ends.len() < usize::try_from(stripes).unwrap_or(usize::MAX) {
-        let fitting = (room / GROWN).clamp(1, rows - end);
-        room = room.saturating_sub(fitting * (GROWN - 100));
+        let fitting = (room / growth).clamp(1, rows - end);
+        room = room.saturating_sub(fitting * (growth - 100));
         end += fitting;
         ends.push(end);
     }
@@ -122,15 +134,28 @@ mod tests {
 
     #[test]
     fn stripes_of_pages_get_smaller_as_rows_grow() {
-        let shares = Shares::of_pages(Pages { rows: 37, keys: 37 }, 7).unwrap();
+        let shares = Shares::of_pages(Pages { rows: 37, keys: 37 }, GROWTH, 7).unwrap();
         assert_eq!(sizes(&shares), [7, 6, 6, 5, 5, 4, 4]);
         assert_eq!(shares.span(600, false), 3700, "of each 37 rows at most 6");
         assert_eq!(shares.span(700, true), 3700, "of each 37 rows at most 7");
         assert_eq!(shares.in_first(3700), 700);
-        let every_second = Shares::of_pages(Pages { rows: 37, keys: 74 }, 7).unwrap();
+        let every_second = Shares::of_pages(Pages { rows: 37, keys: 74 }, GROWTH, 7).unwrap();
         assert_eq!(sizes(&every_second), [14, 12, 12, 10, 10, 8, 8]);
-        assert_eq!(sizes(&Shares::of_pages(Pages { rows: 7, keys: 7 }, 7).unwrap()), [1; 7]);
-        assert_eq!(Shares::of_pages(Pages { rows: 6, keys: 6 }, 7), None);
+        assert_eq!(sizes(&Shares::of_pages(Pages { rows: 7, keys: 7 }, GROWTH, 7).unwrap()), [1; 7]);
+        assert_eq!(Shares::of_pages(Pages { rows: 6, keys: 6 }, GROWTH, 7), None);
+    }
+
+    #[test]
+    fn the_more_rows_grow_the_larger_is_the_first_stripe() {
+        let of = |rows| Pages { rows, keys: rows };
+        assert_eq!(growth(of(37), of(34)), 108);
+        assert_eq!(growth(of(37), of(37)), 102, "the entry of the new version");
+        assert_eq!(growth(of(37), of(40)), 102);
+        assert_eq!(growth(of(226), of(226)), 112, "small rows grow by their entries");
+        assert_eq!(growth(of(37), of(10)), MOST_GROWTH);
+        let shares = |after| sizes(&Shares::of_pages(of(37), growth(of(37), of(after)), 7).unwrap());
+        assert_eq!(shares(37), [7, 6, 6, 6, 6, 6]);
+        assert_eq!(shares(25), [14, 9, 6, 4, 3, 1]);
     }
 
     #[test]
@@ -144,9 +169,11 @@ mod tests {
 
     proptest! {
         #[test]
-        fn stripes_of_pages_share_out_every_remainder(rows in 1_u32..400, gaps in 0_u32..5000, stripes in 2_u32..9) {
+        fn stripes_of_pages_share_out_every_remainder(
+            rows in 1_u32..400, gaps in 0_u32..5000, grown in 100_u32..=MOST_GROWTH, stripes in 2_u32..9,
+        ) {
             let keys = rows + gaps;
-            let Some(shares) = Shares::of_pages(Pages { rows, keys }, stripes) else {
+            let Some(shares) = Shares::of_pages(Pages { rows, keys }, grown, stripes) else {
                 prop_assert!(rows < stripes);
                 return Ok(());
             };
@@ -154,7 +181,7 @@ mod tests {
             let sizes = sizes(&shares);
             prop_assert!(sizes.iter().all(|size| *size > 0));
             prop_assert_eq!(sizes.iter().sum::<u32>(), keys);
-            prop_assert!(rows < 14 || stripes < 7 || sizes[0] * 100 <= keys * 26, "{:?}", sizes);
+            prop_assert!(rows < 14 || grown > GROWTH || stripes < 7 || sizes[0] * 100 <= keys * 26, "{:?}", sizes);
         }
     }
 }
