@@ -2,6 +2,7 @@
 
 use dunlin_shared::key::{KeyBound, is_one_integer};
 use dunlin_shared::sql::quote_ident;
+use tokio_postgres::error::SqlState;
 
 use super::Walk;
 use crate::target::Connection;
@@ -32,7 +33,8 @@ struct Page {
 }
 
 impl Walk<'_> {
-    /// The pages of the rows above `low`, up to and with `high`, if they are alike and the key is one integer.
+    /// The pages of the rows above `low`, up to and with `high`, if they are alike and the key is one integer. `None` also where the
+    /// role may only read other columns.
     pub(crate) async fn pages(
         &self,
         connection: &mut Connection,
@@ -48,7 +50,10 @@ impl Walk<'_> {
             table = self.table.quoted(),
             condition = self.condition(low, Some(high)),
         );
-        let read = self.read(connection, &sql).await?;
+        let read = match self.read(connection, &sql).await {
+            Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => return Ok(None),
+            read => read?,
+        };
         let pages: Vec<Page> = read
             .iter()
             .filter_map(|row| Some(Page { low: row.first()?.parse().ok()?, rows: row.get(1)?.parse().ok()? }))

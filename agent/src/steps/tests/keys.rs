@@ -226,3 +226,25 @@ async fn a_batch_uses_the_index_of_several_columns() {
         "{plan:#?}"
     );
 }
+
+#[tokio::test]
+async fn pages_that_the_role_may_not_see_are_not_known() {
+    let lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, filler text DEFAULT repeat('x', 300));
+         INSERT INTO t SELECT i FROM generate_series(1, 300) i",
+    )
+    .await;
+    let mut connection = lab.target.lend().await.unwrap();
+    let table = catalog::find(&connection, "t").await.unwrap();
+    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
+    let high = KeyBound(vec!["300".to_owned()]);
+    assert!(walk.pages(&mut connection, None, &high).await.unwrap().is_some());
+    let role = lab.row("SELECT 'narrow_' || current_database()").await.get::<_, String>(0);
+    lab.sql(&format!("CREATE ROLE {role}; GRANT SELECT (id) ON t TO {role}")).await;
+    connection.batch_execute(&format!("SET ROLE {role}")).await.unwrap();
+    assert_eq!(walk.pages(&mut connection, None, &high).await.unwrap(), None);
+    connection.batch_execute("SELECT id FROM t; RESET ROLE").await.unwrap();
+    lab.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
