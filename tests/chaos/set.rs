@@ -139,7 +139,8 @@ impl Set {
                 body,
                 "[[step]]\nname = \"{table}\"\nsql = '''\n\
                  CREATE TABLE {table} (was bigint NOT NULL, n bigint NOT NULL, seed boolean NOT NULL DEFAULT false, \
-                 born integer NOT NULL DEFAULT 0, touched bigint NOT NULL DEFAULT 0, {});\n\
+                 born integer NOT NULL DEFAULT 0, touched bigint NOT NULL DEFAULT 0, filler text NOT NULL DEFAULT repeat('x', 600), \
+                 {});\n\
                  INSERT INTO {table} ({}, was, n, seed)\n\
                  SELECT {}, i % 1000 + 1, i % 1000 + 1, true FROM generate_series(1, {rows}) AS i;\n\
                  CREATE TRIGGER linger AFTER UPDATE OF n ON {table} FOR EACH STATEMENT EXECUTE FUNCTION chaos.linger({});\n'''\n\n",
