@@ -8,7 +8,7 @@ mod walk;
 
 pub(crate) use facts::{Layout, layout, stripes_hash};
 pub(crate) use key::{Key, resolve};
-pub(crate) use pages::Pages;
+pub(crate) use pages::{Pages, Sample};
 pub(crate) use table::{Table, find};
 pub(crate) use walk::Walk;
 

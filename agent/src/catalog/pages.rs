@@ -32,20 +32,29 @@ struct Page {
     rows: i64,
 }
 
+/// Which rows between two keys are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sample {
+    First,
+    Last,
+}
+
 impl Walk<'_> {
-    /// The pages of the rows above `low`, up to and with `high`, if they are alike and the key is one integer. `None` also where the
-    /// role may only read other columns.
+    /// The pages of rows above `low`, up to and with `high`, if they are alike and the key is one integer. `None` also where the role may
+    /// only read other columns.
     pub(crate) async fn pages(
         &self,
         connection: &mut Connection,
         low: Option<&KeyBound>,
         high: &KeyBound,
+        sample: Sample,
     ) -> Result<Option<Pages>, tokio_postgres::Error> {
         let ([column], true) = (self.key, is_one_integer(self.key)) else { return Ok(None) };
         // The number of a page is what stands first in a `ctid`.
         let sql = format!(
             "SELECT min(s.k), count(*) FROM (SELECT t.{key} AS k, (t.ctid::text::point)[0] AS page FROM {table} AS t \
-             WHERE {condition} ORDER BY t.{key} LIMIT {SAMPLE}) AS s GROUP BY s.page ORDER BY min(s.k)",
+             WHERE {condition} ORDER BY t.{key} {direction} LIMIT {SAMPLE}) AS s GROUP BY s.page ORDER BY min(s.k)",
+            direction = if sample == Sample::First { "ASC" } else { "DESC" },
             key = quote_ident(&column.name),
             table = self.table.quoted(),
             condition = self.condition(low, Some(high)),

@@ -7,7 +7,7 @@ use super::order::{Cursor, Window};
 use super::shares::{self, Shares};
 use super::stripes::{self, StripeChoice};
 use super::{Worker, pace};
-use crate::catalog::{self, Pages};
+use crate::catalog::{self, Pages, Sample};
 use crate::steps::Error;
 use crate::target::Connection;
 
@@ -68,7 +68,7 @@ impl Worker<'_> {
         let least = self.fixed_rows.unwrap_or(pace::FIRST);
         let fitting = |wanted| stripes::fitting(wanted, self.window_rows, least);
         if fitting(wanted) > 1
-            && let Some(pages) = self.pages(connection, low, high).await?
+            && let Some(pages) = self.pages(connection, low, high, Sample::First).await?
         {
             let growth = self.growth(connection, finished, pages).await?;
             if let Some(shares) = Shares::of_pages(pages, growth, fitting(stripes::STRIPES_OF_PAGES)) {
@@ -91,7 +91,9 @@ impl Worker<'_> {
         let Some(Window { low, high, .. }) = finished.filter(|window| window.stripes.count() == 1) else {
             return Ok(shares::GROWTH);
         };
-        let Some(after) = self.pages(connection, low.as_ref(), high).await? else { return Ok(shares::GROWTH) };
+        // Those closest to what was seen before the change: others can be wider or narrower.
+        let after = self.pages(connection, low.as_ref(), high, Sample::Last).await?;
+        let Some(after) = after else { return Ok(shares::GROWTH) };
         let growth = shares::growth(before, after);
         self.learnt(|learnt| learnt.order.as_mut().map(|order| order.growth = Some(growth)));
         Ok(growth)
@@ -102,8 +104,9 @@ impl Worker<'_> {
         connection: &mut Connection,
         low: Option<&KeyBound>,
         high: &KeyBound,
+        sample: Sample,
     ) -> Result<Option<Pages>, Error> {
-        let pages = self.walk(&self.context.mark()).pages(connection, low, high).await;
+        let pages = self.walk(&self.context.mark()).pages(connection, low, high, sample).await;
         pages.map_err(|error| Error::of_postgres(&error, self.place))
     }
 

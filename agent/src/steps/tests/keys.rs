@@ -1,6 +1,6 @@
 use dunlin_shared::key::KeyBound;
 
-use crate::catalog::{self, Walk};
+use crate::catalog::{self, Sample, Walk};
 use crate::limits::{self, Limits};
 use crate::testing::{Lab, batch_step, plan_task, refusal};
 
@@ -228,6 +228,25 @@ async fn a_batch_uses_the_index_of_several_columns() {
 }
 
 #[tokio::test]
+async fn pages_are_those_of_the_rows_at_either_end() {
+    let lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, filler text);
+         INSERT INTO t SELECT i, repeat('x', CASE WHEN i > 2000 THEN 300 ELSE 700 END) FROM generate_series(1, 4000) i",
+    )
+    .await;
+    let mut connection = lab.target.lend().await.unwrap();
+    let table = catalog::find(&connection, "t").await.unwrap();
+    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
+    let (low, high) = (KeyBound(vec!["100".to_owned()]), KeyBound(vec!["3900".to_owned()]));
+    for (sample, rows) in [(Sample::First, 11), (Sample::Last, 24)] {
+        let pages = walk.pages(&mut connection, Some(&low), &high, sample).await.unwrap().unwrap();
+        assert_eq!((pages.rows, pages.keys), (rows, rows), "{sample:?}");
+    }
+}
+
+#[tokio::test]
 async fn pages_that_the_role_may_not_see_are_not_known() {
     let lab = Lab::new().await;
     lab.sql(
@@ -240,11 +259,11 @@ async fn pages_that_the_role_may_not_see_are_not_known() {
     let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
     let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
     let high = KeyBound(vec!["300".to_owned()]);
-    assert!(walk.pages(&mut connection, None, &high).await.unwrap().is_some());
+    assert!(walk.pages(&mut connection, None, &high, Sample::First).await.unwrap().is_some());
     let role = lab.row("SELECT 'narrow_' || current_database()").await.get::<_, String>(0);
     lab.sql(&format!("CREATE ROLE {role}; GRANT SELECT (id) ON t TO {role}")).await;
     connection.batch_execute(&format!("SET ROLE {role}")).await.unwrap();
-    assert_eq!(walk.pages(&mut connection, None, &high).await.unwrap(), None);
+    assert_eq!(walk.pages(&mut connection, None, &high, Sample::First).await.unwrap(), None);
     connection.batch_execute("SELECT id FROM t; RESET ROLE").await.unwrap();
     lab.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
 }
