@@ -2,6 +2,7 @@
 
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
 use futures::future::join;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
@@ -107,6 +108,16 @@ pub(crate) struct Checkpoint {
     pub(crate) rows_walked: i64,
     /// Rows to walk.
     pub(crate) rows_total: i64,
+}
+
+impl Checkpoint {
+    /// Where to go on; `None` is the beginning. What cannot be read is not taken for it: batches would be applied again.
+    ///
+    /// # Errors
+    /// [`Error::Unreadable`].
+    pub(crate) fn position<T: DeserializeOwned>(&self) -> Result<Option<T>, Error> {
+        self.cursor.clone().map(serde_json::from_value).transpose().map_err(Error::Unreadable)
+    }
 }
 
 /// Why a lease is not current.

@@ -43,4 +43,7 @@ pub(crate) enum Error {
     /// A row of the ledger does not have the expected shape.
     #[error("the ledger in the target is damaged: {0}")]
     Damaged(String),
+    /// The position in a checkpoint has a shape that this version does not know.
+    #[error("the checkpoint cannot be read ({0}): another version of the agent has written it")]
+    Unreadable(serde_json::Error),
 }

@@ -104,6 +104,13 @@ impl Error {
         match error {
             ledger::Error::Postgres(error) => Self::of_postgres(&error, place),
             ledger::Error::Moved => Self::Moved,
+            ledger::Error::Unreadable(_) => Self::Final(place.refuse(
+                error.to_string(),
+                format!(
+                    "Use agents of that version until the migration is applied: run `dunlin run {}` again.",
+                    place.migration
+                ),
+            )),
             ledger::Error::Damaged(_) => Self::Final(place.refuse(
                 error.to_string(),
                 "Compare the tables of the schema dunlin in the target with docs/architecture.md; restore what was changed by \

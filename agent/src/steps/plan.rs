@@ -185,12 +185,8 @@ impl Plan<'_> {
 
     /// Reports the ranges that the target has and the controller does not know.
     async fn report_known(&self, connection: &Connection, checkpoint: &Checkpoint) -> Result<Cursor, Error> {
-        let cursor: Cursor = match &checkpoint.cursor {
-            None => Cursor::default(),
-            Some(stored) => serde_json::from_value(stored.clone()).map_err(|error| {
-                Error::of_ledger(ledger::Error::Damaged(format!("the cursor of a plan: {error}")), self.place)
-            })?,
-        };
+        let position = checkpoint.position().map_err(|error| Error::of_ledger(error, self.place))?;
+        let cursor: Cursor = position.unwrap_or_default();
         let mut known = self.task.known_ranges;
         if known > cursor.ranges {
             return Err(Error::Final(self.place.refuse(

@@ -57,16 +57,12 @@ fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
 /// row that is filtered costs a call less; as it does with one comparison instead of two.
 fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe, low: Option<&KeyBound>) -> String {
     let Stripe { of, first, end } = stripe;
-    let positive = low.is_some_and(|low| !low.0[0].starts_with('-'));
-    let dividend = if is_one_integer(columns) {
-        row(names)
+    let remainder = if !is_one_integer(columns) {
+        format!("abs(hash_record_extended(ROW({}), 0) % {of})", names.join(", "))
+    } else if low.is_some_and(|low| !low.0[0].starts_with('-')) {
+        format!("{} % {of}", row(names))
     } else {
-        format!("hash_record_extended(ROW({}), 0)", names.join(", "))
-    };
-    let remainder = if is_one_integer(columns) && positive {
-        format!("{dividend} % {of}")
-    } else {
-        format!("abs({dividend} % {of})")
+        format!("abs({} % {of})", row(names))
     };
     if end - first == 1 {
         format!("{remainder} = {first}")

@@ -99,7 +99,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         context,
         step,
         address,
-        cursor: read_cursor(&checkpoint, &place)?,
+        cursor: checkpoint.position().map_err(|error| Error::of_ledger(error, &place))?,
         sums: Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked },
         checkpoint,
         place: &place,
@@ -117,22 +117,6 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     worker.run(&mut connection, given(settings.stripes)).await
-}
-
-/// Where the range stands. A position that cannot be read is not taken for the beginning: batches would be applied again.
-fn read_cursor(checkpoint: &Checkpoint, place: &Place) -> Result<Option<Cursor>, Error> {
-    let cursor = checkpoint.cursor.clone().map(serde_json::from_value).transpose();
-    cursor.map_err(|error| {
-        Error::Final(place.refuse(
-            format!(
-                "the checkpoint of the range cannot be read ({error}): another version of the agent has written it"
-            ),
-            format!(
-                "Use agents of that version until the migration is applied: run `dunlin run {}` again.",
-                place.migration
-            ),
-        ))
-    })
 }
 
 /// Where work on a range can be made to fail on purpose.
@@ -270,17 +254,17 @@ impl Worker<'_> {
     async fn bounds(&self, connection: &mut Connection, cursor: &Cursor, rows: i64) -> Result<Vec<KeyBound>, Error> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let (low, high) = (cursor.at.as_ref(), &cursor.window.high);
-        let keys = (self.span(cursor) / self.split(cursor)).max(1);
-        if rows <= i64::from(keys) {
+        let span = (self.span(cursor) / self.split(cursor)).max(1);
+        if rows <= i64::from(span) {
             return Ok(vec![high.clone()]);
         }
         if let Some(low) = low
-            && let Some(bounds) = order::dense_bounds(&self.key, low, high, rows, keys)
+            && let Some(bounds) = order::dense_bounds(&self.key, low, high, rows, span)
         {
             return Ok(bounds);
         }
         let mut bounds =
-            self.walk(&self.context.mark()).grid(connection, low, high, keys).await.map_err(of_postgres)?;
+            self.walk(&self.context.mark()).grid(connection, low, high, span).await.map_err(of_postgres)?;
         if bounds.last() != Some(high) {
             bounds.push(high.clone());
         }

@@ -67,7 +67,8 @@ impl Worker<'_> {
     ) -> Result<Shares, Error> {
         let least = self.fixed_rows.unwrap_or(pace::FIRST);
         let fitting = |wanted| stripes::fitting(wanted, self.window_rows, least);
-        if fitting(wanted) > 1
+        let equal = fitting(wanted);
+        if equal > 1
             && let Some(pages) = self.pages(connection, low, high, Sample::First).await?
         {
             let growth = self.growth(connection, finished, pages).await?;
@@ -75,7 +76,7 @@ impl Worker<'_> {
                 return Ok(shares);
             }
         }
-        Ok(Shares::equal(fitting(wanted)))
+        Ok(Shares::equal(equal))
     }
 
     /// By how much rows grow on a page: seen in the window that was finished, if it was in key order, since its rows went to new pages.

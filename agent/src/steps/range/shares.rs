@@ -16,15 +16,16 @@ pub(super) const GROWTH: u32 = 108;
 /// What it is taken for at most: with more, the first stripe would have most of the rows.
 const MOST_GROWTH: u32 = 200;
 
+/// What every version of a row needs in its page besides itself, and what a page has.
+const ENTRY_BYTES: u32 = 4;
+const PAGE_BYTES: u32 = 8192;
+
 /// By how much rows grow on a page, going by the pages before a change and those behind it. A new version needs an entry in the page even
 /// if it is no larger.
 pub(super) fn growth(before: Pages, after: Pages) -> u32 {
-    let entries = before.rows * ENTRY_BYTES * 100 / PAGE_BYTES + 101;
+    let entries = 100 + (before.rows * ENTRY_BYTES * 100).div_ceil(PAGE_BYTES);
     (before.rows * 100 / after.rows.max(1)).clamp(entries.min(MOST_GROWTH), MOST_GROWTH)
 }
-
-const ENTRY_BYTES: u32 = 4;
-const PAGE_BYTES: u32 = 8192;
 
 /// The remainders at which stripes end, in ascending order; the last is the divisor.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

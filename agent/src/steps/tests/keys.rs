@@ -1,6 +1,7 @@
 use dunlin_shared::key::KeyBound;
+use tokio_postgres::Client;
 
-use crate::catalog::{self, Sample, Walk};
+use crate::catalog::{self, Key, Sample, Table, Walk};
 use crate::limits::{self, Limits};
 use crate::testing::{Lab, batch_step, plan_task, refusal};
 
@@ -17,6 +18,12 @@ async fn walks(columns: &str, key: &str, rows: &str) {
         assert_eq!(lab.work_through(&step).await, count, "{columns}");
         assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 16").await, 0, "{columns}");
     }
+}
+
+async fn table_and_key(client: &Client) -> (Table, Key) {
+    let table = catalog::find(client, "t").await.unwrap();
+    let key = catalog::resolve(client, &table, &[]).await.unwrap();
+    (table, key)
 }
 
 #[tokio::test]
@@ -177,8 +184,7 @@ async fn a_walk_along_several_columns_uses_the_index() {
     )
     .await;
     let connection = lab.target.lend().await.unwrap();
-    let table = catalog::find(&connection, "t").await.unwrap();
-    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let (table, key) = table_and_key(&connection).await;
     let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
     let bound = |a: &str, b: i32| KeyBound(vec![a.to_owned(), b.to_string()]);
     let (low, high) = (bound("k20", 500), bound("k30", 9000));
@@ -209,11 +215,7 @@ async fn a_batch_uses_the_index_of_several_columns() {
          INSERT INTO t SELECT 'k' || i % 50, i, 0 FROM generate_series(1, 20000) i; ANALYZE t",
     )
     .await;
-    let key = {
-        let connection = lab.target.lend().await.unwrap();
-        let table = catalog::find(&connection, "t").await.unwrap();
-        catalog::resolve(&connection, &table, &[]).await.unwrap()
-    };
+    let (_, key) = table_and_key(&lab.target.lend().await.unwrap()).await;
     let range = dunlin_shared::key::KeyRange {
         low: Some(KeyBound(vec!["k20".to_owned(), "500".to_owned()])),
         high: KeyBound(vec!["k20".to_owned(), "3000".to_owned()]),
@@ -236,8 +238,7 @@ async fn pages_are_those_of_the_rows_at_either_end() {
     )
     .await;
     let mut connection = lab.target.lend().await.unwrap();
-    let table = catalog::find(&connection, "t").await.unwrap();
-    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let (table, key) = table_and_key(&connection).await;
     let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
     let (low, high) = (KeyBound(vec!["100".to_owned()]), KeyBound(vec!["3900".to_owned()]));
     for (sample, rows) in [(Sample::First, 11), (Sample::Last, 24)] {
@@ -255,8 +256,7 @@ async fn pages_that_the_role_may_not_see_are_not_known() {
     )
     .await;
     let mut connection = lab.target.lend().await.unwrap();
-    let table = catalog::find(&connection, "t").await.unwrap();
-    let key = catalog::resolve(&connection, &table, &[]).await.unwrap();
+    let (table, key) = table_and_key(&connection).await;
     let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
     let high = KeyBound(vec!["300".to_owned()]);
     assert!(walk.pages(&mut connection, None, &high, Sample::First).await.unwrap().is_some());

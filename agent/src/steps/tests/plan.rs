@@ -114,3 +114,15 @@ async fn a_finished_batch_step_cannot_change() {
     let error = refusal(lab.work(91, plan_task(&changed, 1)).await);
     assert!(error.message.contains("another text"), "{}", error.message);
 }
+
+#[tokio::test]
+async fn a_position_that_cannot_be_read_is_not_taken_for_the_beginning() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY); INSERT INTO t SELECT generate_series(1, 100)").await;
+    let step = batch_step("t", "DELETE FROM t WHERE :batch", 10, 50, 0);
+    lab.plan(&step).await;
+    lab.sql("UPDATE dunlin.checkpoints SET cursor = '\"of a later version\"' WHERE range = 0").await;
+    let error = refusal(lab.work(50, plan_task(&step, 0)).await);
+    assert!(error.message.contains("another version"), "{}", error.message);
+    assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints WHERE range > 0").await, 2);
+}
