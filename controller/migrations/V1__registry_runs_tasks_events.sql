@@ -22,7 +22,7 @@ CREATE TABLE dunlin_controller.migrations (
     run_after text[] NOT NULL,
     impacts text[] NOT NULL,
     transforms text[] NOT NULL,
-    steps text[] NOT NULL CHECK (cardinality(steps) >= 1),
+    steps text[] NOT NULL,
     atomic boolean NOT NULL,
     checksum text NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT now(),

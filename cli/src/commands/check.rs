@@ -1,13 +1,14 @@
 //! `dunlin check DIR`: validates a directory of migrations without a controller, all problems in one go.
 //!
 //! The JSON document is `{"migrations":[{"id","version","atomic","steps","checksum"}],"problems":[{"file","line",
-//! "column","message","help"}]}`; where there are problems, `migrations` is empty and the exit code is 2.
+//! "column","message","help"}],"warnings":[…]}`, the warnings in the shape of problems. Where there are problems, `migrations` is
+//! empty and the exit code is 2; warnings change nothing about either.
 
 use std::path::{Path, PathBuf};
 
 use comfy_table::Cell;
 use dunlin_shared::migration::Definition;
-use dunlin_shared::migration::set::{self, Problem, Set, SourceFile};
+use dunlin_shared::migration::set::{self, Problem, ReadError, Set, SourceFile};
 use serde::Serialize;
 
 use crate::error::Error;
@@ -27,6 +28,7 @@ pub(crate) struct Args {
 struct Document {
     migrations: Vec<Checked>,
     problems: Vec<Found>,
+    warnings: Vec<Found>,
 }
 
 #[derive(Debug, Serialize)]
@@ -49,50 +51,78 @@ struct Found {
 
 /// Validates and prints the order, or the problems.
 pub(crate) fn execute(args: &Args, output: &Output) -> Result<(), Error> {
-    let files = read(&args.dir)?;
-    match Set::parse(&files, &[]) {
-        Ok(set) => {
-            let definitions: Vec<&Definition> = set.entries.iter().map(|entry| &entry.definition).collect();
-            let document = Document {
-                migrations: definitions.iter().map(|definition| checked(definition)).collect(),
-                problems: Vec::new(),
-            };
-            output.answer(&document, |look| {
-                let count = words::plural(definitions.len(), "migration", "migrations");
-                format!("{}\n{count}, no problems", table(look, &definitions))
-            })
-        }
-        Err(problems) => {
-            if output.json() {
-                let problems = problems.into_iter().map(found).collect();
-                output.answer(&Document { migrations: Vec::new(), problems }, |_| String::new())?;
-            } else {
-                show(&args.dir, &problems, &files);
-            }
-            Err(Error::Problems)
-        }
+    let files = match set::read_dir(&args.dir) {
+        Ok(files) => files,
+        Err(ReadError::Problems(problems)) => return Err(refused(args, output, problems, &[])?),
+        Err(error) => return Err(unreadable(&error)),
+    };
+    let set = match Set::parse(&files, &[]) {
+        Ok(set) => set,
+        Err(problems) => return Err(refused(args, output, problems, &files)?),
+    };
+    if !output.json() {
+        show(&args.dir, &set.warnings, &files);
     }
-}
-
-/// Reads the files of a set.
-pub(super) fn read(dir: &Path) -> Result<Vec<SourceFile>, Error> {
-    set::read_dir(dir).map_err(|error| {
-        Error::Usage(format!(
-            "{error}\nName the directory of the migrations; `dunlin new ID` writes the first of them."
-        ))
+    let definitions: Vec<&Definition> = set.entries.iter().map(|entry| &entry.definition).collect();
+    let document = Document {
+        migrations: definitions.iter().map(|definition| checked(definition)).collect(),
+        problems: Vec::new(),
+        warnings: set.warnings.iter().cloned().map(found).collect(),
+    };
+    output.answer(&document, |look| {
+        let count = words::plural(definitions.len(), "migration", "migrations");
+        let warnings = match set.warnings.len() {
+            0 => String::new(),
+            some => format!(", {}", words::plural(some, "warning", "warnings")),
+        };
+        format!("{}\n{count}, no problems{warnings}", table(look, &definitions))
     })
 }
 
-/// Prints problems to standard error, with paths as seen from here.
+/// Tells the problems, and gives what ends the command.
+fn refused(args: &Args, output: &Output, problems: Vec<Problem>, files: &[SourceFile]) -> Result<Error, Error> {
+    if output.json() {
+        let (warnings, problems) = problems.into_iter().partition::<Vec<_>, _>(Problem::is_warning);
+        let [problems, warnings] = [problems, warnings].map(|list| list.into_iter().map(found).collect());
+        output.answer(&Document { migrations: Vec::new(), problems, warnings }, |_| String::new())?;
+    } else {
+        show(&args.dir, &problems, files);
+    }
+    Ok(Error::Problems)
+}
+
+/// Reads the files of a set; what is wrong with them is printed.
+pub(super) fn read(dir: &Path) -> Result<Vec<SourceFile>, Error> {
+    set::read_dir(dir).map_err(|error| match error {
+        ReadError::Problems(problems) => {
+            show(dir, &problems, &[]);
+            Error::Problems
+        }
+        error => unreadable(&error),
+    })
+}
+
+fn unreadable(error: &ReadError) -> Error {
+    Error::Usage(format!("{error}\nName the directory of the migrations; `dunlin new ID` writes the first of them."))
+}
+
+/// Prints problems and warnings to standard error, with paths as seen from here; nothing where there are none.
 pub(super) fn show(dir: &Path, problems: &[Problem], files: &[SourceFile]) {
+    if problems.is_empty() {
+        return;
+    }
     let here = |path: &str| if path.is_empty() { String::new() } else { dir.join(path).display().to_string() };
     let problems: Vec<Problem> =
         problems.iter().map(|problem| Problem { file: here(&problem.file), ..problem.clone() }).collect();
     let files: Vec<SourceFile> =
         files.iter().map(|file| SourceFile { path: here(&file.path), content: file.content.clone() }).collect();
     let look = Look::of(&std::io::stderr());
-    let count = words::plural(problems.len(), "problem", "problems");
-    tell(&format!("{}\n\n{count} in {}", problem::problems(&look, &problems, &files), dir.display()));
+    let warnings = problems.iter().filter(|problem| problem.is_warning()).count();
+    let counts = [(problems.len() - warnings, "problem", "problems"), (warnings, "warning", "warnings")];
+    let counts =
+        counts.iter().filter(|(count, ..)| *count > 0).map(|(count, one, many)| words::plural(*count, one, many));
+    let counts = counts.collect::<Vec<_>>().join(" and ");
+    tell(&format!("{}\n\n{counts} in {}", problem::problems(&look, &problems, &files), dir.display()));
 }
 
 fn checked(definition: &Definition) -> Checked {
@@ -106,7 +136,7 @@ fn checked(definition: &Definition) -> Checked {
 }
 
 fn found(problem: Problem) -> Found {
-    let Problem { file, line, column, message, help } = problem;
+    let Problem { file, line, column, message, help, severity: _ } = problem;
     Found { file, line, column, message, help }
 }
 

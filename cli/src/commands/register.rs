@@ -9,7 +9,7 @@ use dunlin_proto::status::Details;
 use dunlin_proto::v1::{
     DefinitionFile, RegisterMigrationsRequest, RegisterMigrationsResponse, RegisterOutcome, RegisteredMigration,
 };
-use dunlin_shared::migration::set::Problem;
+use dunlin_shared::migration::set::{Problem, Severity};
 use tonic::{Code, Status};
 
 use crate::connection::Controllers;
@@ -41,6 +41,9 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     match controllers.registry().await?.register_migrations(request).await {
         Ok(answer) => {
             let answer = answer.into_inner();
+            if !output.json() {
+                super::check::show(&args.dir, &warnings(&answer), &files);
+            }
             output.answer(&answer, |look| text(look, &answer, args.dry_run))
         }
         Err(status) => match problems(&status) {
@@ -52,6 +55,20 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
             None => Err(status.into()),
         },
     }
+}
+
+/// The warnings of a controller.
+fn warnings(answer: &RegisterMigrationsResponse) -> Vec<Problem> {
+    let number = |number: i32| u32::try_from(number).unwrap_or_default();
+    let warnings = answer.warnings.iter().map(|warning| Problem {
+        file: warning.file.clone(),
+        line: number(warning.line),
+        column: number(warning.column),
+        message: warning.message.clone(),
+        help: (!warning.help.is_empty()).then(|| warning.help.clone()),
+        severity: Severity::Warning,
+    });
+    warnings.collect()
 }
 
 /// The problems that a controller found in the files. None when it refused for another reason.
@@ -67,12 +84,14 @@ fn problems(status: &Status) -> Option<Vec<Problem>> {
             let column = parts.next().and_then(|column| column.parse().ok());
             let line = parts.next().and_then(|line| line.parse().ok());
             let file = parts.next().map(str::to_owned);
+            // Without a line it is about the set as a whole.
             Problem {
-                file: file.unwrap_or(violation.field.clone()),
+                file: file.unwrap_or_default(),
                 line: line.unwrap_or(0),
                 column: column.unwrap_or(0),
                 message: violation.description,
                 help: None,
+                severity: Severity::Error,
             }
         })
         .collect();

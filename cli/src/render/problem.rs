@@ -19,7 +19,8 @@ pub(crate) fn problems(look: &Look, problems: &[Problem], files: &[SourceFile]) 
 }
 
 fn group<'a>(problem: &'a Problem, source: Option<&'a str>) -> Group<'a> {
-    let title = Level::ERROR.primary_title(problem.message.as_str());
+    let level = if problem.is_warning() { Level::WARNING } else { Level::ERROR };
+    let title = level.primary_title(problem.message.as_str());
     let line = usize::try_from(problem.line).unwrap_or(0);
     let column = usize::try_from(problem.column).unwrap_or(0);
     let group = match source.and_then(|source| span(source, line, column)) {
@@ -58,6 +59,8 @@ fn span(source: &str, line: usize, column: usize) -> Option<(&str, Range<usize>)
 
 #[cfg(test)]
 mod tests {
+    use dunlin_shared::migration::set::Severity;
+
     use super::*;
 
     fn text(line: u32, column: u32, content: &str) -> String {
@@ -68,6 +71,7 @@ mod tests {
             column,
             message: "unknown field `steps`".to_owned(),
             help: Some("the field is called `step`".to_owned()),
+            severity: Severity::Error,
         };
         problems(&Look::plain(None), &[problem], &[SourceFile { path: file, content: content.to_owned() }])
     }

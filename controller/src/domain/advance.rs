@@ -384,6 +384,7 @@ fn take_ranges(
 fn count(run: &mut Run, task: &mut Task, counted: Counted) -> Result<(), Error> {
     let ordinal = match (task.kind, task.step) {
         (Kind::Plan | Kind::Seal, _) => return Ok(()),
+        (_, WHOLE) if run.steps.is_empty() => return Ok(()),
         // The rows of an atomic migration stand with its last step: its steps are not counted one by one.
         (_, WHOLE) => i32::try_from(run.steps.len()).unwrap_or(i32::MAX),
         (_, ordinal) => ordinal,

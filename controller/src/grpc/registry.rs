@@ -6,7 +6,8 @@ use dunlin_proto::convert::timestamp;
 use dunlin_proto::v1::registry_service_server::RegistryService;
 use dunlin_proto::v1::{self, RegisterOutcome};
 use dunlin_shared::ids::MigrationId;
-use dunlin_shared::migration::set::SourceFile;
+use dunlin_shared::migration::limits;
+use dunlin_shared::migration::set::{Problem, SourceFile};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -15,12 +16,7 @@ use super::status::{bad_field, bad_id, no_migration, no_target, of_register, of_
 use crate::domain::register::Outcome;
 use crate::domain::waits;
 use crate::replica::Replica;
-use crate::store::migrations::Stored;
-
-/// The most files in a set.
-const FILES: usize = 10_000;
-/// The most bytes in a set.
-const BYTES: usize = 16 * 1024 * 1024;
+use crate::store::migrations::{RegisterError, Stored};
 
 /// The service.
 pub(crate) struct Registry {
@@ -42,7 +38,9 @@ impl RegistryService for Registry {
         let request = request.into_inner();
         let files = files(request.files)?;
         let registered = self.replica.store.register(files, request.validate_only).await.map_err(of_register)?;
+        let warnings = registered.warnings.into_iter().map(warning_out).collect();
         let migrations = registered
+            .migrations
             .into_iter()
             .map(|one| {
                 let outcome = match one.outcome {
@@ -58,7 +56,7 @@ impl RegistryService for Registry {
                 }
             })
             .collect();
-        Ok(Response::new(v1::RegisterMigrationsResponse { migrations }))
+        Ok(Response::new(v1::RegisterMigrationsResponse { migrations, warnings }))
     }
 
     async fn get_migration(
@@ -168,23 +166,22 @@ fn files(files: Vec<v1::DefinitionFile>) -> Result<Vec<SourceFile>, Status> {
     if files.is_empty() {
         return Err(bad_field("files", "there are none; name at least one definition"));
     }
-    if files.len() > FILES {
-        return Err(bad_field("files", format!("a set has at most {FILES} files, and these are {}", files.len())));
+    let files: Vec<SourceFile> =
+        files.into_iter().map(|file| SourceFile { path: file.path, content: file.content }).collect();
+    // Before anybody is kept waiting by the registry's lock.
+    let unfit = limits::problems(&files);
+    if unfit.is_empty() { Ok(files) } else { Err(of_register(RegisterError::Problems(unfit))) }
+}
+
+fn warning_out(warning: Problem) -> v1::DefinitionWarning {
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    v1::DefinitionWarning {
+        file: warning.file,
+        line: number(warning.line),
+        column: number(warning.column),
+        message: warning.message,
+        help: warning.help.unwrap_or_default(),
     }
-    let bytes: usize = files.iter().map(|file| file.path.len() + file.content.len()).sum();
-    if bytes > BYTES {
-        return Err(bad_field("files", format!("a set has at most {BYTES} bytes, and this has {bytes}")));
-    }
-    files
-        .into_iter()
-        .map(|file| {
-            if file.path.contains('\0') || file.content.contains('\0') {
-                let field = format!("{}:1:1", file.path.replace('\0', "\u{fffd}"));
-                return Err(bad_field(&field, "it has a character with the code 0, which PostgreSQL cannot store"));
-            }
-            Ok(SourceFile { path: file.path, content: file.content })
-        })
-        .collect()
 }
 
 fn migration_out(stored: &Stored) -> v1::Migration {

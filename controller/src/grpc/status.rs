@@ -2,6 +2,7 @@
 
 use dunlin_proto::status::{self, Obstacle};
 use dunlin_shared::ids::{self, TargetName};
+use dunlin_shared::migration::set::Problem;
 use tonic::{Code, Status};
 
 use crate::store;
@@ -36,6 +37,7 @@ pub(crate) fn of_register(error: RegisterError) -> Status {
     match error {
         RegisterError::Store(error) => of_store(error),
         RegisterError::Problems(problems) => {
+            let problems: Vec<Problem> = problems.into_iter().filter(|problem| !problem.is_warning()).collect();
             let count = problems.len();
             let message = match problems.first() {
                 Some(first) if count == 1 => format!("{first}; nothing was registered"),
@@ -45,7 +47,10 @@ pub(crate) fn of_register(error: RegisterError) -> Status {
                 None => "the definitions have problems; nothing was registered".to_owned(),
             };
             let fields = problems.into_iter().map(|problem| {
-                let place = format!("{}:{}:{}", problem.file, problem.line, problem.column);
+                let place = match problem.file.as_str() {
+                    "" => "files".to_owned(),
+                    file => format!("{file}:{}:{}", problem.line, problem.column),
+                };
                 let text = match problem.help {
                     Some(help) => format!("{} ({help})", problem.message),
                     None => problem.message,

@@ -46,6 +46,15 @@ pub struct Registered {
     pub checksum: Checksum,
 }
 
+/// What became of a set.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Registration {
+    /// Its migrations, in version order.
+    pub migrations: Vec<Registered>,
+    /// What is allowed in it, but better otherwise.
+    pub warnings: Vec<Problem>,
+}
+
 /// A migration as it is registered.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -128,11 +137,7 @@ impl Store {
     ///
     /// # Errors
     /// All problems of the definitions; or all changed migrations that are in use; or the database.
-    pub async fn register(
-        &self,
-        files: Vec<SourceFile>,
-        validate_only: bool,
-    ) -> Result<Vec<Registered>, RegisterError> {
+    pub async fn register(&self, files: Vec<SourceFile>, validate_only: bool) -> Result<Registration, RegisterError> {
         let session = self.session().await?;
         session.begin().await?;
         locks::registry(&session).await?;
@@ -196,15 +201,14 @@ impl Store {
         } else {
             write(&session, self.replica(), &became).await?;
         }
-        Ok(became
-            .into_iter()
-            .map(|(entry, checksum, outcome)| Registered {
-                id: entry.definition.id.clone(),
-                version: entry.definition.version,
-                outcome,
-                checksum: checksum.clone(),
-            })
-            .collect())
+        let migrations = became.into_iter().map(|(entry, checksum, outcome)| Registered {
+            id: entry.definition.id.clone(),
+            version: entry.definition.version,
+            outcome,
+            checksum: checksum.clone(),
+        });
+        let migrations = migrations.collect();
+        Ok(Registration { migrations, warnings: set.warnings })
     }
 
     /// A registered migration.

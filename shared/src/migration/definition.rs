@@ -30,7 +30,7 @@ pub struct Definition {
     /// Checks that must hold before the first step.
     #[serde(default)]
     pub before: Vec<Check>,
-    /// The steps, in the order in which they run; at least one.
+    /// The steps, in the order in which they run. None: the change is made elsewhere, and is only checked and recorded.
     pub steps: Vec<Step>,
     /// Checks that must hold after the last step.
     #[serde(default)]
@@ -47,8 +47,8 @@ impl Definition {
         checksum("definition", self)
     }
 
-    /// True when all steps are transactional SQL: the migration is then one transaction with its checks and its
-    /// registry row.
+    /// True when all steps are transactional SQL, or there are none: the migration is then one transaction with its checks
+    /// and its registry row.
     #[must_use]
     pub fn is_atomic(&self) -> bool {
         self.steps.iter().all(|step| matches!(step.body, StepBody::Sql { transaction: true, .. }))

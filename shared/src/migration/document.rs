@@ -7,6 +7,7 @@ use toml_span::value::Value;
 use super::definition::{Batch, Check, Definition, Step, StepBody, Version};
 use super::fields::{At, Fields, Reader};
 use super::files;
+use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
 use super::position::Source;
 use super::rules::{self, Sql, Use};
 use super::set::Problem;
@@ -18,17 +19,6 @@ pub(super) const MIGRATION: &[&str] =
 pub(super) const CHECK: &[&str] = &["name", "sql"];
 pub(super) const STEP: &[&str] = &["name", "sql", "file", "transform", "batch", "transaction"];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes"];
-
-/// The most that the numbers of a batch can be; the least is 1.
-pub(super) const SIZE: u32 = 1_000_000;
-pub(super) const RANGE: u32 = 1_000_000_000;
-pub(super) const STRIPES: u32 = 64;
-
-/// The most columns of a key: as many as an index can have.
-pub(super) const KEY: usize = 32;
-
-/// The most bytes of SQL that the steps and checks of a set come to, each file as often as it is named.
-pub(super) const SQL: usize = 64 * 1024 * 1024;
 
 /// What could be read of a definition.
 #[derive(Debug)]
@@ -92,11 +82,17 @@ impl<'s> Document<'s, '_> {
         let no_steps = !fields.has("step");
         let step_position = fields.position("step");
         let (steps, given) = self.steps(&mut fields, "step");
-        if no_steps || given == Some(0) {
-            let help = "add a [[step]] with a name and `sql`";
-            self.reader.tell_with_help(step_position, "a migration needs at least one step", help);
-        }
         let after = self.checks(&mut fields, "after");
+        if no_steps || given == Some(0) {
+            let message = if before.is_empty() && after.is_empty() {
+                "this migration has no steps and no checks: a run of it does nothing but record it"
+            } else {
+                "this migration does nothing but check: it has no steps"
+            };
+            let help =
+                "that is right for a change that is made elsewhere; otherwise add a [[step]] with a name and `sql`";
+            self.reader.warn(step_position, message, help);
+        }
         let (rollback, _) = self.steps(&mut fields, "rollback");
         fields.finish(&mut self.reader);
 

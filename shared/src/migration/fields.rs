@@ -5,22 +5,21 @@ use std::borrow::Cow;
 
 use toml_span::value::{Key, Table, Value, ValueInner};
 
+use super::limits::PROBLEMS;
 use super::position::Source;
-use super::set::Problem;
-
-/// The most problems that are told of one file. To find the line of each costs a look at the whole file.
-pub(super) const PROBLEMS: usize = 100;
+use super::set::{Problem, Severity};
 
 /// The file that is read and what is wrong in it so far.
 #[derive(Debug)]
 pub(super) struct Reader<'s> {
     pub(super) source: Source<'s>,
     problems: Vec<Problem>,
+    warnings: Vec<Problem>,
 }
 
 impl<'s> Reader<'s> {
     pub(super) fn new(source: Source<'s>) -> Self {
-        Self { source, problems: Vec::new() }
+        Self { source, problems: Vec::new(), warnings: Vec::new() }
     }
 
     pub(super) fn tell(&mut self, at: usize, message: impl Into<String>) {
@@ -31,21 +30,38 @@ impl<'s> Reader<'s> {
         self.tell_all(|source| [source.problem(at, message, Some(help.into()))]);
     }
 
-    /// Takes in problems as far as there is room for them. They are only looked for when there is.
+    /// Tells something that is allowed, but better otherwise.
+    pub(super) fn warn(&mut self, at: usize, message: impl Into<String>, help: impl Into<String>) {
+        let warning = self.source.warning(at, message, Some(help.into()));
+        self.tell_all(|_| [warning]);
+    }
+
+    /// Takes in problems and warnings as far as there is room for them. They are only looked for when there is.
     pub(super) fn tell_all<P: IntoIterator<Item = Problem>>(&mut self, problems: impl FnOnce(Source<'s>) -> P) {
-        let room = PROBLEMS - self.problems.len();
-        if room > 0 {
-            self.problems.extend(problems(self.source).into_iter().take(room));
+        if self.problems.len() >= PROBLEMS {
+            return;
+        }
+        for problem in problems(self.source) {
+            let list = match problem.severity {
+                Severity::Error => &mut self.problems,
+                Severity::Warning => &mut self.warnings,
+            };
+            if list.len() < PROBLEMS {
+                list.push(problem);
+            }
         }
     }
 
-    /// How many problems there are so far.
+    /// How many problems there are so far; warnings do not count.
     pub(super) fn count(&self) -> usize {
         self.problems.len()
     }
 
+    /// Everything that was told.
     pub(super) fn into_problems(self) -> Vec<Problem> {
-        self.problems
+        let mut told = self.problems;
+        told.extend(self.warnings);
+        told
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::Path;
 
 use toml_span::Value;
 
-use super::set::{ReadError, SourceFile};
+use super::limits::BYTES;
+use super::position::Source;
+use super::set::{Problem, ReadError, SourceFile};
 
 /// The path in the set that `name` means in the definition at `definition`. `None` when it leads out of the set.
 pub(super) fn resolve(definition: &str, name: &str) -> Option<String> {
@@ -42,30 +44,54 @@ pub(super) fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
     }
     names.sort_unstable();
     let mut files = Vec::with_capacity(names.len());
+    let mut unfit = Vec::new();
     for name in names {
-        files.extend(read(dir, name)?);
+        read(dir, name, &mut files, &mut unfit)?;
     }
     let mut named: Vec<String> = files.iter().flat_map(named_by).collect();
     named.sort_unstable();
     named.dedup();
     named.retain(|path| !files.iter().any(|file| file.path == *path));
     for path in named {
-        files.extend(read(dir, path)?);
+        read(dir, path, &mut files, &mut unfit)?;
     }
-    Ok(files)
+    if unfit.is_empty() { Ok(files) } else { Err(ReadError::Problems(unfit)) }
 }
 
-/// Reads a file; `None` when there is no such file.
-fn read(dir: &Path, path: String) -> Result<Option<SourceFile>, ReadError> {
+/// Reads a file, if there is one.
+fn read(dir: &Path, path: String, files: &mut Vec<SourceFile>, unfit: &mut Vec<Problem>) -> Result<(), ReadError> {
     let whole = dir.join(&path);
-    match fs::read(&whole) {
-        Ok(bytes) => match String::from_utf8(bytes) {
-            Ok(content) => Ok(Some(SourceFile { path, content })),
-            Err(_) => Err(ReadError::NotText { path: whole.display().to_string() }),
-        },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(failed(&whole, error)),
+    let size = match fs::metadata(&whole) {
+        Ok(about) => usize::try_from(about.len()).unwrap_or(usize::MAX),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(failed(&whole, error)),
+    };
+    if size > BYTES {
+        let message = format!("the file has {size} bytes, and a whole set at most {BYTES}");
+        let help = "data in bulk does not belong into a definition: load it from a file on the server (COPY)";
+        unfit.push(Source::new(&path, "").problem(0, message, Some(help.to_owned())));
+        return Ok(());
     }
+    match String::from_utf8(fs::read(&whole).map_err(|error| failed(&whole, error))?) {
+        Ok(content) => files.push(SourceFile { path, content }),
+        Err(error) => unfit.push(not_utf8(&path, error.as_bytes(), error.utf8_error().valid_up_to())),
+    }
+    Ok(())
+}
+
+/// What a file that is no UTF-8 probably is.
+fn not_utf8(path: &str, bytes: &[u8], good: usize) -> Problem {
+    let (what, from) = match bytes {
+        [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => ("it begins like UTF-16".to_owned(), "UTF-16"),
+        _ => {
+            let byte = bytes.get(good).copied().unwrap_or_default();
+            (format!("the byte 0x{byte:02X} here is part of no character"), "WINDOWS-1252")
+        }
+    };
+    let text = String::from_utf8_lossy(bytes.get(..good).unwrap_or_default());
+    let source = Source::new(path, &text);
+    let help = format!("save it as UTF-8, such as by `iconv -f {from} -t UTF-8` (-f names the encoding that it has)");
+    source.problem(source.text.len(), format!("the file is not UTF-8 text: {what}"), Some(help))
 }
 
 fn failed(path: &Path, source: io::Error) -> ReadError {
@@ -74,7 +100,7 @@ fn failed(path: &Path, source: io::Error) -> ReadError {
 
 /// The files that a definition names. A definition that cannot be read names none; it is refused later.
 fn named_by(file: &SourceFile) -> Vec<String> {
-    let Ok(root) = toml_span::parse(file.content.trim_start_matches('\u{feff}')) else { return Vec::new() };
+    let Ok(root) = toml_span::parse(Source::new(&file.path, &file.content).text) else { return Vec::new() };
     let steps = ["step", "rollback"].iter().filter_map(|list| root.as_table()?.get(*list)?.as_array());
     let named = steps.flatten().filter_map(|step: &Value<'_>| step.as_table()?.get("file")?.as_str());
     named.filter_map(|name| resolve(&file.path, name)).collect()
@@ -122,7 +148,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         assert!(matches!(read_dir(dir.path()), Err(ReadError::Empty { .. })));
         assert!(matches!(read_dir(&dir.path().join("none")), Err(ReadError::Io { .. })));
-        fs::write(dir.path().join("a.toml"), [0xff]).unwrap();
-        assert!(matches!(read_dir(dir.path()), Err(ReadError::NotText { .. })));
+    }
+
+    #[test]
+    fn a_file_that_is_not_utf8_is_told_with_the_place_and_what_it_probably_is() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.toml"), b"[[step]]\nfile = 'x.sql'\nname = 'caf\xe9'\n").unwrap();
+        fs::write(dir.path().join("b.toml"), b"[[step]]\nfile = 'x.sql'\n").unwrap();
+        fs::write(dir.path().join("x.sql"), b"\xff\xfeS\0E\0").unwrap();
+        let Err(ReadError::Problems(problems)) = read_dir(dir.path()) else { panic!("it was read") };
+        let told: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        assert!(told[0].starts_with("a.toml:3:12: the file is not UTF-8 text: the byte 0xE9 here"), "{told:#?}");
+        assert!(told[1].starts_with("x.sql:1:1: the file is not UTF-8 text: it begins like UTF-16"), "{told:#?}");
+        assert!(told[1].contains("`iconv -f UTF-16 -t UTF-8`"), "{told:#?}");
+    }
+
+    #[test]
+    fn a_file_that_is_too_large_for_a_set_is_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("a.toml"), b"[[step]]\nfile = 'dump.sql'\n").unwrap();
+        let huge = fs::File::create(dir.path().join("dump.sql")).unwrap();
+        huge.set_len(1 << 40).unwrap();
+        let Err(ReadError::Problems(problems)) = read_dir(dir.path()) else { panic!("it was read") };
+        assert!(problems[0].message.contains("1099511627776 bytes"), "{problems:#?}");
     }
 }

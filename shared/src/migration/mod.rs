@@ -5,6 +5,7 @@ mod definition;
 mod document;
 mod fields;
 mod files;
+pub mod limits;
 mod position;
 mod rules;
 pub mod schema;

@@ -1,6 +1,6 @@
 //! Where something stands in a file.
 
-use super::set::Problem;
+use super::set::{Problem, Severity};
 
 /// A file that problems are told about.
 #[derive(Clone, Copy, Debug)]
@@ -12,13 +12,18 @@ pub(super) struct Source<'s> {
 
 impl<'s> Source<'s> {
     pub(super) fn new(path: &'s str, content: &'s str) -> Self {
-        Self { path, text: content.trim_start_matches('\u{feff}') }
+        Self { path, text: content.strip_prefix('\u{feff}').unwrap_or(content) }
     }
 
     /// A problem at an offset in bytes.
     pub(super) fn problem(&self, at: usize, message: impl Into<String>, help: Option<String>) -> Problem {
         let (line, column) = self.line_and_column(at);
-        Problem { file: self.path.to_owned(), line, column, message: message.into(), help }
+        Problem { file: self.path.to_owned(), line, column, message: message.into(), help, severity: Severity::Error }
+    }
+
+    /// A warning at an offset in bytes.
+    pub(super) fn warning(&self, at: usize, message: impl Into<String>, help: Option<String>) -> Problem {
+        Problem { severity: Severity::Warning, ..self.problem(at, message, help) }
     }
 
     /// "file:line:column" of an offset in bytes.

@@ -4,7 +4,7 @@
 //! harm on every target: end the transaction that the checkpoint is part of, outlast it, or run outside of one unasked.
 
 use super::definition::Batch;
-use super::fields::PROBLEMS;
+use super::limits::PROBLEMS;
 use super::position::Source;
 use super::set::Problem;
 use crate::sql::lex;
@@ -27,6 +27,11 @@ impl Sql<'_> {
     fn problem(&self, offset: usize, message: impl Into<String>, help: Option<&str>) -> Problem {
         let at = if self.exact { self.start + offset } else { self.start };
         self.source.problem(at, message, help.map(str::to_owned))
+    }
+
+    fn warning(&self, offset: usize, message: impl Into<String>, help: impl Into<String>) -> Problem {
+        let at = if self.exact { self.start + offset } else { self.start };
+        self.source.warning(at, message, Some(help.into()))
     }
 
     /// The text as definitions keep it: blanks around it and the kind of line ends do not count.
@@ -57,7 +62,13 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
     let statements = statements(&sql.text);
     let mut found = placeholders(sql, r#use, &parsed);
     if statements.is_empty() {
-        found.push(sql.problem(0, "there is no statement in this SQL", None));
+        let message = "there is no statement in this SQL";
+        found.push(match r#use {
+            Use::Transaction => {
+                sql.warning(0, format!("{message}: the step does nothing"), "say what is meant, or leave it out")
+            }
+            Use::Check | Use::NoTransaction | Use::Batch(_) => sql.problem(0, message, None),
+        });
     }
     if let (Some(second), Some(message)) = (statements.get(1), one_statement(r#use)) {
         found.push(sql.problem(second.offset(), message, Some("move the others to steps of their own")));

@@ -10,7 +10,7 @@ use schemars::generate::SchemaSettings;
 use schemars::transform::RecursiveTransform;
 use schemars::{JsonSchema, Schema};
 
-use super::document;
+use super::limits;
 
 /// The JSON Schema of a definition file.
 #[must_use]
@@ -52,8 +52,8 @@ struct Migration {
     /// Checks that must hold before the first step.
     #[schemars(default)]
     before: Vec<Check>,
-    /// The steps, in the order in which they run.
-    #[schemars(length(min = 1))]
+    /// The steps, in the order in which they run. None: the change is made elsewhere, and is only checked and recorded.
+    #[schemars(default)]
     step: Vec<Step>,
     /// Checks that must hold after the last step.
     #[schemars(default)]
@@ -111,13 +111,13 @@ struct Batch {
     #[schemars(default, length(min = 1), inner(length(min = 1)), extend("uniqueItems" = true), with = "Vec<String>")]
     key: Option<Vec<String>>,
     /// Rows in one batch, which is one transaction. Left out: the agent decides.
-    #[schemars(default, range(min = 1, max = document::SIZE), with = "NonZeroU32")]
+    #[schemars(default, range(min = 1, max = limits::SIZE), with = "NonZeroU32")]
     size: Option<u32>,
     /// Rows in one range, which is the unit that is leased. Left out: the agent decides.
-    #[schemars(default, range(min = 1, max = document::RANGE), with = "NonZeroU32")]
+    #[schemars(default, range(min = 1, max = limits::RANGE), with = "NonZeroU32")]
     range: Option<u32>,
     /// Stripes in a window; 1 is plain key order. Left out: chosen by what the agent measures.
-    #[schemars(default, range(min = 1, max = document::STRIPES), with = "NonZeroU32")]
+    #[schemars(default, range(min = 1, max = limits::STRIPES), with = "NonZeroU32")]
     stripes: Option<u32>,
 }
 
@@ -131,6 +131,7 @@ mod tests {
 
     use serde_json::Value;
 
+    use super::super::document;
     use super::*;
 
     #[test]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use super::definition::{Definition, Version};
 use super::position::Source;
-use super::{document, together};
+use super::{document, limits, together};
 use crate::ids::MigrationId;
 
 /// A file of a set.
@@ -29,7 +29,16 @@ pub struct Known {
     pub version: Version,
 }
 
-/// Something in a file that must be mended before the set can be registered.
+/// What a problem means for the set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// It must be mended before the set can be registered.
+    Error,
+    /// It is allowed, but something else is probably better or was meant.
+    Warning,
+}
+
+/// Something in a file that must be mended before the set can be registered, or a warning.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
     /// The path of the file in the set.
@@ -42,11 +51,33 @@ pub struct Problem {
     pub message: String,
     /// The way out, where there is one.
     pub help: Option<String>,
+    /// What it means for the set.
+    pub severity: Severity,
+}
+
+impl Problem {
+    /// A problem of the set as a whole: it has no place.
+    pub(super) fn of_the_set(message: impl Into<String>, help: &str) -> Self {
+        let (file, message, help) = (String::new(), message.into(), Some(help.to_owned()));
+        Self { file, line: 0, column: 0, message, help, severity: Severity::Error }
+    }
+
+    /// True when the set can be registered all the same.
+    #[must_use]
+    pub fn is_warning(&self) -> bool {
+        self.severity == Severity::Warning
+    }
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}:{}: {}", self.file, self.line, self.column, self.message)?;
+        if !self.file.is_empty() {
+            write!(f, "{}:{}:{}: ", self.file, self.line, self.column)?;
+        }
+        if self.is_warning() {
+            f.write_str("warning: ")?;
+        }
+        f.write_str(&self.message)?;
         match &self.help {
             Some(help) => write!(f, " ({help})"),
             None => Ok(()),
@@ -70,18 +101,24 @@ pub struct Entry {
 pub struct Set {
     /// The migrations in version order.
     pub entries: Vec<Entry>,
+    /// What is allowed but better otherwise, of each file at most 100, in the order of files, lines and columns.
+    pub warnings: Vec<Problem>,
 }
 
 impl Set {
     /// Reads the definitions among the files and checks them together with what is registered already.
     ///
     /// # Errors
-    /// The problems of every file, of each at most 100, in the order of files, lines and columns.
+    /// The problems of every file, of each at most 100, with the warnings among them, in the order of files, lines and columns.
     pub fn parse(files: &[SourceFile], known: &[Known]) -> Result<Self, Vec<Problem>> {
+        let unfit = limits::problems(files);
+        if !unfit.is_empty() {
+            return Err(unfit);
+        }
         let texts: HashMap<&str, &str> = files.iter().map(|file| (file.path.as_str(), file.content.as_str())).collect();
         let mut problems = Vec::new();
         let mut drafts = Vec::new();
-        let mut room = document::SQL;
+        let mut room = limits::SQL;
         for file in files.iter().filter(|file| file.path.ends_with(".toml")) {
             let (draft, found) = document::read(Source::new(&file.path, &file.content), &texts, &mut room);
             drafts.push((draft, &file.content));
@@ -89,9 +126,9 @@ impl Set {
         }
         let (drafts, contents): (Vec<_>, Vec<_>) = drafts.into_iter().unzip();
         problems.extend(together::problems(&drafts, known));
-        if !problems.is_empty() {
-            problems.sort();
-            problems.dedup();
+        problems.sort();
+        problems.dedup();
+        if !problems.iter().all(Problem::is_warning) {
             return Err(problems);
         }
         let mut entries: Vec<Entry> = drafts
@@ -103,7 +140,7 @@ impl Set {
             })
             .collect();
         entries.sort_by_key(|entry| entry.definition.version);
-        Ok(Self { entries })
+        Ok(Self { entries, warnings: problems })
     }
 }
 
@@ -118,12 +155,9 @@ pub enum ReadError {
         /// Why.
         source: std::io::Error,
     },
-    /// A file is not text.
-    #[error("{path} is not UTF-8 text")]
-    NotText {
-        /// The file.
-        path: String,
-    },
+    /// Files are no text, or too large to be part of a set.
+    #[error("{} files cannot be used", .0.len())]
+    Problems(Vec<Problem>),
     /// There is no definition in the directory.
     #[error("there is no definition (*.toml) in {path}")]
     Empty {

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 
 use super::definition::Version;
 use super::document::Draft;
-use super::fields::{At, PROBLEMS, meant};
+use super::fields::{At, meant};
+use super::limits::PROBLEMS;
 use super::set::{Known, Problem};
 use crate::graph::{self, Cycle};
 use crate::ids::MigrationId;

@@ -27,7 +27,7 @@ async fn an_applied_definition_cannot_change_and_an_unchanged_one_is_left_alone(
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[])]).await;
     let again = lab.store.register(vec![atomic("a", 1, &[])], false).await.unwrap();
-    assert_eq!(again[0].outcome, Outcome::Unchanged);
+    assert_eq!(again.migrations[0].outcome, Outcome::Unchanged);
     let agent = lab.agent("x").await;
     lab.queue("a").await;
     let mut changed = atomic("a", 1, &[]);

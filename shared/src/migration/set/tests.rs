@@ -24,7 +24,7 @@ fn known(id: &str, version: i64) -> Known {
 
 fn told(files: &[SourceFile], known: &[Known]) -> Vec<String> {
     match Set::parse(files, known) {
-        Ok(_) => Vec::new(),
+        Ok(set) => set.warnings.iter().map(ToString::to_string).collect(),
         Err(problems) => problems.iter().map(ToString::to_string).collect(),
     }
 }
@@ -128,8 +128,6 @@ fn all_problems_of_all_files_are_told_in_one_go() {
 fn what_breaks_a_rule_is_told_where_it_stands() {
     let batch = "batch = { table = \"t\" }";
     for (content, expected) in [
-        (String::new(), "1:1: a migration needs at least one step"),
-        ("step = []".to_owned(), "5:1: a migration needs at least one step"),
         (
             "[step]\nname = \"s\"".to_owned(),
             "5:2: `step` must be a list of tables, not a table (begin each with [[step]])",
@@ -185,7 +183,7 @@ fn sql_that_cannot_work_is_refused_where_it_stands() {
     let outside = "transaction = false";
     let batch = "batch = { table = \"t\", key = [\"id\"] }";
     for (sql, more, expected) in [
-        ("-- nothing", plain, "7:8: there is no statement"),
+        ("-- nothing", outside, "7:8: there is no statement"),
         ("SELECT 'a", plain, "7:15: a string begins here and never ends"),
         ("SELECT 1; COMMIT", plain, "7:18: COMMIT is not allowed"),
         ("SAVEPOINT a", outside, "7:8: SAVEPOINT is not allowed"),
@@ -224,6 +222,48 @@ fn sql_that_no_rule_speaks_against_is_taken_whatever_it_is() {
     let key =
         "[[step]]\nname = \"s\"\nsql = \"UPDATE t SET a = 1 WHERE :batch\"\nbatch = { table = \"t\", key = [\"id\"] }";
     assert_eq!(told_of(key), [""; 0]);
+}
+
+#[test]
+fn a_migration_without_steps_only_checks_and_a_step_of_comments_does_nothing() {
+    let check = "[[after]]\nname = \"it is there\"\nsql = \"SELECT true\"\n";
+    for (content, expected) in [
+        (
+            String::new(),
+            "1:1: warning: this migration has no steps and no checks: a run of it does nothing but record it",
+        ),
+        (format!("step = []\n{check}"), "5:1: warning: this migration does nothing but check: it has no steps"),
+        (
+            "[[step]]\nname = \"s\"\nsql = \"-- made by the ORM\"".to_owned(),
+            "7:8: warning: there is no statement in this SQL: the step does nothing",
+        ),
+    ] {
+        let told = told_of(&content);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].starts_with(expected), "{expected}\n{told:#?}");
+        assert!(parsed(&format!("{HEAD}{content}")).is_atomic());
+    }
+    let empty = [file("a.toml", &format!("{HEAD}[[step]]\nname = \"s\"\nfile = \"x.sql\"")), file("x.sql", "")];
+    assert!(told(&empty, &[])[0].starts_with("x.sql:1:1: warning: there is no statement"));
+}
+
+#[test]
+fn warnings_hinder_nothing_and_are_told_beside_problems() {
+    let idle = file("a.toml", HEAD);
+    let set = Set::parse(std::slice::from_ref(&idle), &[]).unwrap();
+    assert_eq!((set.entries.len(), set.warnings.len()), (1, 1));
+    let problems = Set::parse(&[idle, file("b.toml", "id = ")], &[]).unwrap_err();
+    assert_eq!(problems.iter().map(Problem::is_warning).collect::<Vec<_>>(), [true, false]);
+}
+
+#[test]
+fn a_set_that_the_controller_would_refuse_for_its_size_is_refused_before() {
+    let many: Vec<SourceFile> = (0..=limits::FILES).map(|number| file(&format!("{number}.sql"), "")).collect();
+    assert!(told(&many, &[])[0].starts_with("a set has at most 10000 files, and these are 10001"));
+    let large = [small("a", 1, ""), file("x.sql", &"x".repeat(limits::BYTES))];
+    assert!(told(&large, &[])[0].starts_with("a set has at most 16777216 bytes"));
+    let null = [file("a.toml", &format!("{HEAD}{STEP}# a\0"))];
+    assert_eq!(told(&null, &[]), ["a.toml:8:4: the character U+0000, which PostgreSQL cannot store"]);
 }
 
 #[test]

@@ -1,0 +1,56 @@
+//! The most that a set and a definition can hold.
+//!
+//! One set of limits for everybody who reads definitions: what `dunlin check` passes is not too large for the controller. Each
+//! number says what it protects. What must stay true: a migration with all of its SQL fits into one message to an agent.
+
+use super::position::Source;
+use super::set::{Problem, SourceFile};
+
+/// The most files of a set.
+pub const FILES: usize = 10_000;
+
+/// The most bytes of a set: the paths and texts of its files.
+pub const BYTES: usize = 16 * 1024 * 1024;
+
+/// The most bytes of SQL that the steps and checks of a set come to, each file as often as it is named.
+pub const SQL: usize = 32 * 1024 * 1024;
+
+/// The most that the numbers of a batch can be; the least is 1.
+pub(super) const SIZE: u32 = 1_000_000;
+pub(super) const RANGE: u32 = 1_000_000_000;
+pub(super) const STRIPES: u32 = 64;
+
+/// The most columns of a key: as many as an index can have.
+pub(super) const KEY: usize = 32;
+
+/// The most problems that are told of one file, and as many warnings. To find the line of each costs a look at the whole file.
+pub(super) const PROBLEMS: usize = 100;
+
+/// What is too large or cannot be stored, before anything is read: of the set as a whole, then of each file.
+#[must_use]
+pub fn problems(files: &[SourceFile]) -> Vec<Problem> {
+    if files.len() > FILES {
+        let message = format!("a set has at most {FILES} files, and these are {}", files.len());
+        return vec![Problem::of_the_set(
+            message,
+            "split it: each part is registered by itself, in the order of versions",
+        )];
+    }
+    let bytes: usize = files.iter().map(|file| file.path.len() + file.content.len()).sum();
+    if bytes > BYTES {
+        let message = format!("a set has at most {BYTES} bytes, and this has {bytes}");
+        let help = "split it; data in bulk does not belong into a definition: load it from a file on the server (COPY)";
+        return vec![Problem::of_the_set(message, help)];
+    }
+    files.iter().filter_map(no_text).collect()
+}
+
+fn no_text(file: &SourceFile) -> Option<Problem> {
+    if file.path.contains('\0') {
+        let path = file.path.replace('\0', "\u{fffd}");
+        return Some(Source::new(&path, "").problem(0, "its path has the character U+0000", None));
+    }
+    let source = Source::new(&file.path, &file.content);
+    let at = source.text.find('\0')?;
+    Some(source.problem(at, "the character U+0000, which PostgreSQL cannot store", None))
+}
