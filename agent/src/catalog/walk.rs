@@ -3,8 +3,8 @@
 //! Keys leave PostgreSQL as text, written in one way only ([`limits::WALK`]), and come back as literals with their type. The
 //! comparison is always PostgreSQL's: this program never orders keys.
 
-use dunlin_shared::key::{KeyBound, KeyColumn};
-use dunlin_shared::sql::{quote_ident, quote_literal};
+use dunlin_shared::key::{KeyBound, KeyColumn, comparison};
+use dunlin_shared::sql::quote_ident;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::Table;
@@ -91,10 +91,8 @@ impl Walk<'_> {
     }
 
     pub(crate) fn grid_sql(&self, low: Option<&KeyBound>, high: &KeyBound, n: u32) -> String {
-        let numbered = |alias: &str| {
-            let names: Vec<String> = (1..=self.key.len()).map(|number| format!("{alias}k{number}")).collect();
-            names.join(", ")
-        };
+        let numbered =
+            |alias: &str| -> Vec<String> { (1..=self.key.len()).map(|number| format!("{alias}.k{number}")).collect() };
         let named = self.named();
         let table = self.table.quoted();
         let order = column_list(self.key, "t");
@@ -102,33 +100,28 @@ impl Walk<'_> {
         format!(
             "WITH RECURSIVE g AS ((SELECT {named}, 1 AS n FROM {table} AS t WHERE {first} ORDER BY {order} \
              OFFSET {offset} LIMIT 1) UNION ALL SELECT {next_names}, g.n + 1 FROM g CROSS JOIN LATERAL \
-             (SELECT {named} FROM {table} AS t WHERE ROW({order}) > ROW({last}) AND {upto} ORDER BY {order} \
+             (SELECT {named} FROM {table} AS t WHERE {further} ORDER BY {order} \
              OFFSET {offset} LIMIT 1) AS s) SELECT {texts} FROM g ORDER BY g.n",
             first = self.condition(low, Some(high)),
-            next_names = numbered("s."),
-            last = numbered("g."),
-            upto = self.condition(None, Some(high)),
+            next_names = numbered("s").join(", "),
+            further = comparison::ordered(
+                &comparison::names(self.key, "t"),
+                Some(&numbered("g")),
+                Some(&comparison::literals(self.key, high)),
+                comparison::shared_columns(low, Some(high)),
+            ),
             texts = self.texts("g"),
         )
     }
 
     pub(super) fn condition(&self, low: Option<&KeyBound>, high: Option<&KeyBound>) -> String {
-        let row = |bound: &KeyBound| {
-            let values: Vec<String> = bound
-                .0
-                .iter()
-                .zip(self.key)
-                .map(|(value, column)| format!("{}::{}", quote_literal(value), column.type_name))
-                .collect();
-            values.join(", ")
-        };
-        let columns = column_list(self.key, "t");
-        let parts: Vec<String> = [low.map(|bound| (">", bound)), high.map(|bound| ("<=", bound))]
-            .into_iter()
-            .flatten()
-            .map(|(operator, bound)| format!("ROW({columns}) {operator} ROW({})", row(bound)))
-            .collect();
-        if parts.is_empty() { "true".to_owned() } else { parts.join(" AND ") }
+        let literals = |bound| comparison::literals(self.key, bound);
+        comparison::ordered(
+            &comparison::names(self.key, "t"),
+            low.map(literals).as_deref(),
+            high.map(literals).as_deref(),
+            comparison::shared_columns(low, high),
+        )
     }
 
     /// The columns of the key under the names `k1`, `k2`, ....

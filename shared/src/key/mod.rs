@@ -1,5 +1,6 @@
 //! Keys: the columns that a table is walked by, bounds and ranges of them, and the predicate that selects a range.
 
+pub mod comparison;
 mod predicate;
 
 pub use predicate::predicate;

@@ -56,10 +56,66 @@ fn several_columns_are_compared_as_rows_and_dealt_by_hash() {
     let columns = [column("a", "integer"), column("B", "text")];
     assert_eq!(
         predicate(&columns, &range(None, &["1", "it's \\"]), Some(Stripe { of: 4, first: 0, end: 1 }), "t"),
-        "((ROW(t.\"a\", t.\"B\") <= ROW('1'::integer, E'it''s \\\\'::text) OR \
+        "(((t.\"a\" < '1'::integer OR t.\"a\" = '1'::integer AND t.\"B\" <= E'it''s \\\\'::text) OR \
          ROW(t.\"a\", t.\"B\") = ROW('1'::integer, E'it''s \\\\'::text)) AND \
          abs(hash_record_extended(ROW(t.\"a\", t.\"B\"), 0) % 4) = 0)"
     );
+}
+
+#[test]
+fn leading_columns_that_differ_are_the_ends_of_three_groups() {
+    let columns = [column("a", "int"), column("b", "int"), column("c", "int")];
+    assert_eq!(
+        predicate(&columns[..2], &range(Some(&["1", "8"]), &["7", "3"]), None, ""),
+        "((\"a\" = '1'::int AND \"b\" > '8'::int AND ROW(\"a\", \"b\") <= ROW('7'::int, '3'::int) \
+         OR \"a\" > '1'::int AND \"a\" < '7'::int \
+         OR \"a\" = '7'::int AND \"b\" <= '3'::int AND ROW(\"a\", \"b\") > ROW('1'::int, '8'::int)))"
+    );
+    assert_eq!(
+        predicate(&columns, &range(None, &["7", "3", "1"]), None, ""),
+        "((\"a\" < '7'::int OR \"a\" = '7'::int AND \"b\" < '3'::int \
+         OR \"a\" = '7'::int AND \"b\" = '3'::int AND \"c\" <= '1'::int))"
+    );
+}
+
+#[test]
+fn leading_columns_that_are_the_same_at_both_ends_are_equal_to_that() {
+    let columns = [column("a", "int"), column("b", "int"), column("c", "int")];
+    assert_eq!(
+        predicate(&columns, &range(Some(&["1", "2", "3"]), &["1", "2", "9"]), None, ""),
+        "(\"a\" = '1'::int AND \"b\" = '2'::int AND \"c\" > '3'::int AND \"c\" <= '9'::int)"
+    );
+    assert_eq!(
+        predicate(&columns, &range(Some(&["1", "2", "3"]), &["1", "4", "0"]), None, ""),
+        "(\"a\" = '1'::int AND (\"b\" = '2'::int AND \"c\" > '3'::int AND ROW(\"b\", \"c\") <= ROW('4'::int, '0'::int) \
+         OR \"b\" > '2'::int AND \"b\" < '4'::int \
+         OR \"b\" = '4'::int AND \"c\" <= '0'::int AND ROW(\"b\", \"c\") > ROW('2'::int, '3'::int)))"
+    );
+    assert_eq!(
+        predicate(&columns[..2], &range(Some(&["1", "2"]), &["1", "2"]), None, ""),
+        "(\"a\" = '1'::int AND \"b\" > '2'::int AND \"b\" <= '2'::int)",
+        "no key lies between a key and itself"
+    );
+}
+
+#[test]
+fn a_walk_has_bounds_of_the_first_column_that_differs_beside_the_row() {
+    let columns = [column("a", "int"), column("b", "int"), column("c", "int")];
+    let names = comparison::names(&columns, "");
+    let ordered = |low: Option<&[&str]>, high: Option<&[&str]>| {
+        let (low, high) = (low.map(bound), high.map(bound));
+        let literals = |bound: &KeyBound| comparison::literals(&columns, bound);
+        let shared = comparison::shared_columns(low.as_ref(), high.as_ref());
+        let (low, high) = (low.as_ref().map(literals), high.as_ref().map(literals));
+        comparison::ordered(&names, low.as_deref(), high.as_deref(), shared).replace("::int", "").replace('"', "")
+    };
+    assert_eq!(ordered(None, None), "true");
+    assert_eq!(ordered(Some(&["1", "2", "3"]), None), "ROW(a, b, c) > ROW('1', '2', '3') AND a >= '1'");
+    assert_eq!(
+        ordered(Some(&["1", "2", "3"]), Some(&["1", "4", "0"])),
+        "a = '1' AND ROW(b, c) > ROW('2', '3') AND ROW(b, c) <= ROW('4', '0') AND b >= '2' AND b <= '4'"
+    );
+    assert_eq!(ordered(Some(&["1", "2", "3"]), Some(&["1", "2", "9"])), "a = '1' AND b = '2' AND c > '3' AND c <= '9'");
 }
 
 #[test]
@@ -115,13 +171,13 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
     let url = throwaway::shared().await.database("key").await.unwrap();
     let (client, _connection) = postgres::connect(&url, "test").await.unwrap();
     for (number, (type_name, values)) in TYPES.iter().enumerate() {
-        for columns in [vec!["k"], vec!["g", "k"]] {
-            let table = format!("t{number}_{}", columns.len());
+        for columns in [vec!["k"], vec!["g", "k"], vec!["h", "g", "k"], vec!["k", "g"]] {
+            let table = format!("t{number}_{}", columns.concat());
             let list = columns.join(", ");
             client
                 .batch_execute(&format!(
-                    "CREATE TABLE {table} (g int NOT NULL, k {type_name} NOT NULL, hits int NOT NULL DEFAULT 0); \
-                     INSERT INTO {table} (g, k) SELECT n % 7, {values} FROM generate_series(1, 1000) n; \
+                    "CREATE TABLE {table} (h bool NOT NULL, g int NOT NULL, k {type_name} NOT NULL, hits int NOT NULL DEFAULT 0); \
+                     INSERT INTO {table} (h, g, k) SELECT n % 2 = 0, n % 7, {values} FROM generate_series(1, 1000) n; \
                      ALTER TABLE {table} ADD PRIMARY KEY ({list})"
                 ))
                 .await

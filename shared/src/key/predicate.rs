@@ -3,13 +3,13 @@
 //! For a stripe, the last key of the range stands there twice, joined by OR, which makes the server read the table through a bitmap:
 //! page by page. In the order of the key it would go to and fro between pages, since rows of earlier stripes are on others by now.
 
+use super::comparison::{literals, names, row, shared_columns, unordered};
 use super::{KeyBound, KeyColumn, KeyRange, Stripe, is_one_integer};
-use crate::sql::{quote_ident, quote_literal};
 
 /// The predicate for the rows of a range and a stripe, in parentheses.
 ///
-/// The range is a comparison that an index on the key serves: of a value for one column, of rows for several. The literals
-/// stand in the text, cast to the types of their columns. The stripe is a filter beside it.
+/// The range is one that an index on the key serves ([`unordered`]). The literals stand in the text, cast to the types of their
+/// columns. The stripe is a filter beside it.
 ///
 /// `qualifier` names the table or its alias, quoted already where needed; empty leaves the columns unqualified.
 ///
@@ -17,38 +17,18 @@ use crate::sql::{quote_ident, quote_literal};
 /// When a bound has not one value for each column: such a range would select the wrong rows.
 #[must_use]
 pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>, qualifier: &str) -> String {
-    let names: Vec<String> = columns.iter().map(|column| qualified(qualifier, &column.name)).collect();
-    let key = row(&names);
-    let high = bound(columns, &range.high);
-    let above = range.low.as_ref().map_or_else(String::new, |low| format!("{key} > {} AND ", bound(columns, low)));
+    let names = names(columns, qualifier);
+    let low = range.low.as_ref().map(|low| literals(columns, low));
+    let high = literals(columns, &range.high);
+    let shared = shared_columns(range.low.as_ref(), Some(&range.high));
+    let within = unordered(&names, low.as_deref(), &high, shared);
     match stripe {
-        None => format!("({above}{key} <= {high})"),
+        None => format!("({within})"),
         Some(stripe) => {
             let filter = stripe_filter(columns, &names, stripe, range.low.as_ref());
-            format!("(({above}{key} <= {high} OR {key} = {high}) AND {filter})")
+            format!("(({within} OR {} = {}) AND {filter})", row(&names), row(&high))
         }
     }
-}
-
-fn qualified(qualifier: &str, column: &str) -> String {
-    if qualifier.is_empty() { quote_ident(column) } else { format!("{qualifier}.{}", quote_ident(column)) }
-}
-
-fn row(values: &[String]) -> String {
-    match values {
-        [value] => value.clone(),
-        values => format!("ROW({})", values.join(", ")),
-    }
-}
-
-fn bound(columns: &[KeyColumn], bound: &KeyBound) -> String {
-    assert_eq!(columns.len(), bound.0.len(), "the key {bound} does not have one value for each of its columns");
-    let values: Vec<String> = columns
-        .iter()
-        .zip(&bound.0)
-        .map(|(column, value)| format!("{}::{}", quote_literal(value), column.type_name))
-        .collect();
-    row(&values)
 }
 
 /// Stripes deal out every key once, whatever its sign: the remainder of a division has the sign of the dividend, and

@@ -37,9 +37,11 @@ impl Job<'_> {
     }
 }
 
-/// The statement behind those that begin the transaction of a batch, if any: the predicate of a stripe counts on bitmaps.
+/// The statement behind those that begin the transaction of a batch, if any: the predicates of a stripe and of a key of several columns
+/// count on bitmaps.
 fn settings(job: &Job<'_>) -> &'static str {
-    if job.cursor.window.stripes.count() > 1 { "SET LOCAL enable_bitmapscan = on;" } else { "" }
+    let several = job.bound.0.len() > 1;
+    if several || job.cursor.window.stripes.count() > 1 { "SET LOCAL enable_bitmapscan = on;" } else { "" }
 }
 
 /// The answer to the change of a batch that was sent behind the commit of the batch before: the rows that it has changed, in a

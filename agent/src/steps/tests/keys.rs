@@ -2,7 +2,7 @@ use dunlin_shared::key::KeyBound;
 use tokio_postgres::Client;
 
 use crate::catalog::{self, Key, Sample, Table, Walk};
-use crate::limits::{self, Limits};
+use crate::limits::Limits;
 use crate::testing::{Lab, batch_step, plan_task, refusal};
 
 /// Walks a table of the key `columns` filled by `rows` and changes every row once, in ranges, stripes and batches.
@@ -173,60 +173,6 @@ async fn a_step_that_assigns_its_key_is_refused() {
     let step = batch_step("T", "UPDATE \"T\" AS u SET n = 1, id = id + 1 WHERE :batch(u)", 10, 10, 0);
     let error = refusal(lab.work(1, plan_task(&step, 0)).await);
     assert!(error.message.contains("assigns the key column `id`"), "{}", error.message);
-}
-
-#[tokio::test]
-async fn a_walk_along_several_columns_uses_the_index() {
-    let lab = Lab::new().await;
-    lab.sql(
-        "CREATE TABLE t (a text COLLATE \"und-x-icu\", b int, n int, PRIMARY KEY (a, b));
-         INSERT INTO t SELECT 'k' || i % 50, i, 0 FROM generate_series(1, 20000) i; ANALYZE t",
-    )
-    .await;
-    let connection = lab.target.lend().await.unwrap();
-    let (table, key) = table_and_key(&connection).await;
-    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
-    let bound = |a: &str, b: i32| KeyBound(vec![a.to_owned(), b.to_string()]);
-    let (low, high) = (bound("k20", 500), bound("k30", 9000));
-    lab.sql(&format!("BEGIN; {}", limits::WALK)).await;
-    for sql in [
-        walk.nth_sql(Some(&low), None, 100),
-        walk.nth_sql(Some(&low), Some(&high), 100),
-        walk.grid_sql(Some(&low), &high, 100),
-        walk.rest_sql(Some(&low)),
-    ] {
-        let rows = lab.client.query(&format!("EXPLAIN {sql}"), &[]).await.unwrap();
-        let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-        let plan = plan.join("\n");
-        assert!(
-            plan.contains("Index Only Scan using t_pkey") || plan.contains("Index Only Scan Backward using t_pkey"),
-            "{plan}"
-        );
-        assert!(plan.contains("Index Cond: (ROW(") || plan.contains("Index Cond: ((ROW("), "{plan}");
-        assert!(!plan.contains("Seq Scan"), "{plan}");
-    }
-}
-
-#[tokio::test]
-async fn a_batch_uses_the_index_of_several_columns() {
-    let lab = Lab::new().await;
-    lab.sql(
-        "CREATE TABLE t (a text COLLATE \"und-x-icu\", b int, n int, PRIMARY KEY (a, b));
-         INSERT INTO t SELECT 'k' || i % 50, i, 0 FROM generate_series(1, 20000) i; ANALYZE t",
-    )
-    .await;
-    let (_, key) = table_and_key(&lab.target.lend().await.unwrap()).await;
-    let range = dunlin_shared::key::KeyRange {
-        low: Some(KeyBound(vec!["k20".to_owned(), "500".to_owned()])),
-        high: KeyBound(vec!["k20".to_owned(), "3000".to_owned()]),
-    };
-    let predicate = dunlin_shared::key::predicate(&key.columns, &range, None, "t");
-    let rows = lab.client.query(&format!("EXPLAIN UPDATE t SET n = 1 WHERE {predicate}"), &[]).await.unwrap();
-    let plan: Vec<String> = rows.iter().map(|row| row.get(0)).collect();
-    assert!(
-        plan.iter().any(|line| line.contains("Index Cond: ((ROW(") || line.contains("Index Cond: (ROW(")),
-        "{plan:#?}"
-    );
 }
 
 #[tokio::test]
