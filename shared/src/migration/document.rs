@@ -268,7 +268,8 @@ impl<'s> Document<'s, '_> {
 
     fn inline(&mut self, text: &str, at: usize) -> Option<Sql<'s>> {
         let source = self.reader.source;
-        let exact = source.text.get(at..).is_some_and(|rest| rest.starts_with(text));
+        let raw = source.text.get(at..).and_then(|rest| as_it_stands(rest, text));
+        let (text, exact) = (raw.unwrap_or(text), raw.is_some());
         self.fits(text, at).then(|| Sql { text: text.to_owned(), source, start: at, exact })
     }
 
@@ -312,6 +313,21 @@ impl<'s> Document<'s, '_> {
             }
         }
     }
+}
+
+/// The text of the file that a TOML text stands for, where it has no escapes: the reader of TOML turns CR LF into LF.
+fn as_it_stands<'s>(rest: &'s str, text: &str) -> Option<&'s str> {
+    let (mut length, bytes) = (0, rest.as_bytes());
+    for byte in text.bytes() {
+        if byte == b'\n' && bytes.get(length..length + 2) == Some(b"\r\n") {
+            length += 1;
+        }
+        if bytes.get(length) != Some(&byte) {
+            return None;
+        }
+        length += 1;
+    }
+    rest.get(..length)
 }
 
 fn checked<T, S: AsRef<str>>(

@@ -3,14 +3,15 @@
 //! The rules work on tokens and first words; they never refuse SQL for not knowing it. What a rule refuses would fail or do
 //! harm on every target: end the transaction that the checkpoint is part of, outlast it, or run outside of one unasked.
 
+use super::characters;
 use super::definition::Batch;
 use super::limits::PROBLEMS;
 use super::position::Source;
 use super::set::Problem;
-use crate::sql::lex;
 use crate::sql::placeholder::BatchSql;
-use crate::sql::statement::{Statement, statements};
+use crate::sql::statement::{Outlasts, Statement, statements};
 use crate::sql::{assigned_columns, concurrent_index};
+use crate::sql::{foreign, lex};
 
 /// SQL and where it stands.
 #[derive(Clone, Debug)]
@@ -24,19 +25,20 @@ pub(super) struct Sql<'s> {
 }
 
 impl Sql<'_> {
-    fn problem(&self, offset: usize, message: impl Into<String>, help: Option<&str>) -> Problem {
+    pub(super) fn problem(&self, offset: usize, message: impl Into<String>, help: Option<&str>) -> Problem {
         let at = if self.exact { self.start + offset } else { self.start };
         self.source.problem(at, message, help.map(str::to_owned))
     }
 
-    fn warning(&self, offset: usize, message: impl Into<String>, help: impl Into<String>) -> Problem {
+    pub(super) fn warning(&self, offset: usize, message: impl Into<String>, help: impl Into<String>) -> Problem {
         let at = if self.exact { self.start + offset } else { self.start };
         self.source.warning(at, message, Some(help.into()))
     }
 
-    /// The text as definitions keep it: blanks around it and the kind of line ends do not count.
+    /// The text as definitions keep it and agents send it: as it stands in the file, without blanks around it and without what
+    /// pg_dump says to psql alone.
     pub(super) fn canonical(&self) -> String {
-        self.text.trim().replace("\r\n", "\n")
+        foreign::without_restrictions(&self.text).trim().to_owned()
     }
 }
 
@@ -55,13 +57,22 @@ pub(super) enum Use<'b> {
 
 /// Everything that is wrong with the SQL.
 pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
-    let parsed = match BatchSql::parse(&sql.text) {
+    let mut found = characters::problems(sql);
+    let looked = foreign::look(&sql.text);
+    for foreign in &looked.foreign {
+        let (message, help) = foreign.what.told();
+        found.push(sql.problem(foreign.offset, message, Some(&help)));
+    }
+    let parsed = match BatchSql::parse(&looked.sql) {
         Ok(parsed) => parsed,
-        Err(error) => return vec![sql.problem(error.offset, error.reason.to_string(), None)],
+        Err(error) => {
+            found.push(sql.problem(error.offset, error.reason.to_string(), None));
+            return found;
+        }
     };
-    let statements = statements(&sql.text);
-    let mut found = placeholders(sql, r#use, &parsed);
-    if statements.is_empty() {
+    let statements = statements(&looked.sql);
+    found.extend(placeholders(sql, r#use, &parsed));
+    if statements.is_empty() && looked.foreign.is_empty() {
         let message = "there is no statement in this SQL";
         found.push(match r#use {
             Use::Transaction => {
@@ -74,7 +85,7 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
         found.push(sql.problem(second.offset(), message, Some("move the others to steps of their own")));
     }
     for statement in &statements {
-        found.extend(general(sql, statement));
+        found.extend(general(sql, statement, r#use));
         found.extend(special(sql, statement, r#use));
         if found.len() >= PROBLEMS {
             break;
@@ -122,7 +133,7 @@ fn one_statement(r#use: Use<'_>) -> Option<&'static str> {
     }
 }
 
-fn general(sql: &Sql<'_>, statement: &Statement<'_>) -> Option<Problem> {
+fn general(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<Problem> {
     if statement.controls_transactions() {
         let message = format!("{} is not allowed: transactions are the agent's", statement.title(1));
         let help = "leave it out; every step runs in a transaction of its own unless it says `transaction = false`";
@@ -130,12 +141,17 @@ fn general(sql: &Sql<'_>, statement: &Statement<'_>) -> Option<Problem> {
     }
     if statement.copies_with_the_client() {
         let message = "COPY to or from the client is not possible: there is no client";
-        return Some(sql.problem(statement.offset(), message, Some("use INSERT ... VALUES or a file on the server")));
+        let help = "use INSERT ... VALUES (`pg_dump --inserts` writes them), or a file on the server";
+        return Some(sql.problem(statement.offset(), message, Some(help)));
     }
-    statement.sets_for_the_session().then(|| {
-        let message = "this SET would outlast the step and change what others do on the same connection";
-        sql.problem(statement.offset(), message, Some("write SET LOCAL in the step that needs it"))
-    })
+    match (statement.sets_for_the_session()?, r#use) {
+        // The agent puts settings back behind the step, with the commit at the latest.
+        (Outlasts::Setting, Use::Transaction) => None,
+        _ => {
+            let message = "this SET would outlast the step and change what others do on the same connection";
+            Some(sql.problem(statement.offset(), message, Some("write SET LOCAL in the step that needs it")))
+        }
+    }
 }
 
 fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<Problem> {

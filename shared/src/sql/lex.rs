@@ -25,6 +25,15 @@ impl Token<'_> {
         self.kind == TokenKind::Ident && self.text.eq_ignore_ascii_case(word)
     }
 
+    /// True for strings of any kind and quoted identifiers.
+    pub(crate) fn is_quoted(&self) -> bool {
+        match self.kind {
+            TokenKind::QuotedIdent { .. } => true,
+            TokenKind::Literal { kind } => !matches!(kind, LiteralKind::Int { .. } | LiteralKind::Numeric { .. }),
+            _ => false,
+        }
+    }
+
     /// What the token leaves open at the end of the text, in words.
     pub(crate) fn left_open(&self) -> Option<&'static str> {
         match self.kind {
@@ -58,6 +67,11 @@ impl Token<'_> {
 
 /// All tokens of a text, which together are the text.
 pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
+    lex(sql, |_| None)
+}
+
+/// The tokens of a text. `read_on` sees each, and says where to read on if not behind it: what lies between is left out.
+pub(crate) fn lex<'a>(sql: &'a str, mut read_on: impl FnMut(&Token<'a>) -> Option<usize>) -> Vec<Token<'a>> {
     let mut found = Vec::new();
     let mut offset = 0;
     let mut lexer = tokenize(sql);
@@ -78,8 +92,13 @@ pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
         }
         let end = offset.saturating_add(length(&token));
         let Some(text) = sql.get(offset..end) else { break };
-        found.push(Token { kind: token.kind, offset, text });
+        let token = Token { kind: token.kind, offset, text };
+        found.push(token);
         offset = end;
+        if let Some(elsewhere) = read_on(&token) {
+            offset = elsewhere;
+            lexer = tokenize(sql.get(offset..).unwrap_or_default());
+        }
     }
     found
 }

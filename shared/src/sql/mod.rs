@@ -1,6 +1,7 @@
 //! SQL as text: quoting, and what can be told about a statement without a database.
 
 mod assigned;
+pub(crate) mod foreign;
 mod index;
 pub(crate) mod lex;
 #[cfg(test)]

@@ -12,6 +12,15 @@ pub(crate) struct Statement<'a> {
     tokens: Vec<Token<'a>>,
 }
 
+/// What a SET changes for longer than its transaction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outlasts {
+    /// A setting, which the agent puts back.
+    Setting,
+    /// Who the session is, or what its transactions are like.
+    Role,
+}
+
 /// The statements of a text, in order. Empty ones are left out.
 ///
 /// A semicolon ends a statement unless it stands in parentheses (CREATE RULE) or in the body of a function in standard
@@ -86,9 +95,20 @@ impl<'a> Statement<'a> {
             || self.begins(&["PREPARE", "TRANSACTION"])
     }
 
-    /// True for a SET whose effect outlasts the transaction.
-    pub(crate) fn sets_for_the_session(&self) -> bool {
-        self.begins(&["SET"]) && !["LOCAL", "CONSTRAINTS", "TRANSACTION"].iter().any(|word| self.begins(&["SET", word]))
+    /// What a SET changes for longer than its transaction.
+    pub(crate) fn sets_for_the_session(&self) -> Option<Outlasts> {
+        if !self.begins(&["SET"])
+            || ["LOCAL", "CONSTRAINTS", "TRANSACTION"].iter().any(|word| self.begins(&["SET", word]))
+        {
+            return None;
+        }
+        let rest = if self.begins(&["SET", "SESSION"]) { &self.tokens[2..] } else { &self.tokens[1..] };
+        let word = |word| rest.first().is_some_and(|first| first.is_word(word));
+        Some(if word("ROLE") || word("AUTHORIZATION") || word("CHARACTERISTICS") {
+            Outlasts::Role
+        } else {
+            Outlasts::Setting
+        })
     }
 
     /// True for a COPY that talks to the client.
@@ -202,10 +222,19 @@ mod tests {
 
     #[test]
     fn a_set_for_the_session_is_known_from_one_for_the_transaction() {
-        assert!(statements("SET search_path TO a")[0].sets_for_the_session());
-        assert!(statements("SET SESSION a = 1")[0].sets_for_the_session());
-        for sql in ["SET LOCAL a = 1", "SET CONSTRAINTS ALL DEFERRED", "UPDATE t SET a = 1"] {
-            assert!(!statements(sql)[0].sets_for_the_session(), "{sql}");
+        for (sql, outlasts) in [
+            ("SET search_path TO a", Some(Outlasts::Setting)),
+            ("SET SESSION a = 1", Some(Outlasts::Setting)),
+            ("SET TIME ZONE 'UTC'", Some(Outlasts::Setting)),
+            ("SET role TO a", Some(Outlasts::Role)),
+            ("SET SESSION ROLE a", Some(Outlasts::Role)),
+            ("SET SESSION AUTHORIZATION a", Some(Outlasts::Role)),
+            ("SET SESSION CHARACTERISTICS AS TRANSACTION READ ONLY", Some(Outlasts::Role)),
+            ("SET LOCAL a = 1", None),
+            ("SET CONSTRAINTS ALL DEFERRED", None),
+            ("UPDATE t SET a = 1", None),
+        ] {
+            assert_eq!(statements(sql)[0].sets_for_the_session(), outlasts, "{sql}");
         }
     }
 }

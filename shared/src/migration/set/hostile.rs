@@ -222,7 +222,7 @@ fn of_any_number_of_problems_in_a_file_a_hundred_are_told() {
     let lists = [twice, unknown].map(|list| list + "]\n" + STEP);
     let one_name = HEAD.to_owned() + &STEP.repeat(20_000);
     let fields = (0..20_000).fold(HEAD.to_owned(), |text, number| text + &format!("f{number} = 1\n")) + STEP;
-    let sql = [":batch ".repeat(50_000), "SET a = 1;".repeat(50_000)].map(|sql| step(&sql, ""));
+    let sql = [":batch ".repeat(50_000), "SET ROLE a;".repeat(50_000)].map(|sql| step(&sql, ""));
     for definition in lists.into_iter().chain(sql).chain([one_name, fields]) {
         let problems = told_of(definition);
         // Once more for what is wrong between files.

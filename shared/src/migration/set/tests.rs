@@ -191,7 +191,8 @@ fn sql_that_cannot_work_is_refused_where_it_stands() {
         ("CREATE INDEX CONCURRENTLY i ON t (a)", plain, "7:8: CREATE INDEX CONCURRENTLY cannot run in a transaction"),
         ("CREATE INDEX CONCURRENTLY ON t (a)", outside, "7:8: an index that is built concurrently needs a name"),
         ("VACUUM a; VACUUM b", outside, "7:18: a step outside a transaction is one statement"),
-        ("SET lock_timeout = 0", plain, "7:8: this SET would outlast the step"),
+        ("SET ROLE a", plain, "7:8: this SET would outlast the step"),
+        ("SET SESSION AUTHORIZATION a", plain, "7:8: this SET would outlast the step"),
         ("SET lock_timeout = 0", outside, "7:8: this SET would outlast the step"),
         ("COPY t FROM STDIN", plain, "7:8: COPY to or from the client"),
         ("DELETE FROM t WHERE :batch", plain, "7:28: `:batch` has a meaning only in a step with `batch`"),
@@ -216,6 +217,7 @@ fn sql_that_no_rule_speaks_against_is_taken_whatever_it_is() {
         "CREATE FUNCTION f() RETURNS int LANGUAGE sql BEGIN ATOMIC SELECT 1; END; SELECT f()",
         "SELECT '2024-01-01'::date, a[1:batch] FROM t; SET LOCAL lock_timeout = 0",
         "UPDATE t SET a = ':batch' -- :batch",
+        "SET statement_timeout = 0; SET SESSION search_path = a; SET TIME ZONE 'UTC'; SET client_encoding = 'UTF8'",
     ] {
         assert_eq!(told_of(&format!("[[step]]\nname = \"s\"\nsql = \"{sql}\"")), [""; 0], "{sql}");
     }
@@ -264,6 +266,84 @@ fn a_set_that_the_controller_would_refuse_for_its_size_is_refused_before() {
     assert!(told(&large, &[])[0].starts_with("a set has at most 16777216 bytes"));
     let null = [file("a.toml", &format!("{HEAD}{STEP}# a\0"))];
     assert_eq!(told(&null, &[]), ["a.toml:8:4: the character U+0000, which PostgreSQL cannot store"]);
+}
+
+/// What is told of a step whose SQL is this file; "x.sql:" is cut off.
+fn told_of_file(sql: &str) -> Vec<String> {
+    let step = "[[step]]\nname = \"s\"\nfile = \"x.sql\"";
+    let told = told(&[file("a.toml", &format!("{HEAD}{step}")), file("x.sql", sql)], &[]);
+    told.iter().map(|line| line.trim_start_matches("x.sql:").to_owned()).collect()
+}
+
+#[test]
+fn what_is_written_for_other_tools_is_named_for_what_it_is() {
+    for (sql, expected) in [
+        (
+            "\\set ON_ERROR_STOP on\nSELECT 1",
+            "1:1: `\\set` is a command of psql, not SQL: there is no psql (Dunlin has no variables",
+        ),
+        (
+            "SELECT 1;\n\\echo it's done\n",
+            "2:1: `\\echo` is a command of psql, not SQL: there is no psql (leave it out)",
+        ),
+        ("\\copy t from 'a.csv'", "1:1: `\\copy` is a command of psql, not SQL: there is no psql (write INSERT"),
+        ("COPY t (a) FROM stdin;\nit's\t$$\n\\.\nSELECT 1;\n", "1:1: COPY to or from the client is not possible"),
+        ("{{ config(a='b') }}\nSELECT 1", "1:1: `{{` is not SQL: it looks like a template"),
+        (":setup", "1:1: no statement begins with `:setup`: it looks like a variable of psql"),
+        ("SELECT 1; ${ddl}", "1:11: `${` is not SQL: it looks like a template"),
+        ("$DDL", "1:1: no statement begins with `$DDL`: it looks like a variable of a shell"),
+    ] {
+        let told = told_of_file(sql);
+        assert_eq!(told.len(), 1, "{sql}\n{told:#?}");
+        assert!(told[0].starts_with(expected), "{sql}\n{expected}\n{told:#?}");
+    }
+}
+
+#[test]
+fn characters_that_nobody_sees_are_refused_where_they_stand() {
+    assert_eq!(told_of_file("\u{feff}SELECT '\t\u{c}'\r\n"), [""; 0]);
+    for (sql, expected) in [
+        ("SELECT 1;\n\u{feff}SELECT 2", "2:1: a byte order mark (U+FEFF) inside of SQL"),
+        ("\u{feff}\u{feff}SELECT 2", "1:1: a byte order mark (U+FEFF) inside of SQL"),
+        ("SELECT '\u{8}'", "1:9: the control character U+0008 (backspace) in SQL (remove it; in a value"),
+        ("SELECT 1\u{b}", "1:9: the control character U+000B (vertical tab) in SQL"),
+        ("SELECT 1\u{1a}", "1:9: the control character U+001A"),
+        ("SELECT 1 -- \u{7f}", "1:13: the control character U+007F"),
+    ] {
+        let told = told_of_file(sql);
+        assert_eq!(told.len(), 1, "{sql:?}\n{told:#?}");
+        assert!(told[0].starts_with(expected), "{expected}\n{told:#?}");
+    }
+    let told = told_of("[[step]]\nname = \"s\"\nsql = \"UPDATE t SET a = 1 WHERE b ~ '\\bfoo'\"");
+    assert!(told[0].contains("`\\b` is a backspace: write the SQL in single quotes"), "{told:#?}");
+}
+
+#[test]
+fn sql_is_kept_as_it_stands_in_the_file_and_its_line_ends_do_not_count_in_the_checksum() {
+    let sql = |definition: &Definition| match &definition.steps[0].body {
+        StepBody::Sql { sql, .. } => sql.clone(),
+        other => panic!("{other:?}"),
+    };
+    let files =
+        |sql: &str| [file("a.toml", &format!("{HEAD}[[step]]\nname = \"s\"\nfile = \"x.sql\"")), file("x.sql", sql)];
+    let unix = Set::parse(&files("SELECT 'a\nb';\nSELECT 2\n"), &[]).unwrap();
+    let windows = Set::parse(&files("SELECT 'a\r\nb';\r\nSELECT 2\r\n"), &[]).unwrap();
+    assert_eq!(sql(&unix.entries[0].definition), "SELECT 'a\nb';\nSELECT 2");
+    assert_eq!(sql(&windows.entries[0].definition), "SELECT 'a\r\nb';\r\nSELECT 2");
+    assert_eq!(unix.entries[0].definition.checksum(), windows.entries[0].definition.checksum());
+    assert_eq!(unix.entries[0].definition.steps[0].checksum(), windows.entries[0].definition.steps[0].checksum());
+    for quotes in ["'''", "\"\"\""] {
+        let inline = format!("{HEAD}[[step]]\nname = 's'\nsql = {quotes}\nSELECT 'a\nb';\nSELECT 2{quotes}\n");
+        assert_eq!(sql(&parsed(&inline.replace('\n', "\r\n"))), "SELECT 'a\r\nb';\r\nSELECT 2");
+    }
+
+    assert_eq!(unix.warnings, []);
+    let warned: Vec<String> = windows.warnings.iter().map(ToString::to_string).collect();
+    assert_eq!(warned.len(), 1);
+    assert!(warned[0].starts_with("x.sql:1:10: warning: this string has a carriage return"), "{warned:#?}");
+    assert!(warned[0].contains(".gitattributes"));
+    assert_eq!(told_of_file("SELECT 1,\r\n  2 -- a\r\n"), [""; 0], "only in strings");
+    assert_eq!(told_of("[[step]]\nname = \"s\"\nsql = \"SELECT 'a\\r\\nb'\""), [""; 0], "it is written on purpose");
 }
 
 #[test]
