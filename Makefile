@@ -1,13 +1,18 @@
 # Every target does its own set-up: see scripts/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test chaos check bench bench-control setup-build setup-test setup-check
+.PHONY: help demo build test test-postgres chaos check bench bench-control setup-build setup-test setup-check
 
-TOOLS := target/tools
+# Where cargo builds, asked when it is needed: CARGO_TARGET_DIR and `build.target-dir` count.
+TARGET = $(shell bash scripts/target.sh)
+TOOLS = $(TARGET)/tools
 SECONDS := 60
 SEED :=
-BUF   := $(CURDIR)/$(TOOLS)/node/node_modules/.bin/buf
+VERSION :=
+SHORT :=
 # Faults on purpose, for tests only: see shared/src/failpoint.rs.
 FAULTS := --features dunlin-agent/failpoints,dunlin-controller/failpoints
+# Tests that meet nothing in which versions of PostgreSQL differ, or that take long: left out of the short form.
+ANY_VERSION := command dev examples failpoints faults foreign fleet history replicas
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,7 +21,7 @@ demo: setup-build ## Build, then bring a sample database with 500,000 users to i
 	cargo build --release --workspace
 	bash examples/demo.sh
 
-build: setup-build ## Build the programs with optimisation, into target/release
+build: setup-build ## Build the programs with optimisation, into release/ where cargo builds
 	cargo build --release --workspace
 
 test: setup-test ## Build, then run all tests, those with clients in other languages among them
@@ -24,9 +29,15 @@ test: setup-test ## Build, then run all tests, those with clients in other langu
 	cargo test --workspace --doc $(FAULTS)
 	cargo test --workspace --lib --bins --tests --no-fail-fast $(FAULTS)
 
+test-postgres: setup-test ## Run the tests on PostgreSQL VERSION=n (14 to 18); with SHORT=1 those alone that can depend on it
+	@bin=$$(bash scripts/postgres.sh $(VERSION)) && export DUNLIN_PG_BIN="$$bin" && set -x && \
+	    cargo build --workspace --bins --tests $(FAULTS) && \
+	    cargo test --workspace $(if $(SHORT),--lib --test e2e,--lib --bins --tests) --no-fail-fast $(FAULTS) \
+	        $(if $(SHORT),-- $(foreach name,$(ANY_VERSION),--skip $(name)::))
+
 chaos: setup-test ## Break everything at random for SECONDS=n (60), drawn from SEED=s (a fresh one), then check every promise
 	cargo build --workspace --bins $(FAULTS)
-	target/debug/dunlin-chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
+	$(TARGET)/debug/dunlin-chaos --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 check: setup-check ## Check format, lints, documentation, licences, protos and manifests
 	cargo fmt --all --check
@@ -36,16 +47,16 @@ check: setup-check ## Check format, lints, documentation, licences, protos and m
 	    echo 'error: failpoints are on by default, so release builds would have them' >&2; exit 1; fi
 	RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --document-private-items
 	bash scripts/deny.sh
-	cd proto && $(BUF) lint && $(BUF) format --diff --exit-code
+	cd proto && buf=$(TOOLS)/node/node_modules/.bin/buf && $$buf lint && $$buf format --diff --exit-code
 	$(TOOLS)/venv/bin/python scripts/check_deploy.py
 
 bench: setup-build ## Measure next to a single UPDATE, a plain loop and the same order by hand, 200 small migrations, and killed controllers
 	cargo build --release --workspace
-	target/release/dunlin-bench
+	$(TARGET)/release/dunlin-bench
 
 bench-control: setup-build ## Measure the control plane: lease cycles, idle agents, runs and registries of growing size
 	cargo build --release --workspace
-	target/release/dunlin-bench control
+	$(TARGET)/release/dunlin-bench control
 
 setup-build: ## Install what is missing to build and to run the demo
 	@bash scripts/setup.sh build

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
 # Shows the whole of Dunlin on this machine: a throwaway PostgreSQL, a controller, two agents, 500,000 users, and the
-# migrations of examples/learning-platform. Needs the programs in target/release (`make demo` builds them). Everything
+# migrations of examples/learning-platform. Needs the programs that `make demo` builds. Everything
 # that is started is stopped and removed at the end, also after an error or Ctrl-C.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-bin="${DUNLIN_BIN:-$PWD/target/release}"
+bin="${DUNLIN_BIN:-$(bash scripts/target.sh)/release}"
 example=examples/learning-platform
 for program in dunlin dunlin-controller dunlin-agent; do
     if [ ! -x "$bin/$program" ]; then

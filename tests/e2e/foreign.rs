@@ -1,13 +1,14 @@
-//! Clients that are not ours: health and reflection by the standard protocols, `buf curl` with nothing but the address,
-//! and a Python program with code generated from the protos.
+//! Clients that are not ours: health and reflection by the standard protocols, `buf curl` and `grpcurl` with nothing but the
+//! address, and a Python program with code generated from the protos.
 //!
-//! The tools are installed by `make setup-test`. Where they are missing these tests fail and say so.
+//! The tools are installed by `make setup-test`. Where they are missing these tests fail and say so; `grpcurl` is made with Go,
+//! and where there is no Go its test is left out, and says that.
 
 use std::process::Stdio;
 
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::numbers;
-use dunlin_tests::programs::{repository, tool};
+use dunlin_tests::programs::{repository, tool, tool_in};
 use dunlin_tests::until::{DEADLINE, until};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
@@ -145,6 +146,30 @@ async fn buf_curl_needs_nothing_but_the_address() {
         (answer["version"] == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn grpcurl_needs_nothing_but_the_address() {
+    let Some(grpcurl) = tool_in("Go", "go/grpcurl") else { return };
+    let fleet = Fleet::start().await;
+    let address = fleet.address(0).to_owned();
+    let services = run(&grpcurl, &["-plaintext", &address, "list"]).await;
+    for service in SERVICES {
+        assert!(services.lines().any(|line| line == service), "{services}");
+    }
+    let call = async |method: &str, data: &str| run(&grpcurl, &["-plaintext", "-d", data, &address, method]).await;
+    let content = trivial("by-grpcurl", 4, "CREATE TABLE by_grpcurl (id int)");
+    let set = serde_json::json!({ "files": [{ "path": "by-grpcurl.toml", "content": content }] }).to_string();
+    let registered = call("dunlin.v1.RegistryService/RegisterMigrations", &set).await;
+    assert!(registered.contains("REGISTER_OUTCOME_REGISTERED"), "{registered}");
+    let queued = call("dunlin.v1.RunService/RunPendingMigrations", r#"{"target":"main"}"#).await;
+    let queued: serde_json::Value = serde_json::from_str(&queued).unwrap();
+    let watch = serde_json::json!({ "run_ids": [queued["runs"][0]["id"]] }).to_string();
+    // The stream ends with the run.
+    let watched = call("dunlin.v1.RunService/WatchRuns", &watch).await;
+    assert!(watched.contains("RUN_STATE_SUCCEEDED"), "{watched}");
+    let version = call("dunlin.v1.RegistryService/GetSchemaVersion", r#"{"target":"main"}"#).await;
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&version).unwrap()["version"], 4);
 }
 
 #[tokio::test]
