@@ -90,6 +90,11 @@ pub(crate) fn lex<'a>(sql: &'a str, mut read_on: impl FnMut(&Token<'a>) -> Optio
             token.len = trailing_junk_start;
             lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
         }
+        // An exponent without digits begins a name for PostgreSQL 14, which can hold dollars; later versions refuse it.
+        if let TokenKind::Literal { kind: LiteralKind::Numeric { empty_exponent_start: Some(end), .. } } = token.kind {
+            token.len = end;
+            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
+        }
         let end = offset.saturating_add(length(&token));
         let Some(text) = sql.get(offset..end) else { break };
         let token = Token { kind: token.kind, offset, text };
@@ -158,8 +163,8 @@ mod tests {
     }
 
     #[test]
-    fn a_string_behind_a_dollar_keeps_its_escapes() {
-        for (sql, texts) in [("$e'\\''", ["$", "e'\\''"]), ("$1E'\\''", ["$1", "E'\\''"]), ("$12abc", ["$12", "abc"])] {
+    fn what_stands_behind_a_dollar_or_a_number_is_read_as_the_server_reads_it() {
+        for (sql, texts) in [("$e'\\''", ["$", "e'\\''"]), ("$1E'\\''", ["$1", "E'\\''"]), ("$12abc", ["$12", "abc"]), ("1e$$", ["1", "e$$"])] {
             assert_eq!(tokens(sql).iter().map(|token| token.text).collect::<Vec<_>>(), texts, "{sql}");
         }
     }
