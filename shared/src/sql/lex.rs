@@ -164,7 +164,12 @@ mod tests {
 
     #[test]
     fn what_stands_behind_a_dollar_or_a_number_is_read_as_the_server_reads_it() {
-        for (sql, texts) in [("$e'\\''", ["$", "e'\\''"]), ("$1E'\\''", ["$1", "E'\\''"]), ("$12abc", ["$12", "abc"]), ("1e$$", ["1", "e$$"])] {
+        for (sql, texts) in [
+            ("$e'\\''", ["$", "e'\\''"]),
+            ("$1E'\\''", ["$1", "E'\\''"]),
+            ("$12abc", ["$12", "abc"]),
+            ("1e$$", ["1", "e$$"]),
+        ] {
             assert_eq!(tokens(sql).iter().map(|token| token.text).collect::<Vec<_>>(), texts, "{sql}");
         }
     }
