@@ -51,6 +51,7 @@ mod builder;
 mod catalog;
 mod failpoint;
 mod failure;
+mod frame;
 mod ledger;
 mod limits;
 mod options;

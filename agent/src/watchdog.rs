@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 
-use crate::limits;
+use crate::frame;
 use crate::steps::Context;
 
 /// How patient the watchdog is.
@@ -75,7 +75,7 @@ async fn works_for(context: &Context) -> Result<bool, String> {
     let row = session
         .query_typed_one(
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state <> 'idle')",
-            &[(&limits::application_name(&context.mark()), Type::TEXT)],
+            &[(&frame::application_name(&context.mark()), Type::TEXT)],
         )
         .await
         .map_err(|error| dunlin_shared::postgres::describe(&error))?;

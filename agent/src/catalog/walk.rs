@@ -9,20 +9,19 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::Table;
 use super::facts::column_list;
-use crate::limits::{self, Durability, Limits};
+use crate::frame::{Durability, Frame};
+use crate::limits;
 use crate::target::Connection;
 
-/// A table, its key, and how long a walk may take.
+/// A table, its key, and how a walk goes about it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Walk<'a> {
     /// The table.
     pub(crate) table: &'a Table,
     /// Its key.
     pub(crate) key: &'a [KeyColumn],
-    /// What the operator allows.
-    pub(crate) limits: Limits,
-    /// The mark of the lease that it is for.
-    pub(crate) mark: &'a str,
+    /// How its transactions begin.
+    pub(crate) frame: &'a Frame,
 }
 
 impl Walk<'_> {
@@ -142,7 +141,7 @@ impl Walk<'_> {
         connection: &mut Connection,
         sql: &str,
     ) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-        let begin = limits::begin(self.limits, Durability::Later, limits::IDLE_LIMIT, self.mark);
+        let begin = format!("{};{}", self.frame.begin(Durability::Later), self.frame.enter());
         let answer = connection.begin(&format!("{begin};{};{sql};COMMIT", limits::WALK)).await;
         match answer {
             Ok(messages) => {

@@ -14,7 +14,7 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{Address, Error, State};
 use crate::failpoint::{self, Points};
-use crate::limits::MARK;
+use crate::frame::MARK;
 
 /// One step forward.
 #[derive(Debug)]
@@ -90,6 +90,9 @@ const TYPES: Values<&str> = Values {
     measured: "oid",
 };
 
+/// What an advance answers.
+const COLUMNS: usize = 5;
+
 /// The name of the statement of [`to_prepare`].
 pub(crate) const PREPARED: &str = "dunlin_advance";
 
@@ -154,17 +157,17 @@ impl Advance<'_> {
         values.statement(&if self.counters.is_empty() { String::new() } else { add_counters(self.counters) })
     }
 
-    /// Advances, and does `then` (such as `;COMMIT`) in the same message.
+    /// Advances, and does `before` (such as the way out of the SQL of a step) and `then` (such as `;COMMIT`) in the same message.
     ///
     /// # Errors
-    /// [`Error::Moved`] when the checkpoint did not match, and those of PostgreSQL.
-    pub(crate) async fn execute(&self, client: &Client, then: &str) -> Result<Advanced, Error> {
-        let stream = client.simple_query_raw(&format!("{}{then}", self.sql())).await?;
+    /// [`Error::Moved`] when the checkpoint did not match or `before` divides by zero, and those of PostgreSQL.
+    pub(crate) async fn execute(&self, client: &Client, before: &str, then: &str) -> Result<Advanced, Error> {
+        let stream = client.simple_query_raw(&format!("{before}{}{then}", self.sql())).await?;
         let mut stream = pin!(stream);
         let mut advanced = None;
         while let Some(message) = stream.next().await {
             match message {
-                Ok(SimpleQueryMessage::Row(row)) => advanced = Some(read(&row)?),
+                Ok(SimpleQueryMessage::Row(row)) if row.len() == COLUMNS => advanced = Some(read(&row)?),
                 Ok(_) => {}
                 // Only before the row is it the fence that divides by zero.
                 Err(error) if advanced.is_none() && error.code() == Some(&SqlState::DIVISION_BY_ZERO) => {
@@ -176,18 +179,25 @@ impl Advance<'_> {
         advanced.ok_or_else(|| Error::Damaged("an advance was not answered".to_owned()))
     }
 
-    /// Advances and commits, in one message: the server goes on to the commit only when the checkpoint has moved.
+    /// Advances and commits, in one message: the server goes on to the commit, and to `then` behind it, only when the checkpoint has
+    /// moved.
     ///
     /// # Errors
-    /// [`Error::Moved`] when the checkpoint did not match, and those of PostgreSQL.
-    pub(crate) async fn commit(&self, client: &Client, points: &Points) -> Result<Advanced, Error> {
+    /// [`Error::Moved`] when the checkpoint did not match or `before` divides by zero, and those of PostgreSQL.
+    pub(crate) async fn commit(
+        &self,
+        client: &Client,
+        points: &Points,
+        before: &str,
+        then: &str,
+    ) -> Result<Advanced, Error> {
         let advanced = if failpoint::armed(points.advanced) {
-            let advanced = self.execute(client, "").await?;
+            let advanced = self.execute(client, before, "").await?;
             failpoint::at(client, points.advanced).await?;
-            client.batch_execute("COMMIT").await?;
+            client.batch_execute(&format!("COMMIT{then}")).await?;
             advanced
         } else {
-            self.execute(client, ";COMMIT").await?
+            self.execute(client, before, &format!(";COMMIT{then}")).await?
         };
         failpoint::at(client, points.committed).await?;
         Ok(advanced)

@@ -32,6 +32,8 @@ pub(crate) struct Facts {
     pub(crate) number: i32,
     /// True when a pooler stands between: the connection was told another process than the one that answers.
     pub(crate) pooled: bool,
+    /// The role that the agent works under, quoted where that is needed: the one of the connection, or the one that it is set to.
+    pub(crate) role: String,
 }
 
 /// Why a target cannot be worked with.
@@ -120,8 +122,8 @@ pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
     let version = version.split(' ').next().unwrap_or_default().to_owned();
     let told = told_pid(&client.cancel_token()).await;
     let pooled = told != Some(row.try_get(6)?);
-    let facts = Facts { version, number: row.try_get(1)?, pooled };
     let (role, database): (String, String) = (row.try_get(4)?, row.try_get(5)?);
+    let facts = Facts { version, number: row.try_get(1)?, pooled, role: role.clone() };
     if facts.number < OLDEST_SERVER {
         return Err(Error::TooOld(facts.version));
     }

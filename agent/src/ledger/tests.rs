@@ -7,7 +7,8 @@ use tokio_postgres::Client;
 
 use super::*;
 use crate::failpoint::RANGE;
-use crate::limits::{self, Durability, Limits};
+use crate::frame::{Durability, Frame};
+use crate::limits::Limits;
 use crate::steps::Ended;
 use crate::testing::{Lab, MIGRATION, connect, seal, until};
 
@@ -44,7 +45,7 @@ async fn lab() -> Lab {
 }
 
 async fn begin(client: &Client) {
-    let sql = limits::begin(Limits::default(), Durability::Later, limits::IDLE_LIMIT, "mark");
+    let sql = Frame::new(Limits::default(), "mark".to_owned(), None).begin(Durability::Later);
     client.batch_execute(&sql).await.unwrap();
 }
 
@@ -57,7 +58,7 @@ async fn take_and_commit(client: &Client, claim: &Claim) -> Taken {
 
 async fn change(client: &Client) {
     begin(client).await;
-    client.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
+    client.batch_execute("UPDATE public.t SET n = n * 3 + 1").await.unwrap();
 }
 
 /// How an advance is sent.
@@ -90,11 +91,11 @@ async fn advance(client: &Client, epoch: i64, batches: i64, sent: Sent) -> Resul
         prepared: matches!(sent, Sent::Prepared),
     };
     let advanced = match sent {
-        Sent::Open => advance.execute(client, "").await,
-        Sent::Written => advance.execute(client, ";COMMIT").await,
+        Sent::Open => advance.execute(client, "", "").await,
+        Sent::Written => advance.execute(client, "", ";COMMIT").await,
         Sent::Prepared => {
             client.batch_execute(&to_prepare()).await.unwrap();
-            advance.commit(client, RANGE).await
+            advance.commit(client, RANGE, "", "").await
         }
     };
     if advanced.is_err() {
@@ -227,7 +228,7 @@ async fn the_ghost_of_an_own_transaction_cannot_double_a_batch() {
         change(&again).await;
         advance(&again, 1, checkpoint.batches, sent).await.unwrap();
 
-        ghost.batch_execute("UPDATE t SET n = n * 3 + 1").await.unwrap();
+        ghost.batch_execute("UPDATE public.t SET n = n * 3 + 1").await.unwrap();
         assert!(matches!(advance(&ghost, 1, 0, sent).await, Err(Error::Moved)));
         assert_eq!(value(&lab).await, 16, "the batch was done once");
     }

@@ -1,21 +1,34 @@
 //! Checks: queries that must return true.
 
 use dunlin_proto::v1::Check;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::Error;
+use super::framed::Framed;
+use super::{Context, Error};
 use crate::failure::Place;
+use crate::frame::Durability;
+use crate::target::Connection;
 
-/// Runs checks, in order, in the transaction that is open.
+/// Runs checks, in order, in the transaction that is open and commits as is said.
 ///
 /// # Errors
 /// The first that does not hold or is not a check.
-pub(super) async fn all(client: &Client, checks: &[Check], place: &Place) -> Result<(), Error> {
+pub(super) async fn all(
+    context: &Context,
+    connection: &mut Connection,
+    checks: &[Check],
+    durability: Durability,
+    place: &Place,
+) -> Result<(), Error> {
+    if checks.is_empty() {
+        return Ok(());
+    }
+    let framed = Framed::within(connection, context.frame(), durability).await;
+    let framed = framed.map_err(|error| Error::of_postgres(&error, place))?;
     for check in checks {
         let place = Place { step: String::new(), check: check.name.clone(), ..place.clone() };
         // The extended protocol: one statement only, and the type of its column is known.
-        let rows = client.query_typed(&check.sql, &[]).await.map_err(|error| Error::of_postgres(&error, &place))?;
+        let rows = framed.execute(connection, connection.query_typed(&check.sql, &[]), &place).await?;
         let no_check = |what: String| {
             Error::Final(place.refuse(
                 format!("the query of the check \"{}\" {what} instead of one row with one boolean", check.name),

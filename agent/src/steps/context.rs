@@ -8,16 +8,16 @@ use std::time::Duration;
 use dunlin_proto::v1::Step;
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TargetName, TransformName};
 use futures::future::join;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::Error;
 use super::range::Learnt;
 use crate::failure::Place;
+use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Claim, Kind, Taken};
-use crate::limits::{self, Durability, Limits};
+use crate::limits::Limits;
 use crate::session::{Lease, Signal};
-use crate::target::{self, Connection, Target};
+use crate::target::{self, Connection, Direct, Target};
 use crate::transform::Transforms;
 use crate::watchdog::Watch;
 
@@ -112,9 +112,9 @@ impl Context {
         format!("{}.{}", id.task, id.epoch)
     }
 
-    /// The statements that begin a transaction of this lease.
-    pub(super) fn begin(&self, durability: Durability) -> String {
-        limits::begin(self.limits, durability, limits::IDLE_LIMIT, &self.mark())
+    /// How the transactions of this lease begin.
+    pub(super) fn frame(&self) -> Frame {
+        Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role))
     }
 
     /// The claim of this lease to a checkpoint.
@@ -146,7 +146,7 @@ impl Context {
     }
 
     /// A session of one's own, to one process of the server.
-    pub(super) async fn direct(&self, place: &Place) -> Result<Client, Error> {
+    pub(super) async fn direct(&self, place: &Place) -> Result<Direct, Error> {
         self.target.direct().await.map_err(|error| of_target(error, place))
     }
 
@@ -197,7 +197,7 @@ impl Context {
         claim: &Claim,
         durability: Durability,
     ) -> Result<Taken, ledger::Error> {
-        let begin = self.begin(durability);
+        let begin = self.frame().begin(durability);
         connection.opening();
         let (begun, taken) = join(connection.simple_query(&begin), ledger::take(connection, claim)).await;
         begun?;

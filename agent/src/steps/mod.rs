@@ -6,6 +6,7 @@
 
 mod check;
 mod context;
+mod framed;
 mod no_transaction;
 mod plan;
 mod range;

@@ -23,8 +23,9 @@ use super::repair::Repair;
 use super::{Context, Ended, Error, check, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
+use crate::frame::{self, Durability, Frame};
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
-use crate::limits::{self, Durability};
+use crate::target::Direct;
 
 /// How long the lock is polled before the lease is given back.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
@@ -59,7 +60,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
         let begun = ledger::anything_begun(&connection, &address).await;
         let checked = match begun {
             Ok(true) => Ok(()),
-            Ok(false) => check::all(&connection, &task.before, &place).await,
+            Ok(false) => check::all(context, &mut connection, &task.before, Durability::AtCommit, &place).await,
             Err(error) => Err(Error::of_ledger(error, &place)),
         };
         if let Err(error) = checked {
@@ -77,13 +78,13 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     failpoint::at(&connection, OUTSIDE.taken).await.map_err(of_postgres)?;
     drop(connection);
 
-    let session = context.direct(&place).await?;
+    let Direct { session, role } = context.direct(&place).await?;
     // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
     let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
-    let name = limits::application_name(&context.mark());
+    let name = frame::application_name(&context.mark());
     let settings = format!("{IDLE_CHECK};SET application_name = '{name}'");
     session.batch_execute(&settings).await.map_err(of_postgres)?;
-    let attempt = Attempt { context, step, address, place: &place, checkpoint, session };
+    let attempt = Attempt { context, step, address, place: &place, checkpoint, session, role };
     if !attempt.lock().await? {
         return Ok(Ended::Told);
     }
@@ -97,6 +98,8 @@ struct Attempt<'a> {
     place: &'a Place,
     checkpoint: Checkpoint,
     session: Client,
+    /// The role of the session, which can have another one than the agent has elsewhere.
+    role: String,
 }
 
 impl Attempt<'_> {
@@ -223,9 +226,9 @@ impl Attempt<'_> {
             measured: None,
             prepared: false,
         };
-        let begin = limits::begin(self.context.limits, Durability::AtCommit, limits::IDLE_LIMIT, &mark);
-        self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
-        let advanced = advance.commit(&self.session, OUTSIDE).await;
+        let frame = Frame::new(self.context.limits, mark.clone(), Some(self.role.clone()));
+        self.session.batch_execute(&frame.begin(Durability::AtCommit)).await.map_err(|error| self.failed(&error))?;
+        let advanced = advance.commit(&self.session, OUTSIDE, "", "").await;
         advanced.map_err(|error| Error::of_ledger(error, self.place))?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied: None })
     }

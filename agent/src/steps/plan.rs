@@ -25,8 +25,8 @@ use super::{Context, Ended, Error, check, given, seal, statement};
 use crate::catalog::{self, Key, Table, Walk};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
+use crate::frame::Durability;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, StoredRange, Taken};
-use crate::limits::Durability;
 use crate::target::Connection;
 
 /// Rows in a range where the definition does not say: what is left of the table, shared out over the slots that could work on it,
@@ -156,7 +156,7 @@ impl Plan<'_> {
             if !self.task.before.is_empty()
                 && !ledger::anything_begun(connection, &self.address).await.map_err(of_ledger)?
             {
-                check::all(connection, &self.task.before, self.place).await?;
+                check::all(self.context, connection, &self.task.before, Durability::AtCommit, self.place).await?;
             }
         } else {
             unfinished = ledger::unfinished_ranges(connection, &self.address).await.map_err(of_ledger)?;
@@ -214,8 +214,8 @@ impl Plan<'_> {
         checkpoint: &Checkpoint,
     ) -> Result<Ended, Error> {
         let mut batches = checkpoint.batches;
-        let mark = self.context.mark();
-        let walk = Walk { table: &self.table, key: &self.key.columns, limits: self.context.limits, mark: &mark };
+        let frame = self.context.frame();
+        let walk = Walk { table: &self.table, key: &self.key.columns, frame: &frame };
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
         let first = cursor.ranges == 0;
@@ -295,12 +295,12 @@ impl Plan<'_> {
             prepared: false,
         };
         connection.opening();
-        let begin = self.context.begin(Durability::AtCommit);
+        let begin = self.context.frame().begin(Durability::AtCommit);
         let insert = async {
             ledger::insert_ranges(connection, &self.address, self.checksum, self.context.run.0, ranges).await?;
             failpoint::at(connection, PLAN.changed).await.map_err(ledger::Error::from)
         };
-        let advance = advance.commit(connection, PLAN);
+        let advance = advance.commit(connection, PLAN, "", "");
         let begun = connection.simple_query(&begin);
         let (begun, inserted, advanced) = if failpoint::armed(PLAN.changed) {
             (begun.await, insert.await, advance.await)

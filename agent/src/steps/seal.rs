@@ -6,8 +6,8 @@ use serde_json::{Value, json};
 use super::{Context, Ended, Error, check};
 use crate::failpoint::{self, SEAL};
 use crate::failure::Place;
+use crate::frame::Durability;
 use crate::ledger::{self, Address, Applied, Kind, Stale, Sums, Taken};
-use crate::limits::Durability;
 use crate::target::Connection;
 
 pub(super) async fn run(context: &Context, task: &SealTask, again: bool) -> Result<Ended, Error> {
@@ -59,14 +59,14 @@ async fn execute(
 /// Everything that a migration ends with, up to the commit.
 pub(super) async fn write(
     context: &Context,
-    connection: &Connection,
+    connection: &mut Connection,
     task: &SealTask,
     address: &Address,
     sums: &Sums,
     place: &Place,
 ) -> Result<Box<dunlin_proto::v1::AppliedMigration>, Error> {
     let place = Place { step: String::new(), ..place.clone() };
-    check::all(connection, &task.after, &place).await?;
+    check::all(context, connection, &task.after, Durability::AtCommit, &place).await?;
     let Some(migration) = &task.migration else {
         return Err(Error::Final(place.refuse(
             "the controller sent the end of a migration without the migration",

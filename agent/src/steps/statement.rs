@@ -9,11 +9,12 @@ use serde_json::Map;
 use tokio_postgres::SimpleQueryMessage;
 
 use super::context::names;
+use super::framed::Framed;
 use super::{Context, Ended, Error, check, no_transaction, seal};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
+use crate::frame::Durability;
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
-use crate::limits::Durability;
 use crate::target::Connection;
 
 pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) -> Result<Ended, Error> {
@@ -102,11 +103,13 @@ impl Work<'_> {
             && self.checkpoint.fresh
             && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)?
         {
-            check::all(connection, &self.task.before, self.place).await?;
+            check::all(self.context, connection, &self.task.before, Durability::AtCommit, self.place).await?;
         }
+        let framed =
+            Framed::within(connection, self.context.frame(), Durability::AtCommit).await.map_err(of_postgres)?;
         let mut rows = 0;
         for step in &self.task.steps {
-            rows += self.step(connection, step).await?;
+            rows += self.step(connection, &framed, step).await?;
         }
         failpoint::at(connection, points.changed).await.map_err(of_postgres)?;
         let applied = match &self.task.seal {
@@ -124,15 +127,15 @@ impl Work<'_> {
             connection.rollback().await;
             return Ok(Ended::Told);
         }
-        connection.commit_and_discard().await.map_err(of_postgres)?;
+        connection.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, points.committed).await.map_err(of_postgres)?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
     }
 
-    async fn step(&self, connection: &mut Connection, step: &Step) -> Result<i64, Error> {
+    async fn step(&self, connection: &Connection, framed: &Framed, step: &Step) -> Result<i64, Error> {
         let place = self.context.place(&step.name);
-        let answer = connection.simple_query(&step.sql).await;
-        answer.map(|messages| rows_changed(&messages)).map_err(|error| Error::of_postgres(&error, &place))
+        let messages = framed.execute(connection, connection.simple_query(&step.sql), &place).await?;
+        Ok(rows_changed(&messages))
     }
 
     async fn advance(&self, connection: &mut Connection, rows: i64) -> Result<(), Error> {
@@ -152,7 +155,7 @@ impl Work<'_> {
             measured: None,
             prepared: false,
         };
-        match advance.execute(connection, "").await {
+        match advance.execute(connection, "", "").await {
             Ok(_) => Ok(()),
             // The row is locked by this very transaction, unless SQL of the step has ended it.
             Err(ledger::Error::Moved) => Err(ended_transaction(self.place)),

@@ -3,6 +3,11 @@
 //! What must stay true: a connection that is given back to the pool has no transaction open. A future of the agent can be
 //! dropped at any point, so the connection counts as used up from `BEGIN` until the end of the transaction is answered; used
 //! up means closed, and PostgreSQL rolls back what was open.
+//!
+//! A session that has executed SQL of a definition is not given back either: what such SQL can leave in it (locks, settings that were
+//! never there before, prepared statements) cannot all be seen, let alone be removed. What can be is removed in the message that ends
+//! the transaction; then the session ends with the task. Behind a pooler the removal is all there can be, since the session is not
+//! the agent's.
 
 use std::ops::{Deref, DerefMut};
 use std::pin::pin;
@@ -13,11 +18,17 @@ use dunlin_shared::postgres::Connector;
 use futures::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use crate::frame::{DISCARD, FREE_NAMES};
+
 /// A connection, and whether it may go back to the pool.
 #[derive(Debug)]
 pub(crate) struct Connection {
     held: Held,
     open: bool,
+    /// True once SQL of a definition was executed.
+    used: bool,
+    /// True when a pooler stands on the way.
+    pooled: bool,
     connector: Arc<Connector>,
 }
 
@@ -37,12 +48,35 @@ impl Connection {
     /// # Errors
     /// The target cannot be reached.
     pub(crate) async fn lend(pool: &Pool, connector: &Arc<Connector>) -> Result<Self, PoolError> {
-        Ok(Self { held: Held::Pooled(pool.get().await?), open: false, connector: Arc::clone(connector) })
+        Ok(Self::of(Held::Pooled(pool.get().await?), connector))
     }
 
     /// A connection of one's own.
     pub(crate) fn own(client: Client, connector: &Arc<Connector>) -> Self {
-        Self { held: Held::Own(client), open: false, connector: Arc::clone(connector) }
+        Self::of(Held::Own(client), connector)
+    }
+
+    fn of(held: Held, connector: &Arc<Connector>) -> Self {
+        Self { held, open: false, used: false, pooled: false, connector: Arc::clone(connector) }
+    }
+
+    /// Says whether a pooler stands on the way.
+    pub(super) fn set_pooled(&mut self, pooled: bool) {
+        self.pooled = pooled;
+    }
+
+    /// Says that SQL of a definition comes next, or code of a transform.
+    pub(crate) fn lend_to_definition(&mut self) {
+        self.used = true;
+    }
+
+    /// What follows a COMMIT or ROLLBACK in its message: the removal of what SQL of a definition may have left in the session.
+    pub(crate) fn removal(&self) -> String {
+        match (self.used, self.pooled) {
+            (false, _) => String::new(),
+            (true, false) => format!(";{DISCARD}"),
+            (true, true) => format!(";{DISCARD};{FREE_NAMES}"),
+        }
     }
 
     /// Marks the connection as used up before a transaction is begun.
@@ -64,19 +98,34 @@ impl Connection {
         self.simple_query(sql).await
     }
 
-    /// Commits.
+    /// Commits, and removes what SQL of a definition may have left in the session.
+    ///
+    /// Both go in one message, so that a pooler in transaction mode has both done by the same process of the server.
     ///
     /// # Errors
-    /// Those of PostgreSQL. An error that the server did not send leaves open whether the commit happened.
+    /// Those of PostgreSQL. An error that the server did not send leaves open whether the commit happened. When only the removal
+    /// fails, the connection is used up.
     pub(crate) async fn commit(&mut self) -> Result<(), tokio_postgres::Error> {
-        self.batch_execute("COMMIT").await?;
+        let end = format!("COMMIT{}", self.removal());
+        let mut committed = false;
+        {
+            let mut answers = pin!(self.simple_query_raw(&end).await?);
+            while let Some(answer) = answers.next().await {
+                match answer {
+                    Ok(_) => committed = true,
+                    Err(_) if committed => return Ok(()),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
         self.open = false;
         Ok(())
     }
 
-    /// Rolls back. Where that fails the connection is closed, which comes to the same.
+    /// Rolls back, and removes what outlasts that. Where it fails the connection is closed, which comes to the same.
     pub(crate) async fn rollback(&mut self) {
-        if self.open && self.batch_execute("ROLLBACK").await.is_ok() {
+        let end = format!("ROLLBACK{}", self.removal());
+        if self.open && self.batch_execute(&end).await.is_ok() {
             self.open = false;
         }
     }
@@ -104,29 +153,6 @@ impl Connection {
         self.batch_execute(sql).await?;
         self.commit().await
     }
-
-    /// Commits, and removes what SQL of a definition may have left in the session: settings, roles, temporary tables. Prepared
-    /// statements stay: they belong to the client library and to batches.
-    ///
-    /// Both go in one message, so that a pooler in transaction mode has both done by the same process of the server.
-    ///
-    /// # Errors
-    /// Those of the commit, as for [`commit`](Self::commit). When only the rest fails, the connection is used up.
-    pub(crate) async fn commit_and_discard(&mut self) -> Result<(), tokio_postgres::Error> {
-        const END: &str = "COMMIT;CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
-            SELECT pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
-        let mut committed = false;
-        let mut answers = pin!(self.simple_query_raw(END).await?);
-        while let Some(answer) = answers.next().await {
-            match answer {
-                Ok(_) => committed = true,
-                Err(_) if committed => return Ok(()),
-                Err(error) => return Err(error),
-            }
-        }
-        self.open = false;
-        Ok(())
-    }
 }
 
 impl Deref for Connection {
@@ -153,16 +179,20 @@ impl DerefMut for Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if !self.open || self.is_closed() {
+        let kept = !self.open && (!self.used || self.pooled);
+        if kept || self.is_closed() {
             return;
         }
-        // Used up: it does not go back to the pool.
+        // It does not go back to the pool.
         let token = self.cancel_token();
         let (lent, own) = match std::mem::replace(&mut self.held, Held::Gone) {
             Held::Pooled(object) => (Some(Object::take(object)), None),
             Held::Own(client) => (None, Some(client)),
             Held::Gone => return,
         };
+        if !self.open {
+            return;
+        }
         // Not needed for being right, since nobody sends the COMMIT: it frees the locks of a long statement earlier. The
         // connection is closed afterwards, because a pooler knows what to cancel only as long as it is open.
         let connector = Arc::clone(&self.connector);

@@ -8,7 +8,7 @@ mod eye;
 #[cfg(test)]
 mod tests;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
@@ -39,6 +39,22 @@ pub(crate) enum Error {
     Pooled,
 }
 
+/// A session of one's own.
+pub(crate) struct Direct {
+    /// The session.
+    pub(crate) session: Client,
+    /// Its role, quoted where that is needed.
+    pub(crate) role: String,
+}
+
+/// What is known about a target.
+#[derive(Debug, Default)]
+struct Known {
+    facts: Option<Facts>,
+    /// True when the ledger was there when somebody looked last.
+    ledger: bool,
+}
+
 /// A target.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -47,7 +63,7 @@ pub(crate) struct Target {
     /// The way past a pooler.
     direct: Option<Arc<Connector>>,
     pool: Pool,
-    facts: Mutex<Option<Facts>>,
+    known: Mutex<Known>,
     suspected: Arc<Notify>,
     eye: tokio::sync::Mutex<Eye>,
 }
@@ -65,7 +81,7 @@ impl Target {
             connector,
             direct: None,
             pool,
-            facts: Mutex::new(None),
+            known: Mutex::default(),
             suspected: Arc::default(),
             eye: tokio::sync::Mutex::default(),
         })
@@ -106,13 +122,14 @@ impl Target {
     }
 
     async fn prepared(&self, connection: &mut Connection) -> Result<(), Error> {
-        if self.facts().is_none() {
+        if !self.known().ledger {
             // Given up in the middle, the connection is not fit for others.
             connection.opening();
             let facts = ledger::prepare(connection).await?;
             connection.closed();
             self.keep(facts);
         }
+        connection.set_pooled(self.pooled());
         Ok(())
     }
 
@@ -133,21 +150,27 @@ impl Target {
     ///
     /// # Errors
     /// The target does not answer, or there is a pooler on the way.
-    pub(crate) async fn direct(&self) -> Result<Client, Error> {
-        let client = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
+    pub(crate) async fn direct(&self) -> Result<Direct, Error> {
+        let session = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
         let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
-        let row = client.query_typed_one("SELECT pg_backend_pid()", &[]).await.map_err(lost)?;
-        let pid: i32 = row.try_get(0).map_err(lost)?;
-        if told_pid(&client.cancel_token()).await == Some(pid) { Ok(client) } else { Err(Error::Pooled) }
+        let who = "SELECT pg_backend_pid(), quote_ident(current_user)";
+        let row = session.query_typed_one(who, &[]).await.map_err(lost)?;
+        let (pid, role): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
+        let direct = told_pid(&session.cancel_token()).await == Some(pid);
+        if direct { Ok(Direct { session, role }) } else { Err(Error::Pooled) }
     }
 
     /// What is known about the server, once it was reached.
     pub(crate) fn facts(&self) -> Option<Facts> {
-        self.facts.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.known().facts.clone()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn keep(&self, facts: Facts) {
-        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = Some(facts);
+        *self.known() = Known { facts: Some(facts), ledger: true };
     }
 
     /// True when connections go through a pooler.
@@ -157,7 +180,7 @@ impl Target {
 
     /// The ledger was not where it should be: look for it, and make it where it is missing, before the next work.
     pub(crate) fn forget(&self) {
-        *self.facts.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.known().ledger = false;
     }
 
     /// Something about the target is not as expected: look again soon and report what it has.

@@ -72,6 +72,11 @@ impl Lab {
         Self::at(&url, &format!("{url}?options=-c%20{name}%3D{value}")).await
     }
 
+    /// The same database, where a setting of the server is another one for the agent's sessions.
+    pub(crate) async fn again_with_setting(self, name: &str, value: &str) -> Self {
+        Self::at(&self.url, &format!("{}?options=-c%20{name}%3D{value}", self.url)).await
+    }
+
     /// A laboratory whose agent reaches the database through a proxy.
     pub(crate) async fn behind_a_proxy() -> (Self, Proxy) {
         let server = throwaway::shared().await;

@@ -16,9 +16,10 @@ use super::order::Job;
 use super::{Sums, Worker, in_words};
 use crate::failpoint::{self, CODE, RANGE};
 use crate::failure::Place;
+use crate::frame::{Durability, FREE_NAMES, WHICH};
 use crate::ledger::{self, Advance, Advanced, State};
-use crate::limits::{self, Durability};
-use crate::steps::{Error, statement};
+use crate::limits::IDLE_LIMIT_OF_CODE;
+use crate::steps::{Error, framed, statement};
 use crate::target::Connection;
 use crate::transform::{self, Batch, Outcome, Transform};
 
@@ -44,9 +45,17 @@ fn settings(job: &Job<'_>) -> &'static str {
     if several || job.cursor.window.stripes.count() > 1 { "SET LOCAL enable_bitmapscan = on;" } else { "" }
 }
 
-/// The answer to the change of a batch that was sent behind the commit of the batch before: the rows that it has changed, in a
-/// transaction that is open.
-pub(super) type Ahead = Result<i64, tokio_postgres::Error>;
+/// The change of a batch, in a transaction that is open.
+#[derive(Debug)]
+pub(super) struct Changed {
+    /// The rows that it has changed.
+    rows: i64,
+    /// The transaction.
+    transaction: String,
+}
+
+/// The answer to the change of a batch that was sent behind the commit of the batch before.
+pub(super) type Ahead = Result<Changed, tokio_postgres::Error>;
 
 /// A batch that was committed.
 struct Committed {
@@ -65,7 +74,7 @@ impl Worker<'_> {
         next: Option<&Job<'_>>,
     ) -> Result<Option<Ahead>, Error> {
         if !self.prepared && matches!(self.body, Body::Sql(_)) && self.knows_its_session() {
-            let begin = self.context.begin(Durability::Later);
+            let begin = self.frame.begin(Durability::Later);
             let prepared = connection.prepare(&begin, ledger::PREPARED_ADVANCE, &ledger::to_prepare()).await;
             if let Err(error) = prepared {
                 connection.rollback().await;
@@ -102,15 +111,18 @@ impl Worker<'_> {
         place: &Place,
     ) -> Result<Committed, Error> {
         connection.opening();
+        connection.lend_to_definition();
         let changed = match ahead {
             Some(changed) => changed,
             None => self.change(connection, sql, job).await,
         };
-        let rows = changed.map_err(|error| Error::of_postgres(&error, place))?;
+        let Changed { rows, transaction } = changed.map_err(|error| Error::of_postgres(&error, place))?;
         let (counters, mark) = (Map::new(), self.context.mark());
         // The server commits if and only if the checkpoint has moved.
         let advance = self.advance(job, rows, &counters, &mark);
-        let commit = advance.commit(connection, RANGE);
+        let leave = format!("{};", self.frame.leave(&transaction, job.durability()));
+        let removal = self.removal(connection, job);
+        let commit = advance.commit(connection, RANGE, &leave, &removal);
         let (advanced, ahead) = match next {
             Some(next) if self.may_go_ahead() => {
                 let (advanced, ahead) = join(commit, self.change(connection, sql, next)).await;
@@ -139,10 +151,17 @@ impl Worker<'_> {
 
     /// Begins the transaction of a batch and changes its rows. The transaction cannot be committed by what this sends.
     async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
-        let begin = self.context.begin(job.durability());
-        let messages = client.simple_query(&format!("{begin};{}{}", settings(job), self.render(sql, job))).await?;
+        let begin = self.frame.begin_entered(job.durability());
+        let change = format!("{begin};{}{}", settings(job), self.render(sql, job));
+        let messages = client.simple_query(&change).await?;
         failpoint::at(client, RANGE.changed).await?;
-        Ok(statement::rows_changed(&messages))
+        Ok(Changed { rows: statement::rows_changed(&messages), transaction: framed::number(&messages) })
+    }
+
+    /// What follows the commit of a batch in its message. In a session of the agent's own, what a batch leaves is there for the next one
+    /// of the same step at most; behind a pooler it would be there for whoever comes next.
+    fn removal(&self, connection: &Connection, job: &Job<'_>) -> String {
+        if job.last || self.context.target.pooled() { connection.removal() } else { String::new() }
     }
 
     fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
@@ -176,14 +195,19 @@ impl Worker<'_> {
             *connection = self.context.fresh(place).await?;
         }
         let mark = self.context.mark();
-        let limits = limits::settings(self.context.limits, job.durability(), limits::IDLE_LIMIT_OF_CODE, &mark);
+        let frame = self.frame.clone().with_idle(IDLE_LIMIT_OF_CODE);
         connection.opening();
+        connection.lend_to_definition();
+        let removal = self.removal(connection, job);
         let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
         let transaction = begin.start().await.map_err(of_postgres)?;
-        transaction.batch_execute(&format!("{limits};{}", settings(job))).await.map_err(of_postgres)?;
+        let begin = format!("{WHICH};{};", frame.settings(job.durability()));
+        let number = framed::number(&transaction.simple_query(&begin).await.map_err(of_postgres)?);
         if pooled {
-            transaction.batch_execute(limits::FREE_NAMES).await.map_err(of_postgres)?;
+            transaction.batch_execute(FREE_NAMES).await.map_err(of_postgres)?;
         }
+        let enter = format!("{};{}", frame.enter(), settings(job));
+        transaction.batch_execute(&enter).await.map_err(of_postgres)?;
         let outcome = AssertUnwindSafe(code.apply(&batch, &transaction)).catch_unwind().await;
         let outcome = match outcome {
             Ok(Ok(outcome)) => outcome,
@@ -200,9 +224,14 @@ impl Worker<'_> {
         let rows = usable(&outcome, place)?;
         failpoint::at(transaction.client(), CODE.changed).await.map_err(of_postgres)?;
         let advance = self.advance(job, rows, &outcome.counters, &mark);
-        let advanced = advance.execute(transaction.client(), "").await;
+        let leave = format!("{};", frame.leave(&number, job.durability()));
+        let advanced = advance.execute(transaction.client(), &leave, "").await;
         let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
         failpoint::at(transaction.client(), CODE.advanced).await.map_err(of_postgres)?;
+        if !removal.is_empty() {
+            // The COMMIT that the client library knows is one more, without effect.
+            transaction.batch_execute(&format!("COMMIT{removal}")).await.map_err(of_postgres)?;
+        }
         transaction.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();

@@ -31,8 +31,8 @@ use super::{Context, Ended, Error, given, seal};
 use crate::catalog::{self, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
+use crate::frame::{Durability, Frame};
 use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
-use crate::limits::Durability;
 use crate::target::Connection;
 
 /// What the agent has learnt about a step.
@@ -107,6 +107,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         key,
         range,
         body,
+        frame: context.frame(),
         fixed_rows: given(settings.size),
         batch_rows: pace::FIRST,
         durable: Durable::default(),
@@ -138,6 +139,8 @@ struct Worker<'a> {
     key: Vec<KeyColumn>,
     range: KeyRange,
     body: Body,
+    /// How its transactions begin.
+    frame: Frame,
     /// Rows of a batch, where the definition says.
     fixed_rows: Option<u32>,
     /// Rows of a batch in this window.
@@ -263,16 +266,15 @@ impl Worker<'_> {
         {
             return Ok(bounds);
         }
-        let mut bounds =
-            self.walk(&self.context.mark()).grid(connection, low, high, span).await.map_err(of_postgres)?;
+        let mut bounds = self.walk().grid(connection, low, high, span).await.map_err(of_postgres)?;
         if bounds.last() != Some(high) {
             bounds.push(high.clone());
         }
         Ok(bounds)
     }
 
-    fn walk<'a>(&'a self, mark: &'a str) -> Walk<'a> {
-        Walk { table: &self.table, key: &self.key, limits: self.context.limits, mark }
+    fn walk(&self) -> Walk<'_> {
+        Walk { table: &self.table, key: &self.key, frame: &self.frame }
     }
 
     fn rows_left(&self) -> i64 {

@@ -40,8 +40,7 @@ impl Worker<'_> {
         let high = if rows_left <= wanted_rows + wanted_rows / 2 {
             None
         } else {
-            let bound =
-                self.walk(&self.context.mark()).nth(connection, low.as_ref(), Some(&self.range.high), wanted).await;
+            let bound = self.walk().nth(connection, low.as_ref(), Some(&self.range.high), wanted).await;
             bound.map_err(|error| Error::of_postgres(&error, self.place))?
         };
         self.window_rows = if high.is_some() { wanted_rows } else { rows_left };
@@ -107,7 +106,7 @@ impl Worker<'_> {
         high: &KeyBound,
         sample: Sample,
     ) -> Result<Option<Pages>, Error> {
-        let pages = self.walk(&self.context.mark()).pages(connection, low, high, sample).await;
+        let pages = self.walk().pages(connection, low, high, sample).await;
         pages.map_err(|error| Error::of_postgres(&error, self.place))
     }
 

@@ -4,6 +4,7 @@ use dunlin_shared::key::{KeyBound, KeyRange, Stripe, predicate};
 use tokio_postgres::Client;
 
 use crate::catalog::{self, Key, Table, Walk};
+use crate::frame::Frame;
 use crate::limits::{self, Limits};
 use crate::testing::{Lab, batch_step};
 
@@ -49,7 +50,7 @@ async fn a_walk_along_several_columns_uses_the_index() {
     .await;
     let connection = lab.target.lend().await.unwrap();
     let (table, key) = table_and_key(&connection).await;
-    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
+    let walk = Walk { table: &table, key: &key.columns, frame: &Frame::new(Limits::default(), String::new(), None) };
     lab.sql(&format!("BEGIN; {}", limits::WALK)).await;
     for (high, condition) in [("k30", "((ROW("), ("k20", "((a = 'k20'::text) AND (b > ")] {
         let (low, high) = (bound(&["k20", "500"]), bound(&[high, "9000"]));
@@ -121,7 +122,7 @@ async fn a_batch_and_a_walk_leave_out_the_partitions_that_have_no_rows_of_theirs
         assert!(plan.contains("t3_pkey") && !plan.contains("Seq Scan on t"), "{plan}");
         assert!([1, 2, 4, 5, 6, 7, 8].iter().all(|month| !plan.contains(&format!("t{month}_pkey"))), "{plan}");
     }
-    let walk = Walk { table: &table, key: &key.columns, limits: Limits::default(), mark: "" };
+    let walk = Walk { table: &table, key: &key.columns, frame: &Frame::new(Limits::default(), String::new(), None) };
     lab.sql(&format!("BEGIN; {}", limits::WALK)).await;
     for (sql, left_out) in [
         (walk.nth_sql(Some(&bound(&low)), Some(&bound(&high)), 100), vec![1, 2, 4, 5, 6, 7, 8]),

@@ -2,6 +2,7 @@
 
 mod batches;
 mod exactly_once;
+mod framed;
 mod key_plans;
 mod keys;
 mod no_transaction;
