@@ -199,7 +199,7 @@ async fn dunlin(change: Change, url: &str, controller: &str, agents: u32, slots:
         }
         Ok(called.elapsed())
     });
-    let request = RunMigrationRequest { migration_id: "change".to_owned(), ..Default::default() };
+    let request = RunMigrationRequest { migration_id: "change".to_owned(), wait_for_agent: true, ..Default::default() };
     let run = fleet.runs().run_migration(request).await?.into_inner().run;
     let run = run.ok_or_else(|| Error::Unexpected("the migration was skipped".to_owned()))?;
     wait_for(fleet.runs(), vec![run.id]).await?;

@@ -144,14 +144,21 @@ async fn kill_once(
     data.batch_execute("TRUNCATE signs").await?;
     match work {
         Work::Ranges => {
-            let request =
-                RunMigrationRequest { migration_id: "ranges".to_owned(), rerun: round > 0, ..Default::default() };
+            let request = RunMigrationRequest {
+                migration_id: "ranges".to_owned(),
+                rerun: round > 0,
+                wait_for_agent: true,
+                ..Default::default()
+            };
             fleet.runs().run_migration(request).await?;
         }
         Work::Chain => {
             let first = 2 + round * CHAIN;
             fleet.register((first..first + CHAIN).map(link).collect()).await?;
-            fleet.runs().run_pending_migrations(RunPendingMigrationsRequest::default()).await?;
+            fleet
+                .runs()
+                .run_pending_migrations(RunPendingMigrationsRequest { wait_for_agent: true, ..Default::default() })
+                .await?;
         }
     }
     // Each time at another place.

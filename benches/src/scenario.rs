@@ -211,7 +211,12 @@ async fn small(server: &Server, rounds: u32) -> Result<(), Error> {
         let fleet = Fleet::start(&controller, &target, 2, 2).await?;
         fleet.register(small_set()).await?;
         let start = Instant::now();
-        let runs = fleet.runs().run_pending_migrations(RunPendingMigrationsRequest::default()).await?.into_inner().runs;
+        let runs = fleet
+            .runs()
+            .run_pending_migrations(RunPendingMigrationsRequest { wait_for_agent: true, ..Default::default() })
+            .await?
+            .into_inner()
+            .runs;
         wait_for(fleet.runs(), runs.iter().map(|run| run.id).collect()).await?;
         dunlin.push(start.elapsed().as_secs_f64());
         let applied: i64 =

@@ -11,7 +11,7 @@ Exit codes:
   0    done
   1    a migration failed or was cancelled; for `dev`: something it runs has died
   2    wrong usage, or a problem in a definition
-  3    no controller can be reached, or it cannot answer now
+  3    no controller can be reached, or it cannot answer now, or no agent reaches the target
   4    refused: something else has to be done first
   130  ended by Ctrl-C; a run that was watched goes on";
 
@@ -90,6 +90,8 @@ pub(crate) enum Command {
     List(commands::list::Args),
     /// Show one migration
     Show(commands::show::Args),
+    /// Cancel a run that has not begun, and what waits for it
+    Cancel(commands::cancel::Args),
     /// Show runs, newest first
     Runs(commands::runs::Args),
     /// Follow runs to their end

@@ -5,6 +5,7 @@
 
 use std::io;
 
+use dunlin_proto::status::{Details, TARGET_UNREACHED};
 use dunlin_proto::v1::Run;
 use tonic::{Code, Status};
 
@@ -19,7 +20,7 @@ pub(crate) enum Error {
     /// Definitions have problems, which have been printed.
     #[error("")]
     Problems,
-    /// No controller can be reached, or the one that was cannot answer.
+    /// No controller can be reached, or the one that was cannot answer, or no agent reaches the target.
     #[error("{0}")]
     Unreachable(String),
     /// Something else has to be done first.
@@ -67,6 +68,8 @@ impl Error {
             | Code::FailedPrecondition
             | Code::Aborted
             | Code::ResourceExhausted => Self::Refused(text),
+            // The controller answers well; it is the target that cannot be reached.
+            Code::Unavailable if Details::of(status).reason == TARGET_UNREACHED => Self::Unreachable(text),
             Code::Ok
             | Code::Cancelled
             | Code::Unknown

@@ -149,6 +149,7 @@ async fn attempt(
         run_ids: what.run_ids.clone(),
         target: what.target.clone(),
         after_sequence: followed.sequence,
+        all: what.run_ids.is_empty(),
     };
     let mut stream = client.watch_runs(request).await?.into_inner();
     while let Some(response) = stream.message().await? {

@@ -10,6 +10,7 @@ mod connection;
 mod dev;
 mod error;
 mod follow;
+mod operator;
 mod output;
 mod render;
 

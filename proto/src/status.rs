@@ -20,6 +20,9 @@ pub fn error(code: Code, reason: &str, message: impl Into<String>) -> Status {
     Status::with_error_details(code, message, ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new()))
 }
 
+/// The reason of an error: no agent reaches the target now.
+pub const TARGET_UNREACHED: &str = "TARGET_UNREACHED";
+
 /// An error with a reason and named values for programs.
 pub fn error_with<N: Into<String>, V: Into<String>>(
     code: Code,

@@ -67,5 +67,8 @@ impl Api {
 /// True for an error that a fault explains: the way to the controller broke, or the controller cannot work just now.
 pub(crate) fn passes(status: &Status) -> bool {
     // What a controller says itself has a reason; what the transport says has none.
-    matches!(Details::of(status).reason.as_str(), "" | "DATABASE_UNAVAILABLE" | "STOPPING" | "CONFLICT")
+    matches!(
+        Details::of(status).reason.as_str(),
+        "" | "DATABASE_UNAVAILABLE" | "STOPPING" | "CONFLICT" | "TARGET_UNREACHED"
+    )
 }

@@ -90,7 +90,7 @@ impl Operator {
             }
             let runs = |reason: i32| reason == i32::from(WaitReason::Run);
             if plan.pending.iter().any(|one| !one.waits.iter().any(|wait| runs(wait.reason))) {
-                let request = RunPendingMigrationsRequest { target: target.clone() };
+                let request = RunPendingMigrationsRequest { target: target.clone(), wait_for_agent: true };
                 let send =
                     |channel, request| async move { client::runs(channel).run_pending_migrations(request).await };
                 let queued = self.api.call(request, send).await;
@@ -101,8 +101,12 @@ impl Operator {
     }
 
     async fn repeat(&self, migration: &str) -> Result<(), Refused> {
-        let request =
-            RunMigrationRequest { migration_id: migration.to_owned(), target: self.target.to_owned(), rerun: true };
+        let request = RunMigrationRequest {
+            migration_id: migration.to_owned(),
+            target: self.target.to_owned(),
+            rerun: true,
+            wait_for_agent: true,
+        };
         let send = |channel, request| async move { client::runs(channel).run_migration(request).await };
         let queued = self.api.call(request, send).await;
         match queued {

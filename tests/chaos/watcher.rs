@@ -21,7 +21,12 @@ pub(crate) type Story = Arc<Mutex<Vec<Told>>>;
 pub(crate) async fn watch(api: Api, target: &'static str, mut sequence: i64, story: Story, violations: Violations) {
     loop {
         if let Some(channel) = api.connect().await {
-            let request = WatchRunsRequest { run_ids: Vec::new(), target: target.to_owned(), after_sequence: sequence };
+            let request = WatchRunsRequest {
+                all: true,
+                target: target.to_owned(),
+                after_sequence: sequence,
+                ..WatchRunsRequest::default()
+            };
             let mut runs = client::runs(channel);
             let status = match timeout(LIMIT, runs.watch_runs(request)).await {
                 Err(_) => None,

@@ -183,6 +183,9 @@ async fn a_python_client_made_from_the_protos_registers_runs_and_watches() {
         [client.to_str().unwrap(), fleet.address(0), fleet.migrations().to_str().unwrap()].map(str::to_owned);
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let told = run(&python, &arguments).await;
-    assert!(told.contains("version 7"), "{told}");
+    assert!(told.contains("1 runs") && told.contains("version 7"), "{told}");
+    // Nothing is pending the second time, and it ends all the same.
+    let told = run(&python, &arguments).await;
+    assert!(told.contains("0 runs") && told.contains("version 7"), "{told}");
     numbers::assert_transformed_once(fleet.main(), 500).await;
 }

@@ -23,3 +23,4 @@ mod mending;
 mod replicas;
 mod scenarios;
 mod tables;
+mod unreached;

@@ -7,7 +7,9 @@ use std::process::Command;
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
-use dunlin_proto::v1::{Agent, Event, GetRunRequest, ListAgentsRequest, ListEventsRequest, ListRunsRequest, Run};
+use dunlin_proto::v1::{
+    Agent, Event, GetRunRequest, ListAgentsRequest, ListEventsRequest, ListRunsRequest, ListTargetsRequest, Run,
+};
 use tempfile::TempDir;
 use tonic::transport::Channel;
 
@@ -302,7 +304,14 @@ impl Fleet {
         until(&format!("{count} agents are connected"), async || {
             let agents = self.list_agents().await?;
             let ready = |agent: &&Agent| agent.connected && agent.targets.len() == self.targets.len();
-            (agents.iter().filter(ready).count() == count).then_some(())
+            if agents.iter().filter(ready).count() != count {
+                return None;
+            }
+            // What an agent sees of its targets is stored a moment after it has connected.
+            let answer = FleetServiceClient::new(self.channel()).list_targets(ListTargetsRequest::default()).await;
+            let targets = answer.ok()?.into_inner().targets;
+            let seen = targets.iter().filter(|target| target.reachable || !target.error.is_empty()).count();
+            (count == 0 || seen >= self.targets.len()).then_some(())
         })
         .await;
     }

@@ -80,7 +80,12 @@ impl Controllers {
 
     /// Queues a run of a migration on a target.
     pub(crate) async fn run(&self, migration: &str, target: &str, rerun: bool) -> Result<i64, Error> {
-        let request = RunMigrationRequest { migration_id: migration.to_owned(), target: target.to_owned(), rerun };
+        let request = RunMigrationRequest {
+            migration_id: migration.to_owned(),
+            target: target.to_owned(),
+            rerun,
+            wait_for_agent: true,
+        };
         let run = self.runs().run_migration(request).await?.into_inner().run;
         Ok(run.ok_or_else(|| Error::Unexpected(format!("migration {migration} was skipped")))?.id)
     }

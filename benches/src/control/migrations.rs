@@ -97,7 +97,11 @@ async fn measure(server: &Server, count: u32) -> Result<[String; 11], Error> {
     starter.stop().await?;
 
     let start = Instant::now();
-    let pending = controllers.runs().run_pending_migrations(RunPendingMigrationsRequest::default()).await?.into_inner();
+    let pending = controllers
+        .runs()
+        .run_pending_migrations(RunPendingMigrationsRequest { wait_for_agent: true, ..Default::default() })
+        .await?
+        .into_inner();
     let queued = start.elapsed();
     let ids: Vec<i64> = pending.runs.iter().map(|run| run.id).collect();
     expect(ids.len(), count - 1)?;

@@ -21,6 +21,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Error> {
         Command::Version(args) => super::version::execute(&args, &controllers, &output).await,
         Command::List(args) => super::list::execute(&args, &controllers, &output).await,
         Command::Show(args) => super::show::execute(&args, &controllers, &output).await,
+        Command::Cancel(args) => super::cancel::execute(&args, &controllers, &output).await,
         Command::Runs(args) => super::runs::execute(&args, &controllers, &output).await,
         Command::Watch(args) => super::watch::execute(&args, &controllers, &output).await,
         Command::Events(args) => super::events::execute(&args, &controllers, &output).await,

@@ -6,9 +6,8 @@ use comfy_table::{Cell, Color};
 use dunlin_proto::v1::{
     AppliedMigration, ListAppliedMigrationsRequest, ListMigrationsRequest, ListMigrationsResponse, Migration,
 };
-use tonic::Code;
+use tonic::{Code, Status};
 
-use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
@@ -17,19 +16,29 @@ use crate::render::{Align, Columns, Look, time_or};
 /// The options of `dunlin list`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    #[command(flatten)]
-    target: Target,
+    /// The database, by the name that agents give it [default: main]
+    #[arg(long, short, value_name = "NAME")]
+    target: Option<String>,
 }
+
+/// What a target has, by the ids of the migrations.
+type Applied = BTreeMap<String, AppliedMigration>;
 
 /// Asks and prints.
 pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let answer = ListMigrationsResponse { migrations: all(controllers).await?, next_page_token: String::new() };
-    let applied = if output.json() { None } else { applied(controllers, &args.target.target).await? };
+    let target = args.target.as_deref().unwrap_or("main");
+    let applied = match applied(controllers, target).await? {
+        // Who names no target asks for the migrations; that nobody has ever served `main` takes nothing from the answer.
+        Err(status) if args.target.is_some() => return Err(status.into()),
+        Err(_never_served) => None,
+        Ok(applied) => Some(applied),
+    };
     output.answer(&answer, |look| {
         if answer.migrations.is_empty() {
             return "No migrations are registered. `dunlin register DIR` registers those of a directory.".to_owned();
         }
-        table(look, &answer.migrations, &args.target.target, applied.as_ref())
+        table(look, &answer.migrations, target, applied.as_ref())
     })
 }
 
@@ -47,32 +56,27 @@ async fn all(controllers: &Controllers) -> Result<Vec<Migration>, Error> {
     }
 }
 
-/// What a target has, by id. None when no agent has ever served the target.
-async fn applied(controllers: &Controllers, target: &str) -> Result<Option<BTreeMap<String, AppliedMigration>>, Error> {
+/// What a target has, by id; the inner error when no agent has ever served the target.
+async fn applied(controllers: &Controllers, target: &str) -> Result<Result<Applied, Status>, Error> {
     let mut client = controllers.registry().await?;
-    let mut applied = BTreeMap::new();
+    let mut applied = Applied::new();
     let mut page_token = String::new();
     loop {
         let request = ListAppliedMigrationsRequest { target: target.to_owned(), page_size: 1_000, page_token };
         let page = match client.list_applied_migrations(request).await {
             Ok(page) => page.into_inner(),
-            Err(status) if status.code() == Code::NotFound => return Ok(None),
+            Err(status) if status.code() == Code::NotFound => return Ok(Err(status)),
             Err(status) => return Err(status.into()),
         };
         applied.extend(page.applied.into_iter().map(|row| (row.id.clone(), row)));
         page_token = page.next_page_token;
         if page_token.is_empty() {
-            return Ok(Some(applied));
+            return Ok(Ok(applied));
         }
     }
 }
 
-fn table(
-    look: &Look,
-    migrations: &[Migration],
-    target: &str,
-    applied: Option<&BTreeMap<String, AppliedMigration>>,
-) -> String {
+fn table(look: &Look, migrations: &[Migration], target: &str, applied: Option<&Applied>) -> String {
     let header = format!("ON {}", target.to_uppercase());
     let mut table = Columns::new(
         look,

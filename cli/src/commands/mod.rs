@@ -1,6 +1,7 @@
 //! The commands, one file each: its options, and what it does.
 
 pub(crate) mod agents;
+pub(crate) mod cancel;
 pub(crate) mod check;
 pub(crate) mod completions;
 pub(crate) mod dev;

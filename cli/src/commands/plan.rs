@@ -7,7 +7,7 @@ use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, waits, words};
+use crate::render::{Align, Columns, Look, time_or, waits, words};
 
 /// The options of `dunlin plan`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +19,8 @@ pub(crate) struct Args {
 /// Asks and prints.
 pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let answer = ask(controllers, &args.target.target).await?;
-    output.answer(&answer, |look| text(look, &answer))
+    output.answer(&answer, |look| text(look, &answer))?;
+    super::version::unreached(answer.unreached.as_deref())
 }
 
 /// The plan of a target.
@@ -30,12 +31,26 @@ pub(super) async fn ask(controllers: &Controllers, target: &str) -> Result<PlanP
 
 fn text(look: &Look, plan: &PlanPendingResponse) -> String {
     let Some(last) = plan.pending.iter().map(|migration| migration.version).max() else {
-        return format!("Nothing is pending: {} is at schema version {}.", plan.target, plan.version);
+        if plan.unreached.is_none() {
+            return format!("Nothing is pending: {} is at schema version {}.", plan.target, plan.version);
+        }
+        return match &plan.report_time {
+            Some(time) => format!(
+                "Nothing was pending when {} was reported last, at {}: it was at schema version {}.",
+                plan.target,
+                time_or(look, Some(time), "-"),
+                plan.version
+            ),
+            None => format!("What is pending on {} is not known: no agent has ever reached it.", plan.target),
+        };
     };
-    let agent = waits::agent(plan.pending.iter().flat_map(|migration| &migration.waits));
-    let agent = agent.map(|message| format!("\nNothing can run now: {message}")).unwrap_or_default();
+    let verb = if plan.unreached.is_none() {
+        "is".to_owned()
+    } else {
+        format!("(reported {}) was", time_or(look, plan.report_time.as_ref(), "never"))
+    };
     format!(
-        "{} is at schema version {}; {} would bring it to {}:\n\n{}{agent}",
+        "{} {verb} at schema version {}; {} would bring it to {}:\n\n{}",
         plan.target,
         plan.version,
         words::plural(plan.pending.len(), "pending migration", "pending migrations"),
@@ -100,6 +115,8 @@ mod tests {
         let plan = PlanPendingResponse {
             target: "main".to_owned(),
             version: 2,
+            report_time: None,
+            unreached: None,
             pending: vec![
                 migration("a", 3, Vec::new()),
                 migration("b", 4, vec![wait(WaitReason::Order, "a")]),

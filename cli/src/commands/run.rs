@@ -26,6 +26,9 @@ pub(crate) struct Args {
     /// Repeat the migration although it is applied
     #[arg(long, requires = "id", conflicts_with = "pending")]
     rerun: bool,
+    /// Queue also where no agent reaches the target now: what is queued waits for one
+    #[arg(long)]
+    wait_for_agent: bool,
     /// Start and do not follow
     #[arg(long, short)]
     detach: bool,
@@ -45,7 +48,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
 
 async fn pending(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let target = &args.target.target;
-    let request = RunPendingMigrationsRequest { target: target.clone() };
+    let request = RunPendingMigrationsRequest { target: target.clone(), wait_for_agent: args.wait_for_agent };
     let started = controllers.runs().await?.run_pending_migrations(request).await?.into_inner();
     if started.runs.is_empty() {
         let version = version(controllers, target).await;
@@ -64,7 +67,12 @@ async fn pending(args: &Args, controllers: &Controllers, output: &Output) -> Res
 
 async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let target = &args.target.target;
-    let request = RunMigrationRequest { migration_id: id.to_owned(), target: target.clone(), rerun: args.rerun };
+    let request = RunMigrationRequest {
+        migration_id: id.to_owned(),
+        target: target.clone(),
+        rerun: args.rerun,
+        wait_for_agent: args.wait_for_agent,
+    };
     let started = controllers.runs().await?.run_migration(request).await?.into_inner();
     let Some(run) = started.run.clone() else {
         return output.answer(&started, |_| format!("Skipped: {}", started.message));

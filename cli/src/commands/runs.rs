@@ -30,8 +30,6 @@ pub(crate) struct Args {
 enum State {
     Queued,
     Running,
-    Pausing,
-    Paused,
     Succeeded,
     Failed,
     Cancelled,
@@ -42,8 +40,6 @@ impl From<State> for RunState {
         match state {
             State::Queued => Self::Queued,
             State::Running => Self::Running,
-            State::Pausing => Self::Pausing,
-            State::Paused => Self::Paused,
             State::Succeeded => Self::Succeeded,
             State::Failed => Self::Failed,
             State::Cancelled => Self::Cancelled,

@@ -5,8 +5,9 @@ use std::sync::Mutex;
 
 use dunlin_proto::v1::run_service_server::{RunService, RunServiceServer};
 use dunlin_proto::v1::{
-    Event, GetRunRequest, GetRunResponse, ListEventsRequest, ListEventsResponse, ListRunsRequest, ListRunsResponse,
-    RunMigrationRequest, RunMigrationResponse, RunPendingMigrationsRequest, RunPendingMigrationsResponse, RunState,
+    CancelRunRequest, CancelRunResponse, Event, GetRunRequest, GetRunResponse, ListEventsRequest, ListEventsResponse,
+    ListRunsRequest, ListRunsResponse, RunMigrationRequest, RunMigrationResponse, RunPendingMigrationsRequest,
+    RunPendingMigrationsResponse, RunState,
 };
 use futures::stream::{self, BoxStream};
 use tokio::net::TcpListener;
@@ -42,6 +43,10 @@ impl RunService for Fake {
     }
 
     async fn run_migration(&self, _: Request<RunMigrationRequest>) -> Result<Response<RunMigrationResponse>, Status> {
+        Err(Status::unimplemented(""))
+    }
+
+    async fn cancel_run(&self, _: Request<CancelRunRequest>) -> Result<Response<CancelRunResponse>, Status> {
         Err(Status::unimplemented(""))
     }
 

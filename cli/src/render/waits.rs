@@ -2,7 +2,7 @@
 
 use dunlin_proto::v1::{Wait, WaitReason};
 
-/// What is waited for. That no agent is there holds for all migrations of a target alike, and is [told](agent) once.
+/// What is waited for. That no agent is there holds for all migrations of a target alike, and is told once, elsewhere.
 pub(crate) fn short(waits: &[Wait]) -> Option<String> {
     let of = |reason| waits.iter().filter(move |wait| wait.reason() == reason);
     if let Some(run) = of(WaitReason::Run).next() {
@@ -14,11 +14,6 @@ pub(crate) fn short(waits: &[Wait]) -> Option<String> {
         return Some(format!("its turn, behind {}", other.migration_id));
     }
     (!parts.is_empty()).then(|| parts.join(", "))
-}
-
-/// The words for the lack of an agent, where that is what keeps anything waiting.
-pub(crate) fn agent<'a>(waits: impl IntoIterator<Item = &'a Wait>) -> Option<&'a str> {
-    waits.into_iter().find(|wait| wait.reason() == WaitReason::Agent).map(|wait| wait.message.as_str())
 }
 
 #[cfg(test)]
@@ -42,6 +37,5 @@ mod tests {
     fn the_lack_of_an_agent_is_told_apart() {
         let waits = [wait(WaitReason::Agent, "")];
         assert_eq!(short(&waits), None);
-        assert_eq!(agent(&waits), Some("words"));
     }
 }

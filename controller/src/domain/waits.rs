@@ -55,6 +55,18 @@ pub struct Fleet {
 }
 
 impl Fleet {
+    /// Why no agent reaches the target now; `None` when one does.
+    #[must_use]
+    pub fn unreached(&self, target: &TargetName) -> Option<String> {
+        if self.reaching > 0 {
+            return None;
+        }
+        Some(match self.error.as_str() {
+            "" => format!("no connected agent serves target {target}; start one with --target {target}=URL"),
+            error => format!("no connected agent reaches target {target}: {error}"),
+        })
+    }
+
     /// What a task that needs some code waits for.
     #[must_use]
     pub fn waits(&self, transforms: &[TransformName]) -> Vec<Wait> {

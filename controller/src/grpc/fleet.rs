@@ -8,7 +8,7 @@ use dunlin_proto::v1::fleet_service_server::FleetService;
 use tonic::{Request, Response, Status};
 
 use super::page;
-use super::status::{of_store, target};
+use super::status::{known, of_store};
 use crate::replica::Replica;
 
 /// The service.
@@ -32,7 +32,7 @@ impl FleetService for Fleet {
         let request = request.into_inner();
         let of_target = match request.target.as_str() {
             "" => None,
-            name => Some(target(name)?),
+            name => Some(known(&self.replica.store, name).await?),
         };
         let filter = of_target.as_ref().map(|target| target.as_str());
         let size = page::size(request.page_size, 100, 1000)?;

@@ -97,7 +97,7 @@ impl RegistryService for Registry {
         let target = target(&request.into_inner().target)?;
         let store = &self.replica.store;
         let outlook = store.outlook(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
-        let version = store.schema_version(&target).await.map_err(of_store)?.unwrap_or(0);
+        let version = store.schema_version(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
         let fleet = store.fleet(&target).await.map_err(of_store)?;
         let order: Vec<waits::Pending> = outlook
             .pending
@@ -125,7 +125,13 @@ impl RegistryService for Registry {
                 impacts: one.impacts,
             })
             .collect();
-        Ok(Response::new(v1::PlanPendingResponse { target: target.to_string(), version, pending }))
+        Ok(Response::new(v1::PlanPendingResponse {
+            target: target.to_string(),
+            version: version.version,
+            pending,
+            report_time: version.reported_at.map(timestamp),
+            unreached: fleet.unreached(&target),
+        }))
     }
 
     async fn list_applied_migrations(
@@ -156,9 +162,16 @@ impl RegistryService for Registry {
         request: Request<v1::GetSchemaVersionRequest>,
     ) -> Result<Response<v1::GetSchemaVersionResponse>, Status> {
         let target = target(&request.into_inner().target)?;
-        let version = self.replica.store.schema_version(&target).await.map_err(of_store)?;
-        let version = version.ok_or_else(|| no_target(&target))?;
-        Ok(Response::new(v1::GetSchemaVersionResponse { target: target.to_string(), version }))
+        let store = &self.replica.store;
+        // Whether it is reached is asked first: what was reported before that moment is in the version.
+        let fleet = store.fleet(&target).await.map_err(of_store)?;
+        let version = store.schema_version(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
+        Ok(Response::new(v1::GetSchemaVersionResponse {
+            target: target.to_string(),
+            version: version.version,
+            report_time: version.reported_at.map(timestamp),
+            unreached: fleet.unreached(&target),
+        }))
     }
 }
 

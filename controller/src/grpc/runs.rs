@@ -13,12 +13,16 @@ use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::page;
-use super::status::{bad_field, bad_id, no_migration, no_run, no_target, of_store, target};
+use super::status::{
+    STATED, bad_field, bad_id, known, no_migration, no_run, no_target, of_store, stated, target, unreached,
+};
 use super::watch;
+use crate::domain::run::State;
 use crate::replica::Replica;
 use crate::store;
+use crate::store::cancelling::Cancel;
 use crate::store::events::Filter;
-use crate::store::queueing::Single;
+use crate::store::queueing::{All, Single};
 use crate::store::runs::RunFilter;
 
 /// The service.
@@ -37,6 +41,14 @@ impl Runs {
         Ok(views.iter().map(convert::run_out).collect())
     }
 
+    /// The target of a filter; `None` for all.
+    async fn named(&self, name: &str) -> Result<Option<String>, Status> {
+        if name.is_empty() {
+            return Ok(None);
+        }
+        known(&self.replica.store, name).await.map(|target| Some(target.into()))
+    }
+
     /// The answer when runs were not queued, or nobody knows whether they were.
     fn refused(&self, error: store::Error) -> Status {
         if error.retryable() {
@@ -52,9 +64,14 @@ impl RunService for Runs {
         &self,
         request: Request<v1::RunPendingMigrationsRequest>,
     ) -> Result<Response<v1::RunPendingMigrationsResponse>, Status> {
-        let target = target(&request.into_inner().target)?;
-        let queued = self.replica.store.queue_pending(&target).await.map_err(|error| self.refused(error))?;
-        let queued = queued.ok_or_else(|| no_target(&target))?;
+        let request = request.into_inner();
+        let target = target(&request.target)?;
+        let asked = self.replica.store.queue_pending(&target, request.wait_for_agent).await;
+        let queued = match asked.map_err(|error| self.refused(error))? {
+            All::Queued(queued) => queued,
+            All::NoTarget => return Err(no_target(&target)),
+            All::Unreached(fleet) => return Err(unreached(&target, &fleet)),
+        };
         self.replica.wake(&queued.wakes);
         let runs = self.runs(&queued.runs).await?;
         Ok(Response::new(v1::RunPendingMigrationsResponse { runs }))
@@ -67,7 +84,8 @@ impl RunService for Runs {
         let request = request.into_inner();
         let target = target(&request.target)?;
         let id = MigrationId::parse(request.migration_id.as_str()).map_err(|error| bad_id("migration_id", &error))?;
-        match self.replica.store.queue_one(&target, &id, request.rerun).await.map_err(|error| self.refused(error))? {
+        let asked = self.replica.store.queue_one(&target, &id, request.rerun, request.wait_for_agent).await;
+        match asked.map_err(|error| self.refused(error))? {
             Single::Queued(queued) => {
                 self.replica.wake(&queued.wakes);
                 let run = self.runs(&queued.runs).await?.into_iter().next();
@@ -79,8 +97,27 @@ impl RunService for Runs {
             }
             Single::NoMigration => Err(no_migration(id.as_str())),
             Single::NoTarget => Err(no_target(&target)),
-            Single::Unfinished(run) => Err(unfinished(&id, &target, run)),
+            Single::Unreached(fleet) => Err(unreached(&target, &fleet)),
+            Single::Unfinished(run) => Err(unfinished_run(&id, &target, run)),
             Single::Lacking(missing) => Err(lacking(&id, &target, &missing)),
+        }
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        let request = request.into_inner();
+        let by = stated("cancelled_by", &request.cancelled_by, STATED)?;
+        match self.replica.store.cancel_run(request.id, &by).await.map_err(|error| self.refused(error))? {
+            Cancel::Cancelled { behind, wakes } => {
+                self.replica.wake(&wakes);
+                let run = self.runs(&[request.id]).await?.into_iter().next();
+                Ok(Response::new(v1::CancelRunResponse { run, behind: self.runs(&behind).await? }))
+            }
+            Cancel::NoRun => Err(no_run(request.id)),
+            Cancel::Begun(state) => Err(begun(request.id, state)),
+            Cancel::Ended(state) => Err(ended(request.id, state)),
         }
     }
 
@@ -102,7 +139,8 @@ impl RunService for Runs {
                 state.ok_or_else(|| bad_field("states", format!("{number} is no state of a run")))
             })
             .collect::<Result<Vec<_>, _>>()?;
-        let filter = RunFilter { target: named(&request.target)?, migration: id(&request.migration_id)?, states };
+        let filter =
+            RunFilter { target: self.named(&request.target).await?, migration: id(&request.migration_id)?, states };
         let digest = format!("{filter:?}");
         let before: i64 = page::after(LIST, &digest, &request.page_token)?.unwrap_or(i64::MAX);
         let views = self.replica.store.list_runs(&filter, before, size + 1).await.map_err(of_store)?;
@@ -130,7 +168,7 @@ impl RunService for Runs {
         let size = page::size(request.page_size, 100, 1000)?;
         let filter = Filter {
             run_id: (request.run_id != 0).then_some(request.run_id),
-            target: named(&request.target)?,
+            target: self.named(&request.target).await?,
             migration_id: id(&request.migration_id)?,
             newest_first: request.newest_first,
         };
@@ -143,14 +181,6 @@ impl RunService for Runs {
     }
 }
 
-/// The target of a filter; `None` for all.
-fn named(name: &str) -> Result<Option<String>, Status> {
-    match name {
-        "" => Ok(None),
-        name => target(name).map(|target| Some(target.into())),
-    }
-}
-
 /// The migration of a filter; `None` for all.
 fn id(id: &str) -> Result<Option<String>, Status> {
     match id {
@@ -159,9 +189,21 @@ fn id(id: &str) -> Result<Option<String>, Status> {
     }
 }
 
-fn unfinished(id: &MigrationId, target: &TargetName, run: RunId) -> Status {
+fn unfinished_run(id: &MigrationId, target: &TargetName, run: RunId) -> Status {
     let message = format!("run {run} of {id} on target {target} has not ended; follow it, or wait until it has ended");
     status::precondition("UNFINISHED_RUN", message.clone(), [Obstacle::new("UNFINISHED_RUN", run.to_string(), message)])
+}
+
+fn begun(run: i64, state: State) -> Status {
+    let state = state.as_str();
+    let message = format!("run {run} has begun and is {state}; only a run that has not begun can be cancelled");
+    status::precondition("RUN_BEGUN", message.clone(), [Obstacle::new(state, run.to_string(), message)])
+}
+
+fn ended(run: i64, state: State) -> Status {
+    let state = state.as_str();
+    let message = format!("run {run} has ended and is {state}; there is nothing to cancel");
+    status::precondition("RUN_ENDED", message.clone(), [Obstacle::new(state, run.to_string(), message)])
 }
 
 fn lacking(id: &MigrationId, target: &TargetName, missing: &[MigrationId]) -> Status {

@@ -5,8 +5,12 @@ use dunlin_shared::ids::{self, TargetName};
 use dunlin_shared::migration::set::Problem;
 use tonic::{Code, Status};
 
+use crate::domain::waits::Fleet;
 use crate::store;
 use crate::store::migrations::RegisterError;
+
+/// The most characters of a name that a caller states, such as "user@host".
+pub(crate) const STATED: usize = 200;
 
 /// A failure of the store.
 pub(crate) fn of_store(error: store::Error) -> Status {
@@ -90,6 +94,28 @@ pub(crate) fn no_target(target: &TargetName) -> Status {
     status::not_found("target", target.as_str(), message)
 }
 
+/// No agent reaches a target now. Another call may succeed, so this is UNAVAILABLE.
+pub(crate) fn unreached(target: &TargetName, fleet: &Fleet) -> Status {
+    let why = fleet.unreached(target).unwrap_or_default();
+    let message = format!(
+        "{why}; what target {target} has now cannot be known. `wait_for_agent` (`dunlin run --wait-for-agent`) queues what \
+         its last report lacks, to run when an agent reaches it"
+    );
+    status::error(Code::Unavailable, status::TARGET_UNREACHED, message)
+}
+
+/// A statement of the caller about itself or its reasons, fit for storing.
+pub(crate) fn stated(field: &str, text: &str, longest: usize) -> Result<String, Status> {
+    let text = text.trim();
+    if text.chars().count() > longest {
+        return Err(bad_field(field, format!("it has more than {longest} characters")));
+    }
+    if text.chars().any(char::is_control) {
+        return Err(bad_field(field, "it has control characters"));
+    }
+    Ok(text.to_owned())
+}
+
 /// No migration with an id is registered.
 pub(crate) fn no_migration(id: &str) -> Status {
     status::not_found("migration", id, format!("migration {id:?} is not registered; register the set that has it"))
@@ -112,6 +138,12 @@ pub(crate) fn target(name: &str) -> Result<TargetName, Status> {
         "" => Ok(TargetName::default()),
         name => TargetName::parse(name).map_err(|error| bad_id("target", &error)),
     }
+}
+
+/// The target that a request names, where an agent has ever served it; `main` when it names none.
+pub(crate) async fn known(store: &store::Store, name: &str) -> Result<TargetName, Status> {
+    let target = target(name)?;
+    if store.knows_target(&target).await.map_err(of_store)? { Ok(target) } else { Err(no_target(&target)) }
 }
 
 /// A text that is no id.

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 
 use super::convert;
-use super::status::{bad_field, no_run, of_store, target};
+use super::status::{bad_field, known, no_run, of_store, target};
 use crate::domain::EventType;
 use crate::domain::run::State;
 use crate::replica::Replica;
@@ -125,8 +125,15 @@ pub(crate) async fn watch(
 
 /// The target, and the runs that are named.
 async fn scope(replica: &Replica, request: &WatchRunsRequest) -> Result<(TargetName, Option<Vec<i64>>), Status> {
-    if request.run_ids.is_empty() {
-        return Ok((target(&request.target)?, None));
+    if request.run_ids.is_empty() && !request.all {
+        let reason = "there are none; name the runs to follow, or ask for `all` runs of a target, which has no end";
+        return Err(bad_field("run_ids", reason));
+    }
+    if request.all {
+        if !request.run_ids.is_empty() {
+            return Err(bad_field("all", "it is asked for beside runs that are named; leave out one of both"));
+        }
+        return Ok((known(&replica.store, &request.target).await?, None));
     }
     if request.run_ids.len() > RUNS {
         return Err(bad_field("run_ids", format!("at most {RUNS} runs can be followed at once")));

@@ -97,6 +97,15 @@ pub(super) fn digest(rows: &[Applied]) -> String {
     Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// The schema version of a target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SchemaVersion {
+    /// The highest version that is applied, 0 when none is.
+    pub version: i32,
+    /// When the registry of the target was reported last; `None` when it never was.
+    pub reported_at: Option<SystemTime>,
+}
+
 const LIST_APPLIED: Statement = Statement::new(
     "list_applied",
     "SELECT target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
@@ -114,7 +123,8 @@ const APPLIED_WHERE: Statement = Statement::new(
 
 const SCHEMA_VERSION: Statement = Statement::new(
     "schema_version",
-    "SELECT (SELECT max(g.version) FROM dunlin_controller.target_registry g WHERE g.target = t.name) AS version
+    "SELECT (SELECT max(g.version) FROM dunlin_controller.target_registry g WHERE g.target = t.name) AS version,
+            t.reported_at
      FROM dunlin_controller.targets t WHERE t.name = $1",
 );
 
@@ -144,14 +154,17 @@ impl Store {
         Ok(rows.iter().map(|row| (row.get("target"), read_applied(row))).collect())
     }
 
-    /// The highest version that is applied on a target, 0 when none is. `None`: no agent has ever served the target.
+    /// The schema version of a target, and from when it is. `None`: no agent has ever served the target.
     ///
     /// # Errors
     /// The database is not available.
-    pub async fn schema_version(&self, target: &TargetName) -> Result<Option<i32>, Error> {
+    pub async fn schema_version(&self, target: &TargetName) -> Result<Option<SchemaVersion>, Error> {
         let session = self.session().await?;
         let row = session.query_opt(&SCHEMA_VERSION, &[&target.as_str()]).await?;
-        Ok(row.map(|row| row.get::<_, Option<i32>>("version").unwrap_or(0)))
+        Ok(row.map(|row| SchemaVersion {
+            version: row.get::<_, Option<i32>>("version").unwrap_or(0),
+            reported_at: row.get("reported_at"),
+        }))
     }
 }
 

@@ -3,6 +3,7 @@
 mod advancing;
 pub mod agents;
 mod applied;
+pub mod cancelling;
 pub mod claims;
 mod database;
 mod error;

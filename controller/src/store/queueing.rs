@@ -9,7 +9,7 @@ use dunlin_shared::failpoint::hit;
 use dunlin_shared::graph;
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::migration::{Definition, StepBody, Version};
-use futures::future::{try_join, try_join3};
+use futures::future::{try_join, try_join3, try_join4};
 use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
@@ -20,9 +20,11 @@ use super::database::Store;
 use super::error::Error;
 use super::locks;
 use super::reports::finish;
+use super::runs::{FLEET_OF, fleet};
 use super::session::{Session, Statement};
 use super::starting::{TURN_COME, turn_come};
 use super::wake::Wake;
+use crate::domain::waits::Fleet;
 use crate::domain::{Event, EventType, Severity};
 
 /// A migration that a target does not have.
@@ -61,6 +63,17 @@ pub struct Queued {
     pub wakes: Vec<Wake>,
 }
 
+/// What became of a request to run all that is pending.
+#[derive(Debug)]
+pub enum All {
+    /// It is queued.
+    Queued(Queued),
+    /// No agent has ever served the target.
+    NoTarget,
+    /// No agent reaches the target now, so what is pending there cannot be known.
+    Unreached(Fleet),
+}
+
 /// What became of a request to run one migration.
 #[derive(Debug)]
 pub enum Single {
@@ -72,6 +85,8 @@ pub enum Single {
     NoMigration,
     /// No agent has ever served the target.
     NoTarget,
+    /// No agent reaches the target now.
+    Unreached(Fleet),
     /// A run of it has not ended.
     Unfinished(RunId),
     /// Migrations that must be applied first are not.
@@ -162,6 +177,15 @@ pub struct Outlook {
 }
 
 impl Store {
+    /// True when an agent has ever served a target.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn knows_target(&self, target: &TargetName) -> Result<bool, Error> {
+        let session = self.session().await?;
+        Ok(session.query_opt(&TARGET_EXISTS, &[&target.as_str()]).await?.is_some())
+    }
+
     /// What is pending on a target. `None`: no agent has ever served it.
     ///
     /// # Errors
@@ -177,16 +201,16 @@ impl Store {
         Ok(Some(Outlook { applied: applied.collect(), pending: pending(&session, target).await? }))
     }
 
-    /// Queues a run for every pending migration of a target that has no unfinished one. `None`: no agent has ever served
-    /// the target.
+    /// Queues a run for every pending migration of a target that has no unfinished one. Where no agent reaches the target,
+    /// only with `wait`, and never is nothing pending there: that cannot be known.
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn queue_pending(&self, target: &TargetName) -> Result<Option<Queued>, Error> {
-        self.repeat(|| self.queue_pending_once(target)).await
+    pub async fn queue_pending(&self, target: &TargetName, wait: bool) -> Result<All, Error> {
+        self.repeat(|| self.queue_pending_once(target, wait)).await
     }
 
-    async fn queue_pending_once(&self, target: &TargetName) -> Result<Option<Queued>, Error> {
+    async fn queue_pending_once(&self, target: &TargetName, wait: bool) -> Result<All, Error> {
         let session = self.session().await?;
         let name = target.as_str();
         session.begin().await?;
@@ -194,9 +218,13 @@ impl Store {
         locks::schedule(&session, target).await?;
         if session.query_opt(&TARGET_EXISTS, &[&name]).await?.is_none() {
             session.roll_back().await?;
-            return Ok(None);
+            return Ok(All::NoTarget);
         }
-        let pending = pending(&session, target).await?;
+        let (fleet, pending) = try_join(fleet(&session, target), pending(&session, target)).await?;
+        if fleet.reaching == 0 && (!wait || pending.is_empty()) {
+            session.roll_back().await?;
+            return Ok(All::Unreached(fleet));
+        }
         let new: Vec<&Pending> = pending.iter().filter(|migration| migration.unfinished.is_none()).collect();
         let mut ids = self.draw(&session, new.len()).await?;
         ids.sort_unstable();
@@ -217,30 +245,51 @@ impl Store {
             })
             .collect();
         let wakes = self.add(session, target, &new, &rows).await?;
-        Ok(Some(Queued { runs, wakes }))
+        Ok(All::Queued(Queued { runs, wakes }))
     }
 
-    /// Queues a run of one migration.
+    /// Queues a run of one migration. Where no agent reaches the target, only with `wait`; that it is applied there cannot be
+    /// known then.
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn queue_one(&self, target: &TargetName, id: &MigrationId, rerun: bool) -> Result<Single, Error> {
-        self.repeat(|| self.queue_one_once(target, id, rerun)).await
+    pub async fn queue_one(
+        &self,
+        target: &TargetName,
+        id: &MigrationId,
+        rerun: bool,
+        wait: bool,
+    ) -> Result<Single, Error> {
+        self.repeat(|| self.queue_one_once(target, id, rerun, wait)).await
     }
 
-    async fn queue_one_once(&self, target: &TargetName, id: &MigrationId, rerun: bool) -> Result<Single, Error> {
+    async fn queue_one_once(
+        &self,
+        target: &TargetName,
+        id: &MigrationId,
+        rerun: bool,
+        wait: bool,
+    ) -> Result<Single, Error> {
         let session = self.session().await?;
         let name = target.as_str();
         session
-            .prepare(&[&locks::SHARE_REGISTRY, &locks::LOCK_SCHEDULE, &TARGET_EXISTS, &PENDING, &APPLIED_IDS])
+            .prepare(&[
+                &locks::SHARE_REGISTRY,
+                &locks::LOCK_SCHEDULE,
+                &TARGET_EXISTS,
+                &PENDING,
+                &APPLIED_IDS,
+                &FLEET_OF,
+            ])
             .await?;
         let only = Some(id.as_str());
-        let ((_, _, _), (exists, rows, applied)) = try_join(
+        let ((_, _, _), (exists, rows, applied, fleet)) = try_join(
             try_join3(session.begin(), locks::registry_shared(&session), locks::schedule(&session, target)),
-            try_join3(
+            try_join4(
                 session.query_opt(&TARGET_EXISTS, &[&name]),
                 session.query(&PENDING, &[&name, &only]),
                 session.query(&APPLIED_IDS, &[&name]),
+                fleet(&session, target),
             ),
         )
         .await?;
@@ -248,6 +297,9 @@ impl Store {
         let refused = match rows.first() {
             None => Some(Single::NoMigration),
             Some(_) if exists.is_none() => Some(Single::NoTarget),
+            Some(_) if fleet.reaching == 0 && (!wait || applied.contains(id.as_str()) && !rerun) => {
+                Some(Single::Unreached(fleet))
+            }
             Some(_) if applied.contains(id.as_str()) && !rerun => Some(Single::Applied),
             Some(row) => {
                 let pending = read(row)?;

@@ -192,7 +192,7 @@ impl Store {
         )
         .await?;
         for failed in ended.iter().filter(|run| run.state == State::Failed) {
-            stop_behind(session, failed, &mut changes.events).await?;
+            stop_behind(session, target, failed.id, &failed.migration, &mut changes.events).await?;
             // What was cancelled must not start: ask again.
             rows = turn_come(session, target, &succeeded).await?;
         }

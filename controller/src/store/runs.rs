@@ -140,7 +140,7 @@ const APPLIED_AMONG: Statement = Statement::new(
     "SELECT migration_id FROM dunlin_controller.target_registry WHERE target = $1 AND migration_id = ANY ($2)",
 );
 
-const FLEET_OF: Statement = Statement::new(
+pub(super) const FLEET_OF: Statement = Statement::new(
     "fleet_of",
     "SELECT count(*) FILTER (WHERE s.reachable) AS reaching,
             coalesce(max(s.error) FILTER (WHERE NOT s.reachable), '') AS error,
@@ -202,7 +202,7 @@ impl Store {
     }
 }
 
-async fn fleet(session: &Session, target: &TargetName) -> Result<Fleet, Error> {
+pub(super) async fn fleet(session: &Session, target: &TargetName) -> Result<Fleet, Error> {
     let row = session.query_one(&FLEET_OF, &[&target.as_str()]).await?;
     Ok(Fleet {
         reaching: row.get("reaching"),

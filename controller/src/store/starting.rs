@@ -175,14 +175,20 @@ const CANCEL_RUNS: Statement = Statement::new(
      WHERE id = ANY ($1) AND state = 'queued'",
 );
 
-/// Cancels the queued runs that waited for a run that has failed, and says for whom each waited.
-pub(super) async fn stop_behind(session: &Session, failed: &Run, events: &mut Vec<Event>) -> Result<(), Error> {
-    let target = failed.target.as_str();
+/// Cancels the queued runs that waited for a run that has failed or was cancelled, and says for whom each waited.
+pub(super) async fn stop_behind(
+    session: &Session,
+    on: &TargetName,
+    stopped: RunId,
+    of: &MigrationId,
+    events: &mut Vec<Event>,
+) -> Result<Vec<Cancelled>, Error> {
+    let target = on.as_str();
     let queued = session.query(&QUEUED, &[&target]).await?;
     if queued.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let lacks: bool = session.query_one(&LACKS, &[&target, &failed.migration.as_str()]).await?.get("lacks");
+    let lacks: bool = session.query_one(&LACKS, &[&target, &of.as_str()]).await?.get("lacks");
     let queued: Vec<Queued> = queued
         .iter()
         .map(|row| {
@@ -195,14 +201,14 @@ pub(super) async fn stop_behind(session: &Session, failed: &Run, events: &mut Ve
             })
         })
         .collect::<Result<_, Error>>()?;
-    let cancelled = domain::cascade(failed.id, &failed.migration, lacks, &queued);
+    let cancelled = domain::cascade(stopped, of, lacks, &queued);
     if cancelled.is_empty() {
-        return Ok(());
+        return Ok(Vec::new());
     }
     let ids: Vec<i64> = cancelled.iter().map(|run| run.id.0).collect();
     session.execute(&CANCEL_RUNS, &[&ids]).await?;
-    events.extend(cancelled.iter().map(|run| cancelled_event(&failed.target, run)));
-    Ok(())
+    events.extend(cancelled.iter().map(|run| cancelled_event(on, run)));
+    Ok(cancelled)
 }
 
 fn cancelled_event(target: &TargetName, run: &Cancelled) -> Event {

@@ -158,7 +158,8 @@ async fn a_request_for_runs_that_was_not_answered_can_be_repeated_and_makes_no_s
     // As runs are written.
     lossy.lose("\"in_order\":");
     let mut runs = controller.runs();
-    let lost = runs.run_pending_migrations(v1::RunPendingMigrationsRequest::default()).await.unwrap_err();
+    let request = v1::RunPendingMigrationsRequest { wait_for_agent: true, ..Default::default() };
+    let lost = runs.run_pending_migrations(request).await.unwrap_err();
     assert_eq!(lost.code(), Code::Unavailable);
     lossy.lost().await;
     let again = controller.run_pending().await;

@@ -407,13 +407,20 @@ async fn requests_beyond_the_limits_are_refused() {
         };
         let events =
             v1::ListEventsRequest { run_id: number, page_size: small, page_token: text.clone(), ..Default::default() };
-        let run = v1::RunMigrationRequest { target: text.clone(), migration_id: text.clone(), rerun: true };
+        let run = v1::RunMigrationRequest {
+            target: text.clone(),
+            migration_id: text.clone(),
+            rerun: true,
+            wait_for_agent: true,
+        };
         let codes = [
             runs.list_runs(list).await.err(),
             runs.list_events(events).await.err(),
             runs.get_run(v1::GetRunRequest { id: number }).await.err(),
             runs.run_migration(run).await.err(),
-            runs.run_pending_migrations(v1::RunPendingMigrationsRequest { target: text.clone() }).await.err(),
+            runs.run_pending_migrations(v1::RunPendingMigrationsRequest { target: text.clone(), wait_for_agent: true })
+                .await
+                .err(),
             registry.get_migration(v1::GetMigrationRequest { id: text.clone() }).await.err(),
             registry.plan_pending(v1::PlanPendingRequest { target: text.clone() }).await.err(),
             registry

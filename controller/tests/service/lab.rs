@@ -93,12 +93,15 @@ impl Controller {
     }
 
     pub(crate) async fn run_pending(&self) -> Vec<v1::Run> {
-        let answer = self.runs().run_pending_migrations(v1::RunPendingMigrationsRequest::default()).await;
+        // That an agent reaches the target is stored a moment after it has connected.
+        let request = v1::RunPendingMigrationsRequest { wait_for_agent: true, ..Default::default() };
+        let answer = self.runs().run_pending_migrations(request).await;
         answer.unwrap().into_inner().runs
     }
 
     pub(crate) async fn run_one(&self, id: &str) -> Result<v1::RunMigrationResponse, Status> {
-        let request = v1::RunMigrationRequest { migration_id: id.to_owned(), ..Default::default() };
+        let request =
+            v1::RunMigrationRequest { migration_id: id.to_owned(), wait_for_agent: true, ..Default::default() };
         Ok(self.runs().run_migration(request).await?.into_inner())
     }
 

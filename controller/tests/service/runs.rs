@@ -118,6 +118,55 @@ async fn a_refusal_names_what_is_in_the_way() {
 }
 
 #[tokio::test]
+async fn a_run_that_goes_on_answers_a_cancellation_with_its_state() {
+    let controller = Controller::start(&database().await).await;
+    controller.register(&[atomic("a", 1, &[]), atomic("b", 2, &["a"])]).await.unwrap();
+    let mut agent = Agent::connect(&controller, "a", 1).await;
+    let runs = controller.run_pending().await;
+    let granted = agent.grant().await;
+    let cancel = async |id, by: &str| {
+        let request = v1::CancelRunRequest { id, cancelled_by: by.to_owned() };
+        controller.runs().cancel_run(request).await.map(tonic::Response::into_inner)
+    };
+    let refused = cancel(runs[0].id, "").await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let details = Details::of(&refused);
+    assert_eq!((details.reason.as_str(), details.obstacles[0].kind.as_str()), ("RUN_BEGUN", "running"));
+    assert_eq!(cancel(1_000_000, "").await.unwrap_err().code(), Code::NotFound);
+    assert_eq!(cancel(runs[1].id, &"x".repeat(201)).await.unwrap_err().code(), Code::InvalidArgument);
+    let cancelled = cancel(runs[1].id, "ann@desk").await.unwrap();
+    assert_eq!(cancelled.run.unwrap().state(), RunState::Cancelled);
+    agent.done(&granted, 0).await;
+    controller.reaches(runs[0].id, RunState::Succeeded).await;
+    assert_eq!(Details::of(&cancel(runs[0].id, "").await.unwrap_err()).reason, "RUN_ENDED");
+}
+
+#[tokio::test]
+async fn a_name_that_was_never_served_is_not_found_wherever_it_is_named() {
+    let controller = Controller::start(&database().await).await;
+    let _agent = Agent::connect(&controller, "a", 1).await;
+    let target = || "never".to_owned();
+    let (mut runs, mut registry) = (controller.runs(), controller.registry());
+    let codes = [
+        runs.list_runs(v1::ListRunsRequest { target: target(), ..Default::default() }).await.err(),
+        runs.list_events(v1::ListEventsRequest { target: target(), ..Default::default() }).await.err(),
+        runs.watch_runs(v1::WatchRunsRequest { all: true, target: target(), ..Default::default() }).await.err(),
+        runs.run_pending_migrations(v1::RunPendingMigrationsRequest { target: target(), wait_for_agent: true })
+            .await
+            .err(),
+        registry.plan_pending(v1::PlanPendingRequest { target: target() }).await.err(),
+        registry.get_schema_version(v1::GetSchemaVersionRequest { target: target() }).await.err(),
+        registry
+            .list_applied_migrations(v1::ListAppliedMigrationsRequest { target: target(), ..Default::default() })
+            .await
+            .err(),
+        controller.fleet().list_agents(v1::ListAgentsRequest { target: target(), ..Default::default() }).await.err(),
+    ];
+    let codes: Vec<Option<Code>> = codes.into_iter().map(|status| status.map(|status| status.code())).collect();
+    assert_eq!(codes, [Some(Code::NotFound); 8]);
+}
+
+#[tokio::test]
 async fn an_applied_migration_is_skipped_and_a_rerun_repeats_it() {
     let controller = Controller::start(&database().await).await;
     controller.register(&[atomic("a", 1, &[])]).await.unwrap();
@@ -128,7 +177,12 @@ async fn an_applied_migration_is_skipped_and_a_rerun_repeats_it() {
     let skipped = controller.run_one("a").await.unwrap();
     assert!(skipped.skipped && skipped.run.is_none() && !skipped.message.is_empty());
 
-    let request = v1::RunMigrationRequest { migration_id: "a".to_owned(), rerun: true, ..Default::default() };
+    let request = v1::RunMigrationRequest {
+        migration_id: "a".to_owned(),
+        rerun: true,
+        wait_for_agent: true,
+        ..Default::default()
+    };
     let run = controller.runs().run_migration(request).await.unwrap().into_inner().run.unwrap();
     assert!(run.rerun);
     let granted = agent.grant().await;

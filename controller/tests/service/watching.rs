@@ -7,7 +7,7 @@ use tonic::{Code, Streaming};
 use crate::lab::{Agent, Controller, SOON, atomic, batched, database};
 
 async fn watch(controller: &Controller, run_ids: Vec<i64>, after_sequence: i64) -> Streaming<WatchRunsResponse> {
-    let request = WatchRunsRequest { run_ids, after_sequence, ..Default::default() };
+    let request = WatchRunsRequest { all: run_ids.is_empty(), run_ids, after_sequence, ..Default::default() };
     controller.runs().watch_runs(request).await.unwrap().into_inner()
 }
 
@@ -127,4 +127,19 @@ async fn runs_that_do_not_fit_together_cannot_be_followed() {
     let request = WatchRunsRequest { run_ids: vec![7], ..Default::default() };
     let refused = controller.runs().watch_runs(request).await.unwrap_err();
     assert_eq!(refused.code(), Code::NotFound);
+}
+
+#[tokio::test]
+async fn everything_is_followed_only_when_it_is_asked_for() {
+    let controller = Controller::start(&database().await).await;
+    let code = async |request| controller.runs().watch_runs(request).await.unwrap_err().code();
+    assert_eq!(
+        code(WatchRunsRequest::default()).await,
+        Code::InvalidArgument,
+        "no runs may be a list that came out empty"
+    );
+    let both = WatchRunsRequest { run_ids: vec![1], all: true, ..Default::default() };
+    assert_eq!(code(both).await, Code::InvalidArgument);
+    let unknown = WatchRunsRequest { all: true, target: "never".to_owned(), ..Default::default() };
+    assert_eq!(code(unknown).await, Code::NotFound);
 }

@@ -114,7 +114,7 @@ sql = "SELECT bool_and(code = was * 3 + 1) FROM {table}"
     pub(super) fn queue(&self, fleet: &Fleet) -> impl Future<Output = ()> + use<> {
         let mut runs = fleet.runs();
         async move {
-            let request = RunPendingMigrationsRequest { target: "main".to_owned() };
+            let request = RunPendingMigrationsRequest { target: "main".to_owned(), wait_for_agent: true };
             while runs.run_pending_migrations(request.clone()).await.is_err() {
                 sleep(Duration::from_millis(50)).await;
             }

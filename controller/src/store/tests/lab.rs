@@ -10,7 +10,7 @@ use tokio_postgres::Client;
 use super::super::agents::{Hello, Welcomed};
 use super::super::claims::{Assignment, Demand, Granted};
 use super::super::following::Sight;
-use super::super::queueing::{Queued, Single};
+use super::super::queueing::{All, Queued, Single};
 use super::super::reports::{Filed, Stored};
 use super::super::runs::View;
 use super::super::{Availability, Store};
@@ -120,14 +120,17 @@ impl Lab {
     }
 
     pub(super) async fn queue(&self, name: &str) -> i64 {
-        match self.store.queue_one(&main(), &id(name), false).await.unwrap() {
+        match self.store.queue_one(&main(), &id(name), false, false).await.unwrap() {
             Single::Queued(Queued { runs, .. }) => runs[0],
             other => panic!("not queued: {other:?}"),
         }
     }
 
     pub(super) async fn queue_pending(&self) -> Vec<i64> {
-        self.store.queue_pending(&main()).await.unwrap().unwrap().runs
+        match self.store.queue_pending(&main(), false).await.unwrap() {
+            All::Queued(queued) => queued.runs,
+            other => panic!("not queued: {other:?}"),
+        }
     }
 
     pub(super) async fn claim(&self, worker: &Worker, free: i32) -> Vec<Granted> {

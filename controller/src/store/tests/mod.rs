@@ -1,5 +1,6 @@
 //! The store against a real PostgreSQL.
 
+mod cancelling;
 mod claims;
 mod expanding;
 mod lab;

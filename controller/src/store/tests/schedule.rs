@@ -1,7 +1,7 @@
 use futures::future::join_all;
 
 use super::super::migrations::RegisterError;
-use super::super::queueing::Single;
+use super::super::queueing::{All, Single};
 use super::super::reports::Filed;
 use super::lab::{Lab, atomic, done, failed, id, main};
 use crate::domain::register::{Outcome, Refusal};
@@ -65,7 +65,7 @@ async fn a_migration_has_one_unfinished_run_however_many_ask() {
     let migration = id("a");
     let replica = lab.replica().await;
     let stores = [&lab.store, &replica];
-    let asked = (0..8).map(|number: usize| stores[number % 2].queue_one(&target, &migration, false));
+    let asked = (0..8).map(|number: usize| stores[number % 2].queue_one(&target, &migration, false, false));
     let answers = join_all(asked).await;
     let queued = answers.iter().filter(|answer| matches!(answer, Ok(Single::Queued(_)))).count();
     let unfinished = answers.iter().filter(|answer| matches!(answer, Ok(Single::Unfinished(_)))).count();
@@ -79,9 +79,11 @@ async fn requests_for_all_that_is_pending_queue_each_migration_once_and_keep_the
     let agent = lab.agent("x").await;
     let replica = lab.replica().await;
     let target = main();
-    let (first, second) = futures::join!(lab.store.queue_pending(&target), replica.queue_pending(&target));
-    let runs = first.unwrap().unwrap().runs;
-    assert_eq!(runs, second.unwrap().unwrap().runs);
+    let (first, second) =
+        futures::join!(lab.store.queue_pending(&target, false), replica.queue_pending(&target, false));
+    let (All::Queued(first), All::Queued(second)) = (first.unwrap(), second.unwrap()) else { panic!("not queued") };
+    let runs = first.runs;
+    assert_eq!(runs, second.runs);
     assert_eq!(lab.states(&runs).await, [State::Running, State::Queued, State::Queued]);
     assert_eq!(lab.run(runs[1]).await.waits, [Wait::Order(id("a"))]);
     assert_eq!(lab.run(runs[2]).await.waits, [Wait::Order(id("b")), Wait::Dependency(id("a"))]);
@@ -96,7 +98,7 @@ async fn requests_for_all_that_is_pending_queue_each_migration_once_and_keep_the
     }
     assert_eq!(lab.states(&all).await, [State::Succeeded; 4]);
     assert!(lab.queue_pending().await.is_empty());
-    assert_eq!(lab.store.schema_version(&main()).await.unwrap(), Some(4));
+    assert_eq!(lab.store.schema_version(&main()).await.unwrap().unwrap().version, 4);
 }
 
 #[tokio::test]
@@ -104,10 +106,10 @@ async fn a_migration_is_refused_with_the_names_of_what_is_missing_and_skipped_wh
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &["a"])]).await;
     let target = main();
-    assert!(matches!(lab.store.queue_one(&target, &id("a"), false).await, Ok(Single::NoTarget)));
+    assert!(matches!(lab.store.queue_one(&target, &id("a"), false, false).await, Ok(Single::NoTarget)));
     let agent = lab.agent("x").await;
-    assert!(matches!(lab.store.queue_one(&target, &id("zz"), false).await, Ok(Single::NoMigration)));
-    match lab.store.queue_one(&target, &id("b"), false).await {
+    assert!(matches!(lab.store.queue_one(&target, &id("zz"), false, false).await, Ok(Single::NoMigration)));
+    match lab.store.queue_one(&target, &id("b"), false, false).await {
         Ok(Single::Lacking(missing)) => assert_eq!(missing, [id("a")]),
         other => panic!("{other:?}"),
     }
@@ -115,8 +117,8 @@ async fn a_migration_is_refused_with_the_names_of_what_is_missing_and_skipped_wh
     let granted = lab.claim_one(&agent).await;
     assert_eq!(granted.applications, 0);
     lab.report(granted.lease, done(0)).await;
-    assert!(matches!(lab.store.queue_one(&target, &id("a"), false).await, Ok(Single::Applied)));
-    assert!(matches!(lab.store.queue_one(&target, &id("a"), true).await, Ok(Single::Queued(_))));
+    assert!(matches!(lab.store.queue_one(&target, &id("a"), false, false).await, Ok(Single::Applied)));
+    assert!(matches!(lab.store.queue_one(&target, &id("a"), true, false).await, Ok(Single::Queued(_))));
     let granted = lab.claim_one(&agent).await;
     assert_eq!(granted.applications, 1, "a rerun supposes one application");
     lab.report(granted.lease, done(0)).await;
@@ -153,7 +155,7 @@ async fn a_failed_rerun_leaves_what_depends_on_it_alone() {
     lab.queue("a").await;
     let granted = lab.claim_one(&agent).await;
     lab.report(granted.lease, done(0)).await;
-    let Single::Queued(again) = lab.store.queue_one(&main(), &id("a"), true).await.unwrap() else { panic!() };
+    let Single::Queued(again) = lab.store.queue_one(&main(), &id("a"), true, false).await.unwrap() else { panic!() };
     let granted = lab.claim_one(&agent).await;
     let pending = lab.queue_pending().await;
     lab.report(granted.lease, failed(false)).await;

@@ -32,7 +32,7 @@ async fn the_word_of_a_restored_target_is_taken() {
     assert!(asked.is_some(), "the agent is asked to look once more");
     assert_eq!(lab.applied().await.len(), 2, "nobody knows when the target was looked at");
     assert_eq!(lab.look(&agent, &all[..1], asked).await, None);
-    assert_eq!(lab.store.schema_version(&main()).await.unwrap(), Some(1));
+    assert_eq!(lab.store.schema_version(&main()).await.unwrap().unwrap().version, 1);
     let told = followed(&lab).await;
     assert_eq!(told.len(), 1);
     assert!(told[0].contains("it does not have b"), "{told:?}");
