@@ -1,15 +1,19 @@
 //! Putting an agent together, and running it.
 
 use std::collections::HashMap;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_proto::client;
 use dunlin_shared::ids::{self, AgentId, TargetName, TransformName};
 use dunlin_shared::postgres;
+use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use crate::health;
 use crate::limits::Limits;
 use crate::session::{self, Book, Session};
 use crate::steps::Tuning;
@@ -32,6 +36,9 @@ pub enum Error {
     /// No controller was named.
     #[error("name a controller, such as http://127.0.0.1:7440")]
     NoController,
+    /// The URL of a controller cannot be used.
+    #[error(transparent)]
+    Controller(#[from] client::Error),
     /// No target was named.
     #[error("name a target, as NAME=URL")]
     NoTarget,
@@ -63,6 +70,19 @@ pub enum Error {
     Slots(u16),
 }
 
+/// Why an agent does not run.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// It cannot tell its health.
+    #[error("cannot listen on {address}: {source}; name another address with --health-listen")]
+    Health {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
+}
+
 /// What an agent is put together from.
 #[derive(Default)]
 pub struct Builder {
@@ -73,6 +93,7 @@ pub struct Builder {
     id: Option<String>,
     limits: Limits,
     transforms: Vec<(String, Arc<dyn Transform>)>,
+    health: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Builder {
@@ -126,6 +147,13 @@ impl Builder {
         self
     }
 
+    /// Tells its health by gRPC's health protocol on an address; on none unless said otherwise.
+    #[must_use]
+    pub fn health(mut self, address: SocketAddr) -> Self {
+        self.health = Some(address);
+        self
+    }
+
     /// Registers a transform under the name that definitions call it by.
     #[must_use]
     pub fn transform(mut self, name: impl Into<String>, transform: impl Transform) -> Self {
@@ -141,6 +169,7 @@ impl Builder {
         if self.controller.trim().is_empty() {
             return Err(Error::NoController);
         }
+        client::validate(&self.controller)?;
         if self.targets.is_empty() {
             return Err(Error::NoTarget);
         }
@@ -190,6 +219,7 @@ impl Builder {
                 tuning: Tuning::default(),
                 book: Arc::new(Book::default()),
             }),
+            health: self.health,
         })
     }
 }
@@ -203,6 +233,7 @@ fn default_id() -> String {
 #[derive(Debug)]
 pub struct Agent {
     session: Arc<Session>,
+    health: Option<SocketAddr>,
 }
 
 impl Agent {
@@ -221,16 +252,29 @@ impl Agent {
     /// Works until `shutdown` ends. Then open batches are finished, leases are given back, and the last reports are stored.
     ///
     /// Controllers and targets need not be there yet, and may go away and come back.
-    pub async fn run(self, shutdown: impl Future<Output = ()>) {
+    ///
+    /// # Errors
+    /// The address to tell its health on is taken, or not one of this machine.
+    pub async fn run(self, shutdown: impl Future<Output = ()>) -> Result<(), RunError> {
         let session = self.session;
         let mut watches = JoinSet::new();
+        if let Some(address) = self.health {
+            let listener = TcpListener::bind(address).await.map_err(|source| RunError::Health { address, source })?;
+            let reached = session.targets.values().map(|target| target.reached());
+            let conditions = reached.chain([session.book.connected()]).collect();
+            watches.spawn(async move {
+                if let Err(error) = health::serve(listener, conditions).await {
+                    tracing::error!(%error, "health is not told any more");
+                }
+            });
+        }
         for target in session.targets.values() {
             let (target, book) = (Arc::clone(target), Arc::clone(&session.book));
             watches.spawn(async move { target.watch(|report| book.report_target(report)).await });
         }
         let mut serving = pin!(session::run(&session));
         tokio::select! {
-            () = &mut serving => return,
+            () = &mut serving => return Ok(()),
             () = shutdown => {}
         }
         tracing::info!("stopping: finishing open batches and giving leases back");
@@ -248,6 +292,7 @@ impl Agent {
             let _late = timeout(LAST_WORDS, serving).await;
         }
         tracing::info!("stopped");
+        Ok(())
     }
 }
 
@@ -266,6 +311,7 @@ mod tests {
         assert!(matches!(Agent::builder().controller("http://c").build(), Err(Error::NoTarget)));
         assert!(matches!(sample().target("main", "postgres://localhost/x").build(), Err(Error::TargetTwice(_))));
         assert!(matches!(sample().slots(0).build(), Err(Error::Slots(0))));
+        assert!(matches!(sample().controller("controller:7440").build(), Err(Error::Controller(_))));
         assert!(matches!(sample().target("x", "mysql://localhost").build(), Err(Error::Url { .. })));
     }
 

@@ -32,14 +32,14 @@
 //!     }
 //! }
 //!
-//! # async fn example() -> Result<(), dunlin_agent::Error> {
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
 //! let agent = Agent::builder()
 //!     .controller("http://127.0.0.1:7440")
 //!     .target("main", "postgres://app@localhost/app")
 //!     .slots(2)
 //!     .transform("normalise-emails", Normalise)
 //!     .build()?;
-//! agent.run(dunlin_agent::shutdown_signal()).await;
+//! agent.run(dunlin_agent::shutdown_signal()).await?;
 //! # Ok(())
 //! # }
 //! ```
@@ -52,6 +52,7 @@ mod catalog;
 mod failpoint;
 mod failure;
 mod frame;
+mod health;
 mod ledger;
 mod limits;
 mod options;
@@ -65,7 +66,7 @@ pub mod transform;
 mod watchdog;
 mod worker;
 
-pub use builder::{Agent, Builder, Error};
+pub use builder::{Agent, Builder, Error, RunError};
 pub use limits::Limits;
 pub use options::{Options, serve};
 pub use signals::shutdown_signal;

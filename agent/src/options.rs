@@ -1,5 +1,6 @@
 //! The command line of an agent, also for programs that embed it.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use crate::signals::shutdown_signal;
 
 /// Works on the tasks that Dunlin's controllers lease, inside the target databases.
 #[derive(Parser)]
+#[command(version)]
 pub struct Options {
     /// The URLs of the controllers, separated by commas; whichever answers is used
     #[arg(long, env = "DUNLIN_CONTROLLER", value_name = "URL[,URL...]", default_value = "http://127.0.0.1:7440")]
@@ -42,6 +44,11 @@ pub struct Options {
     /// How long a statement may run; 0s: without end
     #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", default_value = "0s", value_parser = humantime::parse_duration)]
     statement_timeout: Duration,
+
+    /// Where to tell the agent's health by gRPC's health protocol, such as 0.0.0.0:7441: SERVING while there is a controller and
+    /// every target can be worked on [default: nowhere]
+    #[arg(long, env = "DUNLIN_HEALTH_LISTEN", value_name = "ADDRESS:PORT")]
+    health_listen: Option<SocketAddr>,
 }
 
 impl std::fmt::Debug for Options {
@@ -83,6 +90,9 @@ impl Options {
         for (name, url) in named(&self.direct)? {
             builder = builder.direct(name, url);
         }
+        if let Some(address) = self.health_listen {
+            builder = builder.health(address);
+        }
         Ok(match self.id {
             Some(id) => builder.id(id),
             None => builder,
@@ -115,7 +125,13 @@ pub async fn serve(agent: Result<Agent, Error>) -> ExitCode {
         }
     };
     tokio::select! {
-        () = running => ExitCode::SUCCESS,
+        ran = running => match ran {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("error: {error}");
+                ExitCode::from(2)
+            }
+        },
         () = second => {
             tracing::warn!("a second signal: stopping at once");
             ExitCode::from(130)

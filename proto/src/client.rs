@@ -126,6 +126,20 @@ fn tried(attempts: &[Attempt]) -> String {
     list.join("; ")
 }
 
+/// Whether texts are URLs of controllers, separated by commas. Nothing is connected.
+///
+/// # Errors
+/// A URL cannot be used, or there is none.
+pub fn validate(urls: &str) -> Result<(), Error> {
+    endpoints(urls, &Options::default()).map(drop)
+}
+
+fn endpoints(urls: &str, options: &Options) -> Result<Vec<(String, Endpoint)>, Error> {
+    let urls = urls.split(',').map(str::trim).filter(|url| !url.is_empty());
+    let endpoints = urls.map(|url| endpoint(url, options)).collect::<Result<Vec<_>, _>>()?;
+    if endpoints.is_empty() { Err(Error::NoUrl) } else { Ok(endpoints) }
+}
+
 /// Connects to the first controller that serves, or else to one that answers. The URLs are separated by commas; `https` trusts
 /// the system's roots.
 ///
@@ -140,11 +154,7 @@ pub async fn connect(urls: &str, options: &Options) -> Result<Channel, Error> {
 /// # Errors
 /// A URL cannot be used, or none answers.
 pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
-    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-    let mut endpoints = urls.iter().map(|url| endpoint(url, options)).collect::<Result<Vec<_>, _>>()?;
-    if endpoints.is_empty() {
-        return Err(Error::NoUrl);
-    }
+    let mut endpoints = endpoints(urls, options)?;
     options.order.arrange(&mut endpoints, |(url, _)| url);
     let mut attempts = Vec::new();
     let mut answering = None;

@@ -1,7 +1,7 @@
 //! Logging to standard error.
 //!
 //! `DUNLIN_LOG` filters what is logged, as `tracing`'s `EnvFilter` reads it (`debug`, `info,dunlin_agent=debug`; default
-//! `info`). `DUNLIN_LOG_FORMAT=json` writes one JSON object a line; anything else is text for people.
+//! `info`). `DUNLIN_LOG_FORMAT=json` writes one JSON object a line, each key once; anything else is text for people.
 
 use std::io::{IsTerminal, stderr};
 
@@ -29,7 +29,9 @@ pub fn init(service: &str) {
         .with_writer(stderr)
         .with_ansi(colours)
         .log_internal_errors(false);
-    let first = if json { builder.json().flatten_event(true).try_init() } else { builder.try_init() };
+    // Without the module that logs, which would stand beside the database of an event under the same key, `target`.
+    let first =
+        if json { builder.json().flatten_event(true).with_target(false).try_init() } else { builder.try_init() };
     if first.is_ok() {
         if let Some(error) = refused {
             tracing::warn!(%error, "DUNLIN_LOG is not a filter; logging at info");

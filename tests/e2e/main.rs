@@ -19,6 +19,7 @@ mod fleet;
 mod foreign;
 mod history;
 mod indexes;
+mod logs;
 mod mending;
 mod replicas;
 mod scenarios;

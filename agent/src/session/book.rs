@@ -81,6 +81,7 @@ pub(crate) struct Book {
     inner: Mutex<Inner>,
     emptied: Notify,
     idle: Notify,
+    connected: watch::Sender<bool>,
 }
 
 impl Book {
@@ -128,11 +129,18 @@ impl Book {
             let _closed = stream.send(WorkRequest { message: Some(message) });
         }
         inner.stream = Some(stream);
+        self.connected.send_replace(true);
     }
 
     /// The stream broke.
     pub(crate) fn close_stream(&self) {
         self.lock().stream = None;
+        self.connected.send_replace(false);
+    }
+
+    /// Whether there is a stream to a controller.
+    pub(crate) fn connected(&self) -> watch::Receiver<bool> {
+        self.connected.subscribe()
     }
 
     /// The agent goes away: it has nothing more to say. True when there is a stream, which the controller then ends.

@@ -101,11 +101,13 @@ struct Memory {
     heartbeat: Option<Duration>,
     /// How many controllers in a row did not answer.
     silent: u32,
+    /// Why there was no stream when the log was told last.
+    told: Option<String>,
 }
 
 /// Keeps a stream open for as long as it is polled, until the agent leaves.
 pub(crate) async fn run(session: &Arc<Session>) {
-    let mut memory = Memory { last: None, heartbeat: None, silent: 0 };
+    let mut memory = Memory { last: None, heartbeat: None, silent: 0, told: None };
     let mut pauses = target::pauses(LONGEST_PAUSE);
     loop {
         let opened = Instant::now();
@@ -121,10 +123,17 @@ pub(crate) async fn run(session: &Arc<Session>) {
             pauses = target::pauses(heartbeat.clamp(Duration::from_millis(200), LONGEST_PAUSE));
         }
         let pause = pauses.next().unwrap_or(PROGRESS);
-        tracing::warn!(
-            reason = %broken, controller = memory.last.as_deref(), lasted_s = opened.elapsed().as_secs(),
-            pause_ms = pause.as_millis(), "no stream to a controller; connecting again"
-        );
+        let reason = Some(broken.to_string());
+        // Once for each reason, and each time that there was a stream.
+        if welcomed || memory.told != reason {
+            tracing::warn!(
+                reason,
+                controller = memory.last.as_deref(),
+                lasted_s = opened.elapsed().as_secs(),
+                "no stream to a controller; connecting again until there is one"
+            );
+        }
+        memory.told = reason;
         sleep(pause).await;
     }
 }

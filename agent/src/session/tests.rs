@@ -15,7 +15,7 @@ struct Running {
     lab: Lab,
     controller: Controller,
     stop: oneshot::Sender<()>,
-    agent: JoinHandle<()>,
+    agent: JoinHandle<Result<(), crate::RunError>>,
 }
 
 async fn start() -> Running {
@@ -53,7 +53,7 @@ async fn an_agent_says_hello_works_on_a_grant_and_reports() {
     assert_eq!(done.applied.unwrap().target, "main");
     stream.acknowledge(lease);
     running.stop.send(()).unwrap();
-    running.agent.await.unwrap();
+    running.agent.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -82,7 +82,7 @@ async fn a_stream_that_breaks_stops_no_work_and_the_report_comes_on_the_next() {
     assert!(matches!(stream.report().await, Some(Saying::Done(done)) if done.lease == Some(lease)));
     stream.acknowledge(lease);
     running.stop.send(()).unwrap();
-    running.agent.await.unwrap();
+    running.agent.await.unwrap().unwrap();
 }
 
 #[tokio::test]
@@ -148,7 +148,7 @@ async fn an_agent_that_stops_gives_its_leases_back_and_waits_until_that_is_store
     assert_eq!((released.lease, released.reason()), (Some(lease), ReleaseReason::Stopping));
     assert!(!running.agent.is_finished());
     stream.acknowledge(lease);
-    running.agent.await.unwrap();
+    running.agent.await.unwrap().unwrap();
 }
 
 #[tokio::test]

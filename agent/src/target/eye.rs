@@ -7,7 +7,7 @@
 //! What must stay true: only the first look makes the ledger. A database whose ledger is gone is being restored, perhaps at
 //! this moment, and whoever makes tables in it now spoils that. The ledger is made again when there is work for it.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dunlin_proto::v1::TargetReport;
@@ -129,6 +129,8 @@ impl Target {
             }
         };
         let reached = seen.is_ok();
+        self.log(seen.as_ref().map(|_| ()).map_err(ToString::to_string));
+        self.reached.send_if_modified(|before| std::mem::replace(before, reached) != reached);
         let report = match seen {
             Ok(report) => report,
             Err(error) => Some(TargetReport { error: error.to_string(), ..TargetReport::default() }),
@@ -136,6 +138,21 @@ impl Target {
         let name = self.name.to_string();
         let report = report.filter(|_| new || whole).map(|report| TargetReport { name, ..report });
         (report, reached)
+    }
+}
+
+impl Target {
+    /// Tells the log what is new: a target that refuses the agent stands there with the words of the server.
+    fn log(&self, found: Result<(), String>) {
+        let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
+        if logged.as_ref() == Some(&found) {
+            return;
+        }
+        match &found {
+            Ok(()) => tracing::info!(target = %self.name, "the target is reached"),
+            Err(error) => tracing::warn!(target = %self.name, "the target cannot be worked on: {error}"),
+        }
+        *logged = Some(found);
     }
 }
 

@@ -15,7 +15,7 @@ use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool_postgres::{Pool, PoolError};
 use dunlin_shared::ids::TargetName;
 use dunlin_shared::postgres::{self, Connector, told_pid};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_postgres::Client;
 
 pub(crate) use connection::Connection;
@@ -66,6 +66,10 @@ pub(crate) struct Target {
     known: Mutex<Known>,
     suspected: Arc<Notify>,
     eye: tokio::sync::Mutex<Eye>,
+    /// Whether the last look has reached it.
+    reached: watch::Sender<bool>,
+    /// What the log was told last about it: why it cannot be worked on, or that it can.
+    logged: Mutex<Option<Result<(), String>>>,
 }
 
 impl Target {
@@ -84,6 +88,8 @@ impl Target {
             known: Mutex::default(),
             suspected: Arc::default(),
             eye: tokio::sync::Mutex::default(),
+            reached: watch::Sender::new(false),
+            logged: Mutex::new(None),
         })
     }
 
@@ -158,6 +164,11 @@ impl Target {
         let (pid, role): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
         let direct = told_pid(&session.cancel_token()).await == Some(pid);
         if direct { Ok(Direct { session, role }) } else { Err(Error::Pooled) }
+    }
+
+    /// Whether the last look at the target has reached it: it answers, and lets the agent work.
+    pub(crate) fn reached(&self) -> watch::Receiver<bool> {
+        self.reached.subscribe()
     }
 
     /// What is known about the server, once it was reached.

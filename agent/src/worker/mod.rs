@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use crate::failpoint;
 use crate::ledger::Stale;
-use crate::session::Signal;
+use crate::session::{LeaseId, Signal};
 use crate::steps::{self, Context, Ended, Error};
 use crate::target;
 use crate::watchdog;
@@ -52,7 +52,7 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
         );
         Verdict::Failed(error, false)
     });
-    tracing::debug!(task = id.task, epoch = id.epoch, ?verdict, "lease ended");
+    log(&context, id, &verdict);
     let report = report(&context, verdict);
     context.lease.end(report);
     failpoint::reported(steps::points_of(&task).reported).await;
@@ -115,6 +115,24 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             return told(context);
         }
     }
+}
+
+/// Tells the log what became of a lease, so that whoever looks at the agent alone reads why a run has failed.
+fn log(context: &Context, id: LeaseId, verdict: &Verdict) {
+    let (target, migration, run) = (context.target.name(), &context.migration, context.run.0);
+    match verdict {
+        Verdict::Failed(error, retryable) => tracing::error!(
+            %target, %migration, run, step = error.step, check = error.check, sqlstate = error.sqlstate, rows = error.rows,
+            detail = error.detail, hint = error.hint, next = error.next, retryable, "{}", error.message
+        ),
+        Verdict::Released(reason, message) if *reason != ReleaseReason::Yielded => {
+            tracing::warn!(%target, %migration, run, reason = reason.as_str_name(), "lease given back: {message}");
+        }
+        Verdict::Stale(stale) => tracing::warn!(%target, %migration, run, ?stale, "the target knows a newer lease"),
+        Verdict::Lost => tracing::warn!(%target, %migration, run, "lease lost"),
+        Verdict::Ended(_) | Verdict::Released(..) => {}
+    }
+    tracing::debug!(task = id.task, epoch = id.epoch, ?verdict, "lease ended");
 }
 
 fn told(context: &Context) -> Verdict {

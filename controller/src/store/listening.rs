@@ -37,10 +37,11 @@ impl Store {
     /// Brings the schema up to date whenever the database comes up, then listens. Ends when the receiver is dropped.
     pub async fn listen(self, heard: mpsc::Sender<Heard>) {
         let mut rest = RESTS.0;
+        let mut told = None;
         while !heard.is_closed() {
             let lost = match self.listen_once(&heard).await {
                 Ok(reason) => {
-                    rest = RESTS.0;
+                    (rest, told) = (RESTS.0, None);
                     reason
                 }
                 Err(reason) => reason,
@@ -48,7 +49,15 @@ impl Store {
             if heard.is_closed() {
                 return;
             }
-            tracing::warn!(database = self.place(), reason = lost, "the controller's database is away; trying again");
+            // Once for each reason: a wrong password stays wrong however often it is tried.
+            if told.as_ref() != Some(&lost) {
+                tracing::warn!(
+                    database = self.place(),
+                    reason = lost,
+                    "the controller's database is away; it is tried again until it is there"
+                );
+                told = Some(lost.clone());
+            }
             self.set_availability(Availability::Away(lost));
             sleep(rest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
             rest = (rest * 2).min(RESTS.1);

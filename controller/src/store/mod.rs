@@ -13,6 +13,7 @@ pub mod following;
 pub mod leases;
 mod listening;
 mod locks;
+mod log;
 pub mod migrations;
 pub mod queueing;
 pub mod reports;

@@ -17,6 +17,7 @@ use super::database::Store;
 use super::error::Error;
 use super::events;
 use super::locks;
+use super::log;
 use super::session::{Session, Statement};
 use super::starting::{Starting, TURN_COME, stop_behind, turn_come};
 use super::wake::{self, Wake};
@@ -219,7 +220,7 @@ fn failing(reports: &[Filed]) -> (Vec<i64>, Vec<i64>) {
     (fatal, retried)
 }
 
-/// Appends the events, notifies and commits, in one round trip.
+/// Appends the events, notifies and commits, in one round trip; then the events are logged.
 pub(super) async fn finish(
     session: &Session,
     replica: &str,
@@ -232,6 +233,7 @@ pub(super) async fn finish(
     }
     try_join3(events::append(session, &events), wake::notify(session, replica, wakes), session.commit()).await?;
     session.settle();
+    events.iter().for_each(log::line);
     Ok(())
 }
 
