@@ -10,7 +10,10 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import kubernetes_validate
@@ -20,6 +23,9 @@ ROOT = Path(__file__).resolve().parent.parent
 DEPLOY = ROOT / "deploy"
 # The oldest version of Kubernetes that the manifests are for, and the newest that the schemas know.
 VERSIONS = ["1.31", kubernetes_validate.latest_version()]
+
+# The version of the programs, which the images have.
+VERSION = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
 
 problems: list[str] = []
 
@@ -70,12 +76,26 @@ def build(directory: Path) -> list[dict]:
     return read(directory)
 
 
+@contextmanager
+def component(directory: Path) -> Iterator[Path]:
+    """A kustomization of the base with a component, which is nothing by itself."""
+    with tempfile.TemporaryDirectory(prefix=f"{directory.name}-", dir=DEPLOY / "k8s") as place:
+        kustomization = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": ["../base"],
+            "components": [f"../components/{directory.name}"],
+        }
+        (Path(place) / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        yield Path(place)
+
+
 def read(directory: Path) -> list[dict]:
     """The resources of a kustomization, without its patches, and with generated names as they are written."""
     path = directory / "kustomization.yaml"
     kustomization = yaml.safe_load(path.read_text())
     documents = []
-    for entry in kustomization.get("resources", []):
+    for entry in kustomization.get("resources", []) + kustomization.get("components", []):
         resource = (directory / entry).resolve()
         if resource.is_dir():
             documents += read(resource)
@@ -182,8 +202,13 @@ def check_pod(where: str, spec: dict, names: set, programs: dict[str, str], know
         for mount in container.get("volumeMounts", []):
             if mount["name"] not in volumes:
                 problem(name, f"there is no volume {mount['name']}")
-        if "dunlin" not in container["image"]:
+        image = container["image"]
+        if ":" not in image.rpartition("/")[2] or image.endswith(":latest"):
+            problem(name, f"the image {image} has no version")
+        if "dunlin" not in image:
             continue
+        if image.startswith("dunlin:") and image != f"dunlin:{VERSION}":
+            problem(name, f"the image is {image}, and this is version {VERSION}")
         if container["command"][0] not in programs:
             problem(name, f"there is no program {container['command'][0]}")
         check_environment(name, {entry["name"]: entry.get("value") for entry in container.get("env", [])}, known, services)
@@ -244,7 +269,9 @@ def check_compose(programs: dict[str, str], known: set[str]) -> None:
                     problem(where, f"there is no {source}")
             elif source not in compose.get("volumes", {}):
                 problem(where, f"there is no volume {source}")
-        if service["image"] == "dunlin":
+        if service["image"].startswith("dunlin:"):
+            if service["image"] != f"dunlin:{VERSION}":
+                problem(where, f"the image is {service['image']}, and this is version {VERSION}")
             if service["command"][0] not in programs:
                 problem(where, f"there is no program {service['command'][0]}")
             check_environment(where, service.get("environment", {}), known, set(services))
@@ -255,9 +282,13 @@ def check_compose(programs: dict[str, str], known: set[str]) -> None:
 
 def main() -> int:
     programs, known = binaries(), settings()
-    count = sum(
-        check_kubernetes(path.parent, programs, known) for path in sorted(DEPLOY.glob("k8s/**/kustomization.yaml"))
-    )
+    count = 0
+    for path in sorted(DEPLOY.glob("k8s/**/kustomization.yaml")):
+        if yaml.safe_load(path.read_text())["kind"] == "Component":
+            with component(path.parent) as directory:
+                count += check_kubernetes(directory, programs, known)
+        else:
+            count += check_kubernetes(path.parent, programs, known)
     check_dockerfile(programs)
     check_compose(programs, known)
     for line in problems:
