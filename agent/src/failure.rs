@@ -131,6 +131,17 @@ impl Place {
         )
     }
 
+    /// Something of that name is there. Whether it may be removed, nobody can say from here.
+    fn exists_already(&self) -> String {
+        format!(
+            "Something of that name is in the target already: made by hand, by another tool, or by another migration. First look at \
+             what it is and what it holds (psql: \\d NAME, \\df NAME). Where it is what this step is to make, write IF NOT EXISTS or \
+             OR REPLACE, as far as the statement has it, or leave the statement out; where it is not, give the new one another \
+             name. Then `dunlin register DIR` and `dunlin run {}`.",
+            self.migration
+        )
+    }
+
     fn next(&self, state: &SqlState) -> String {
         let advice: Cow<'static, str> = match *state {
             SqlState::LOCK_NOT_AVAILABLE => {
@@ -157,8 +168,18 @@ impl Place {
             SqlState::IN_FAILED_SQL_TRANSACTION => {
                 "A statement before it failed and the error was not passed on: pass each error on".into()
             }
-            SqlState::DUPLICATE_TABLE | SqlState::DUPLICATE_OBJECT | SqlState::DUPLICATE_COLUMN => {
-                "It exists already. Remove it, or write the step so that it accepts it (IF NOT EXISTS)".into()
+            SqlState::DUPLICATE_TABLE
+            | SqlState::DUPLICATE_OBJECT
+            | SqlState::DUPLICATE_COLUMN
+            | SqlState::DUPLICATE_SCHEMA
+            | SqlState::DUPLICATE_FUNCTION => return self.exists_already(),
+            SqlState::INVALID_TRANSACTION_TERMINATION => {
+                "The code commits or rolls back by itself, which PostgreSQL allows to a CALL or DO outside a transaction only.                  Put it alone into a step with `transaction = false`, and write it so that it can be begun again"
+                    .into()
+            }
+            SqlState::ACTIVE_SQL_TRANSACTION => {
+                "PostgreSQL executes this outside a transaction only. Put the statement alone into a step with                  `transaction = false`"
+                    .into()
             }
             _ => return self.mend(),
         };

@@ -41,12 +41,21 @@ pub(crate) struct Follow {
     pub(crate) patience: Duration,
 }
 
+/// Why a run was cancelled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Cancelled {
+    /// It waited for a run that has not succeeded.
+    Behind,
+    /// For a reason of its own.
+    Because(String),
+}
+
 /// How runs stand after they were followed.
 #[derive(Debug, Default)]
 pub(crate) struct Followed {
     runs: BTreeMap<i64, Run>,
     /// Why runs were cancelled.
-    pub(crate) reasons: BTreeMap<i64, String>,
+    pub(crate) reasons: BTreeMap<i64, Cancelled>,
     sequence: i64,
 }
 
@@ -60,8 +69,9 @@ impl Followed {
         let Some(run) = response.run else { return };
         progress.update(&run, response.event.as_ref());
         if let Some(event) = response.event.filter(|event| event.r#type() == EventType::RunCancelled) {
-            let reason = event.message.split_once("was cancelled: ").map(|(_, reason)| reason.to_owned());
-            self.reasons.insert(run.id, reason.unwrap_or(event.message));
+            let behind = event.details.as_ref().is_some_and(|details| details.fields.contains_key("waited_for_run"));
+            let reason = if behind { Cancelled::Behind } else { Cancelled::Because(event.message) };
+            self.reasons.insert(run.id, reason);
         }
         self.sequence = self.sequence.max(response.sequence);
         self.runs.insert(run.id, run);

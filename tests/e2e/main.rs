@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing, in its helpers too")]
 
+mod checks;
 mod command;
 mod databases_away;
 mod databases_pooled;

@@ -54,6 +54,11 @@ pub(crate) enum Error {
         /// The role, quoted.
         role: String,
     },
+    /// Texts come out of such a database as whatever bytes were put in.
+    #[error(
+        "the encoding of this database is SQL_ASCII, which says of no text what its bytes mean, so that neither keys nor messages          can be read: use a database with an encoding, such as one made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0 and          filled from a dump"
+    )]
+    NoEncoding,
     /// The server lacks what the agent needs.
     #[error("the target is PostgreSQL {0}: PostgreSQL 14 or later is needed")]
     TooOld(String),
@@ -109,7 +114,8 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
                                  AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
                                  AND has_table_privilege(c.oid, 'DELETE')), true)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry'))";
+        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry')),
+       current_setting('server_encoding')";
 
 /// Looks at a target and changes nothing.
 ///
@@ -126,6 +132,9 @@ pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
     let facts = Facts { version, number: row.try_get(1)?, pooled, role: role.clone() };
     if facts.number < OLDEST_SERVER {
         return Err(Error::TooOld(facts.version));
+    }
+    if row.try_get::<_, &str>(9)? == "SQL_ASCII" {
+        return Err(Error::NoEncoding);
     }
     if row.try_get(2)? {
         return Err(Error::Standby);

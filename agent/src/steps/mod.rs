@@ -4,6 +4,7 @@
 //! repeats itself: the worker does, by running the step once more, which looks at the checkpoint first. So every step must
 //! be right when it is run again from any point at which it can have stopped.
 
+mod advice;
 mod check;
 mod context;
 mod framed;

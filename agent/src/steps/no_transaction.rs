@@ -20,7 +20,7 @@ use tokio_postgres::types::Type;
 
 use super::context::{names, needs_direct};
 use super::repair::Repair;
-use super::{Context, Ended, Error, check, seal, statement};
+use super::{Context, Ended, Error, advice, check, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
 use crate::frame::{self, Durability, Frame};
@@ -153,7 +153,14 @@ impl Attempt<'_> {
         }
         let repair = Repair { session: &self.session, context: self.context, place: self.place };
         let built = if self.checkpoint.fresh { false } else { repair.begun(&self.step.sql).await? };
-        let rows = match if built { Ok(0) } else { self.carry_out().await } {
+        if !self.checkpoint.fresh {
+            repair.repeated(&self.step.sql);
+        }
+        let done = match if built { Ok(0) } else { self.carry_out().await } {
+            Err(error) => Err(advice::outside(error, self.step, &self.session).await),
+            done => done,
+        };
+        let rows = match done {
             Ok(rows) => rows,
             Err(Error::Final(failed)) => {
                 // Nobody may ever come back to this step. What exists already is somebody else's.

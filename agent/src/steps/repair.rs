@@ -6,7 +6,9 @@
 //! somebody else that is still under way holds a lock that the removal does not get.
 
 use dunlin_proto::v1::EventType;
-use dunlin_shared::sql::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex, quote_ident};
+use dunlin_shared::sql::{
+    ConcurrentIndex, ConcurrentReindex, commits_by_itself, concurrent_index, concurrent_reindex, quote_ident,
+};
 use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
@@ -59,6 +61,15 @@ impl Repair<'_> {
             }
         }
         Ok(false)
+    }
+
+    /// Tells that a statement which commits by itself is begun again: nothing says how far it came.
+    pub(super) fn repeated(&self, sql: &str) {
+        if let Some(what) = commits_by_itself(sql) {
+            self.note(format!(
+                "an earlier attempt at this {what} did not end: what it had committed is kept, and it is begun again from its start"
+            ));
+        }
     }
 
     /// The index that a statement builds is there and valid. With IF NOT EXISTS, PostgreSQL is content with one that is not.

@@ -10,7 +10,7 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::context::names;
 use super::framed::Framed;
-use super::{Context, Ended, Error, check, no_transaction, seal};
+use super::{Context, Ended, Error, advice, check, no_transaction, seal};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::frame::Durability;
@@ -50,7 +50,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
         return done_before(&checkpoint, checksum, again, &place);
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
-    let ended = work.execute(&mut connection).await;
+    let ended = work.execute(&mut connection).await.map_err(|error| advice::in_transaction(error, task));
     if ended.is_err() {
         connection.rollback().await;
     }

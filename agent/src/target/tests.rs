@@ -158,3 +158,19 @@ fn pauses_grow_to_their_limit_and_are_never_all_the_same() {
     assert!(many.iter().all(|one| one[0] <= Duration::from_millis(200)), "the first comes soon");
     assert!(many.iter().all(|one| one[11] >= longest / 2), "the last are long");
 }
+
+#[tokio::test]
+async fn a_database_without_an_encoding_is_refused_when_it_is_met() {
+    let server = throwaway::shared().await;
+    let name = "without_encoding";
+    server
+        .command(&format!("CREATE DATABASE {name} ENCODING 'SQL_ASCII' LC_COLLATE 'C' LC_CTYPE 'C' TEMPLATE template0"))
+        .await
+        .unwrap();
+    let target = Target::new(TargetName::default(), &server.url(name), 1).unwrap();
+    let report = target.report(SOON).await;
+    assert!(!report.reachable && report.error.contains("SQL_ASCII"), "{report:?}");
+    let client = connect(&server.url(name)).await;
+    let schemas: i64 = client.query_one(LEDGER, &[]).await.unwrap().get(0);
+    assert_eq!(schemas, 0, "nothing is made in it");
+}

@@ -60,8 +60,8 @@ async fn pending(args: &Args, controllers: &Controllers, output: &Output) -> Res
     let count = words::plural(started.runs.len(), "migration", "migrations");
     tell(&format!("Running {count} on {target}: {}", numbers(&started.runs)));
     let followed = watch(args, &started.runs, controllers).await?;
-    report(output, &followed)?;
     output.answer(&RunPendingMigrationsResponse { runs: followed.runs() }, |look| runs_text(look, &followed))?;
+    report(&followed);
     finish(&followed, controllers, target, output).await
 }
 
@@ -82,9 +82,9 @@ async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) 
     }
     tell(&format!("Running {id} on {target}: run {}", run.id));
     let followed = watch(args, &[run], controllers).await?;
-    report(output, &followed)?;
     let answer = RunMigrationResponse { run: followed.runs().pop(), ..started };
     output.answer(&answer, |look| runs_text(look, &followed))?;
+    report(&followed);
     finish(&followed, controllers, target, output).await
 }
 

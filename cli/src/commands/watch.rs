@@ -1,6 +1,6 @@
 //! `dunlin watch [RUN...]`: follows runs to their end, or everything on a target until Ctrl-C.
 
-use dunlin_proto::v1::{GetRunResponse, ListEventsRequest, RunPendingMigrationsResponse, RunState};
+use dunlin_proto::v1::{GetRunResponse, ListEventsRequest, Run, RunPendingMigrationsResponse, RunState};
 
 use crate::args::Target;
 use crate::connection::Controllers;
@@ -46,13 +46,13 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         patience: args.patience.patience.into(),
     };
     let followed = follow(controllers, &what).await?;
-    report(output, &followed)?;
     let mut runs = followed.runs();
     if args.runs.len() == 1 {
         output.answer(&GetRunResponse { run: runs.pop() }, |look| runs_text(look, &followed))?;
     } else {
         output.answer(&RunPendingMigrationsResponse { runs }, |look| runs_text(look, &followed))?;
     }
+    report(&followed);
     Error::of_runs(&followed.runs())
 }
 
@@ -68,28 +68,29 @@ async fn latest(controllers: &Controllers, target: &str) -> Result<i64, Error> {
     Ok(events.first().map_or(0, |event| event.sequence))
 }
 
-/// The table of how runs ended.
+/// The table of how runs ended, without those that were cancelled.
 pub(super) fn runs_text(look: &Look, followed: &Followed) -> String {
-    runs::outcome(look, &followed.runs())
+    let runs = followed.runs();
+    let began: Vec<Run> = runs.iter().filter(|run| run.state() != RunState::Cancelled).cloned().collect();
+    let failed = runs.iter().filter(|run| run.state() != RunState::Succeeded).count();
+    let table = if began.is_empty() { String::new() } else { runs::outcome(look, &began) };
+    if failed == 0 || runs.len() < 2 {
+        return table;
+    }
+    format!("{table}\n{failed} of {} did not succeed", words::plural(runs.len(), "run", "runs"))
 }
 
-/// Tells on standard error what failed, and what was cancelled for it.
-pub(super) fn report(output: &Output, followed: &Followed) -> Result<(), Error> {
+/// Tells on standard error what was cancelled and, last of all, what failed.
+pub(super) fn report(followed: &Followed) {
     let look = Look::of(&std::io::stderr());
     let runs = followed.runs();
-    for run in runs.iter().filter(|run| run.state() == RunState::Failed) {
-        tell(&format!("{}\n", failure::failure(&look, run)));
+    let of = |state| runs.iter().filter(move |run| run.state() == state);
+    let failed: Vec<&Run> = of(RunState::Failed).collect();
+    let cancelled: Vec<_> = of(RunState::Cancelled).map(|run| (run, followed.reasons.get(&run.id))).collect();
+    for line in failure::cancelled(&cancelled, &failed) {
+        tell(&line);
     }
-    let cancelled = runs.iter().filter(|run| run.state() == RunState::Cancelled).map(|run| {
-        let why = followed.reasons.get(&run.id).map_or("", String::as_str);
-        (run, why)
-    });
-    if let Some(table) = failure::cancelled(&look, cancelled) {
-        tell(&table);
+    for run in failed {
+        tell(&format!("\n{}", failure::failure(&look, run)));
     }
-    let failed = runs.iter().filter(|run| run.state() != RunState::Succeeded).count();
-    if failed > 0 && runs.len() > 1 {
-        output.say(&format!("{} of {} did not succeed:\n", failed, words::plural(runs.len(), "run", "runs")))?;
-    }
-    Ok(())
 }

@@ -5,7 +5,8 @@ use std::fmt::Write;
 use comfy_table::Color;
 use dunlin_proto::v1::Run;
 
-use super::{Columns, Look, table::Align};
+use super::Look;
+use crate::follow::Cancelled;
 
 /// The failure of one run.
 pub(crate) fn failure(look: &Look, run: &Run) -> String {
@@ -41,13 +42,31 @@ pub(crate) fn failure(look: &Look, run: &Run) -> String {
     text
 }
 
-/// The table of runs that were cancelled, each with the reason.
-pub(crate) fn cancelled<'a>(look: &Look, runs: impl IntoIterator<Item = (&'a Run, &'a str)>) -> Option<String> {
-    let mut table = Columns::new(look, &[("RUN", Align::Right), ("CANCELLED", Align::Left), ("WHY", Align::Left)]);
-    for (run, why) in runs {
-        table.row([run.id.to_string().as_str(), &run.migration_id, why]);
+/// The runs that were cancelled: those behind others in one line, whatever their number, and each other with its reason.
+pub(crate) fn cancelled(runs: &[(&Run, Option<&Cancelled>)], failed: &[&Run]) -> Vec<String> {
+    let (behind, others): (Vec<_>, Vec<_>) = runs.iter().partition(|(_, why)| matches!(why, Some(Cancelled::Behind)));
+    let mut lines = Vec::new();
+    if let (Some((first, _)), Some((last, _))) = (behind.first(), behind.last()) {
+        let waited = match failed {
+            [only] => format!("run {} of {}", only.id, only.migration_id),
+            _ => "others that have not succeeded".to_owned(),
+        };
+        lines.push(if behind.len() == 1 {
+            format!("run {} of {} was cancelled: it waited for {waited}", first.id, first.migration_id)
+        } else {
+            let (count, all) = (behind.len(), last.id - first.id + 1);
+            let reach = if i64::try_from(count) == Ok(all) { "" } else { ", with gaps" };
+            format!(
+                "{count} runs were cancelled, {} of {} to {} of {}{reach}: they waited for {waited}",
+                first.id, first.migration_id, last.id, last.migration_id
+            )
+        });
     }
-    (!table.is_empty()).then(|| table.render())
+    lines.extend(others.iter().map(|(run, why)| match why {
+        Some(Cancelled::Because(message)) => message.clone(),
+        _ => format!("run {} of {} was cancelled", run.id, run.migration_id),
+    }));
+    lines
 }
 
 #[cfg(test)]
@@ -55,6 +74,20 @@ mod tests {
     use dunlin_proto::v1::RunError;
 
     use super::*;
+
+    #[test]
+    fn what_was_cancelled_behind_a_failure_is_one_line() {
+        let run = |id: i64| Run { id, migration_id: format!("m{id}"), ..Run::default() };
+        let (failed, runs) = (run(4), (5..=100).map(run).collect::<Vec<_>>());
+        let behind: Vec<_> = runs.iter().map(|run| (run, Some(&Cancelled::Behind))).collect();
+        let expected = "96 runs were cancelled, 5 of m5 to 100 of m100: they waited for run 4 of m4";
+        assert_eq!(cancelled(&behind, &[&failed]), [expected]);
+        assert_eq!(cancelled(&behind[..1], &[&failed]), ["run 5 of m5 was cancelled: it waited for run 4 of m4"]);
+        let own = Cancelled::Because("run 7 of m7 was cancelled by hand".to_owned());
+        let told = cancelled(&[(&runs[0], Some(&Cancelled::Behind)), (&runs[2], Some(&own))], &[]);
+        let expected = "run 5 of m5 was cancelled: it waited for others that have not succeeded";
+        assert_eq!(told, [expected, "run 7 of m7 was cancelled by hand"]);
+    }
 
     #[test]
     fn a_failure_tells_everything_that_is_known() {

@@ -49,11 +49,6 @@ impl Columns {
         self
     }
 
-    /// Whether there is no row.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.table.is_empty()
-    }
-
     /// The text, without spaces at the ends of lines.
     pub(crate) fn render(mut self) -> String {
         let widths: Vec<usize> = self.table.column_max_content_widths().into_iter().map(usize::from).collect();

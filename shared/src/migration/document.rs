@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use toml_span::value::Value;
 
+use super::apart;
 use super::definition::{Batch, Check, Definition, Step, StepBody, Version};
 use super::fields::{At, Fields, Reader};
 use super::files;
@@ -37,7 +38,7 @@ pub(super) fn read<'s>(
     texts: &HashMap<&'s str, &'s str>,
     room: &mut usize,
 ) -> (Draft<'s>, Vec<Problem>) {
-    let mut document = Document { reader: Reader::new(source), texts, room };
+    let mut document = Document { reader: Reader::new(source), texts, room, transactions: Vec::new() };
     let mut draft = Draft { source, id: None, version: None, run_after: Vec::new(), definition: None };
     match toml_span::parse(source.text) {
         Ok(root) => document.migration(root, &mut draft),
@@ -50,6 +51,8 @@ struct Document<'s, 'x> {
     reader: Reader<'s>,
     texts: &'x HashMap<&'s str, &'s str>,
     room: &'x mut usize,
+    /// The texts of the steps that are SQL in a transaction, of the list that is read.
+    transactions: Vec<Sql<'s>>,
 }
 
 impl<'s> Document<'s, '_> {
@@ -82,6 +85,7 @@ impl<'s> Document<'s, '_> {
         let no_steps = !fields.has("step");
         let step_position = fields.position("step");
         let (steps, given) = self.steps(&mut fields, "step");
+        let transactions = std::mem::take(&mut self.transactions);
         let after = self.checks(&mut fields, "after");
         if no_steps || given == Some(0) {
             let message = if before.is_empty() && after.is_empty() {
@@ -95,6 +99,14 @@ impl<'s> Document<'s, '_> {
         }
         let (rollback, _) = self.steps(&mut fields, "rollback");
         fields.finish(&mut self.reader);
+        // What is wrong comes first; and of a dump every statement would be looked at again.
+        if self.reader.count() == 0 {
+            let atomic = given.unwrap_or(0) == transactions.len();
+            let transactions: Vec<&Sql<'_>> = transactions.iter().collect();
+            let of = |together: &[&Sql<'_>]| apart::warnings(together);
+            let warnings = if atomic { of(&transactions) } else { transactions.chunks(1).flat_map(of).collect() };
+            self.reader.tell_all(|_| warnings);
+        }
 
         if let (true, Some(id), Some(name), Some(description), Some(version)) =
             (self.reader.count() == 0, &draft.id, name, description, &draft.version)
@@ -214,10 +226,15 @@ impl<'s> Document<'s, '_> {
                 (false, false) => Use::Transaction,
             };
             self.reader.tell_all(|_| rules::problems(&sql, r#use));
-            let sql = sql.canonical();
+            let text = sql.canonical();
             return match batch {
-                Some(batch) => Some(StepBody::Batch { batch, sql }),
-                None => Some(StepBody::Sql { sql, transaction: !outside }),
+                Some(batch) => Some(StepBody::Batch { batch, sql: text }),
+                None => {
+                    if !outside && !has_batch {
+                        self.transactions.push(sql);
+                    }
+                    Some(StepBody::Sql { sql: text, transaction: !outside })
+                }
             };
         }
         Some(StepBody::Transform { batch: batch?, transform: transform?.value })

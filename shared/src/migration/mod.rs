@@ -1,5 +1,6 @@
 //! Migrations: what a definition says, how its text is read, and how it is compared.
 
+mod apart;
 mod characters;
 mod checksum;
 mod definition;

@@ -30,6 +30,11 @@ impl Sql<'_> {
         self.source.problem(at, message, help.map(str::to_owned))
     }
 
+    /// "file:line:column" of an offset in the text.
+    pub(super) fn place(&self, offset: usize) -> String {
+        self.source.place(if self.exact { self.start + offset } else { self.start })
+    }
+
     pub(super) fn warning(&self, offset: usize, message: impl Into<String>, help: impl Into<String>) -> Problem {
         let at = if self.exact { self.start + offset } else { self.start };
         self.source.warning(at, message, Some(help.into()))

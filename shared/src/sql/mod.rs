@@ -13,3 +13,4 @@ pub(crate) mod statement;
 pub use assigned::assigned_columns;
 pub use index::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex};
 pub use quote::{quote_ident, quote_literal};
+pub use statement::{commits_by_itself, drops_index_concurrently};

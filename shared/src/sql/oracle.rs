@@ -75,3 +75,81 @@ async fn a_placeholder_is_found_exactly_where_the_server_reads_code() {
     drop(client);
     connection.await.unwrap().unwrap();
 }
+
+/// Text of what psql, templates and SQL have in common; some of it is SQL.
+fn mixture() -> impl Strategy<Value = String> {
+    let foreign = vec!["\\", "\\d", "{{", "}}", "{%", "${x}", "$x", ":x", ":'x'", "$(x)", "\\.\n", "\\restrict a\n"];
+    let sql = vec![
+        "SELECT 1",
+        "SELECT a",
+        ";",
+        "; SELECT 2",
+        "::int",
+        "[1:b]",
+        "$1",
+        " x ",
+        ", ",
+        " + ",
+        "COPY t FROM STDIN;\n",
+        "a$b",
+        "(",
+        ")",
+    ];
+    let hidden =
+        vec![", '{{ \\d'", ", $$ \\set ${x} $$", " -- \\x {{\n", " /* \\q {% */ ", ", E'\\\\{{'", ", 1 AS \"a\\{{b\""];
+    let quotes = vec!["'", "'", "\"", "\"", "$$", "$$", "$a$", "E'", "--", "\n", "/*", "*/", "U&'", " "];
+    let piece = prop_oneof![
+        2 => prop::sample::select(foreign),
+        3 => prop::sample::select(hidden),
+        4 => prop::sample::select(sql),
+        3 => prop::sample::select(quotes),
+    ];
+    prop::collection::vec(piece, 0..8).prop_map(|pieces| format!("SELECT 1 {}\n", pieces.concat()))
+}
+
+/// True when the grammar of the server takes a text: it reads the body of a function as a whole before it looks closer.
+async fn grammatical(client: &Client, sql: &str) -> bool {
+    let function = format!("CREATE FUNCTION pg_temp.oracle() RETURNS void LANGUAGE sql AS {}", quote_literal(sql));
+    match client.batch_execute(&format!("BEGIN; {function}; ROLLBACK")).await {
+        Ok(()) => true,
+        Err(error) => {
+            client.batch_execute("ROLLBACK").await.unwrap();
+            let refused = ["42601", "42602", "42622", "22025", "22P05", "22019"];
+            error.code().is_some_and(|state| !refused.contains(&state.code()))
+        }
+    }
+}
+
+#[tokio::test]
+async fn nothing_that_the_servers_grammar_takes_is_called_foreign() {
+    let url = throwaway::shared().await.database("oracle").await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    assert!(
+        grammatical(&client, "SELECT a FROM nowhere; VACUUM").await && !grammatical(&client, "SELECT 1; \\d").await
+    );
+
+    let mut runner = TestRunner::default();
+    let mixture = mixture();
+    let (mut taken, mut quoted, mut foreign) = (0, 0, 0);
+    for _ in 0..3000 {
+        let sql = mixture.new_tree(&mut runner).unwrap().current();
+        let found = super::foreign::look(&sql);
+        let harmless = super::foreign::without_restrictions(&sql);
+        if grammatical(&client, &sql).await {
+            // What follows a COPY from the client is data, also where the server would read a comment.
+            if !sql.contains("STDIN") {
+                let untouched = (&Vec::new(), sql.as_str(), sql.as_str());
+                assert_eq!((&found.foreign, found.sql.as_ref(), harmless.as_ref()), untouched);
+            }
+            taken += 1;
+            quoted += usize::from(sql.contains(['\\', '{']));
+        } else {
+            foreign += usize::from(!found.foreign.is_empty());
+        }
+    }
+    println!("{taken} taken, {quoted} of them with something quoted, {foreign} foreign");
+    assert!(taken > 100 && quoted > 20 && foreign > 100, "{taken} taken, {quoted} quoted, {foreign} foreign");
+    drop(client);
+    connection.await.unwrap().unwrap();
+}

@@ -51,6 +51,19 @@ pub(crate) fn statements(sql: &str) -> Vec<Statement<'_>> {
     found.into_iter().filter(|tokens| !tokens.is_empty()).map(|tokens| Statement { tokens }).collect()
 }
 
+/// What the first statement of a text is when it can commit by itself outside a transaction: "CALL" or "DO".
+#[must_use]
+pub fn commits_by_itself(sql: &str) -> Option<&'static str> {
+    let statements = statements(sql);
+    ["CALL", "DO"].into_iter().find(|word| statements.first().is_some_and(|first| first.begins(&[word])))
+}
+
+/// True when the first statement of a text is a DROP INDEX CONCURRENTLY.
+#[must_use]
+pub fn drops_index_concurrently(sql: &str) -> bool {
+    statements(sql).first().is_some_and(|first| first.begins(&["DROP", "INDEX", "CONCURRENTLY"]))
+}
+
 impl<'a> Statement<'a> {
     /// Where the statement begins, in bytes from the start of the text.
     pub(crate) fn offset(&self) -> usize {

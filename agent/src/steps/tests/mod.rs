@@ -1,5 +1,6 @@
 //! The steps against a real PostgreSQL.
 
+mod advice;
 mod batches;
 mod exactly_once;
 mod framed;

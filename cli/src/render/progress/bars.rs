@@ -6,7 +6,7 @@ use std::time::Duration;
 use dunlin_proto::v1::{Event, EventType, Run, RunState};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use super::lines::line;
+use super::lines::{is_behind, line};
 use crate::render::{Look, count, duration, runs, seconds, words};
 
 /// Bars on a terminal.
@@ -52,7 +52,7 @@ impl Bars {
                 bar.finish_and_clear();
                 self.all.remove(&bar);
             }
-            if before.is_none_or(|state| !words::ended(state)) {
+            if before.is_none_or(|state| !words::ended(state)) && !event.is_some_and(is_behind) {
                 self.print(&ended(look, run, self.width));
             }
         } else if run.state() != RunState::Queued {

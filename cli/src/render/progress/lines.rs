@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use comfy_table::Color;
-use dunlin_proto::v1::{Event, Run, RunState, Severity, Wait, WaitReason};
+use dunlin_proto::v1::{Event, EventType, Run, RunState, Severity, Wait, WaitReason};
 use tokio::time::Instant;
 
 use crate::render::{Look, runs, time_or, words};
@@ -23,7 +23,7 @@ impl Lines {
     /// The lines to print.
     pub(super) fn update(&mut self, look: &Look, run: &Run, event: Option<&Event>) -> Vec<String> {
         let mut lines = Vec::new();
-        if let Some(event) = event {
+        if let Some(event) = event.filter(|event| !is_behind(event)) {
             let text = line(look, event);
             let colour = words::severity_colour(event.severity());
             lines.push(colour.map_or_else(|| text.clone(), |colour| look.paint(&text, colour)));
@@ -67,6 +67,13 @@ impl Lines {
         (*at, *last) = (Instant::now(), text.clone());
         Some(text)
     }
+}
+
+/// True for the end of a run that waited for one that has failed: these are told together, when all has ended.
+pub(super) fn is_behind(event: &Event) -> bool {
+    let details = event.details.as_ref();
+    event.r#type() == EventType::RunCancelled
+        && details.is_some_and(|details| details.fields.contains_key("waited_for_run"))
 }
 
 /// An event as a line.
