@@ -1,6 +1,6 @@
 //! Plain lines, for logs and pipes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use comfy_table::Color;
@@ -15,6 +15,8 @@ const INTERVAL: Duration = Duration::from_secs(5);
 /// Plain lines.
 #[derive(Default)]
 pub(super) struct Lines {
+    /// Runs that were told of as a whole when they were queued.
+    pub(super) expected: BTreeSet<i64>,
     told: BTreeMap<i64, (Instant, String)>,
     waits: BTreeMap<i64, String>,
 }
@@ -23,7 +25,7 @@ impl Lines {
     /// The lines to print.
     pub(super) fn update(&mut self, look: &Look, run: &Run, event: Option<&Event>) -> Vec<String> {
         let mut lines = Vec::new();
-        if let Some(event) = event.filter(|event| !is_behind(event)) {
+        if let Some(event) = event.filter(|event| !is_behind(event) && !self.expects(event, run)) {
             let text = line(look, event);
             let colour = words::severity_colour(event.severity());
             lines.push(colour.map_or_else(|| text.clone(), |colour| look.paint(&text, colour)));
@@ -39,6 +41,10 @@ impl Lines {
             lines.push(format!("{}  {}{step}: {text}", now(look), run.migration_id));
         }
         lines
+    }
+
+    fn expects(&self, event: &Event, run: &Run) -> bool {
+        event.r#type() == EventType::RunQueued && self.expected.contains(&run.id)
     }
 
     /// What a run waits for, once, where its turn has come: somebody has to do something then.

@@ -39,13 +39,16 @@ impl Progress {
         Self { look, kind }
     }
 
-    /// Takes the runs that will be told of, so that the bars have their final shape from the start.
+    /// Takes the runs that will be told of: bars have their final shape from the start, and lines do not tell what is known.
     pub(crate) fn expect(&mut self, runs: &[Run]) {
-        if let Kind::Bars(bars) = &mut self.kind {
-            for run in runs {
-                bars.widen(run);
-                bars.states.insert(run.id, run.state());
+        match &mut self.kind {
+            Kind::Bars(bars) => {
+                for run in runs {
+                    bars.widen(run);
+                    bars.states.insert(run.id, run.state());
+                }
             }
+            Kind::Lines(lines) => lines.expected.extend(runs.iter().map(|run| run.id)),
         }
     }
 
