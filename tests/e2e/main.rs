@@ -22,6 +22,7 @@ mod history;
 mod indexes;
 mod logs;
 mod mending;
+mod readme;
 mod replicas;
 mod scenarios;
 mod tables;
