@@ -1,16 +1,24 @@
 //! What the target's catalog says about a table: how to walk it, and how to order the batches.
 
+mod binding;
 mod facts;
+mod guard;
 mod key;
+mod moves;
 mod pages;
 mod table;
 mod walk;
+mod writers;
 
+pub(crate) use binding::{belongs, bind};
 pub(crate) use facts::{Layout, layout, stripes_hash};
+pub(crate) use guard::Guard;
 pub(crate) use key::{Key, resolve};
+pub(crate) use moves::refuse_moves;
 pub(crate) use pages::{Pages, Sample};
 pub(crate) use table::{Table, find};
 pub(crate) use walk::Walk;
+pub(crate) use writers::Writers;
 
 /// Why a table cannot be worked through in batches. Each names the table, what is wrong and the way out.
 #[derive(Debug, thiserror::Error)]
@@ -58,5 +66,80 @@ pub(crate) enum Error {
         table: String,
         /// The column.
         column: String,
+    },
+    /// The key changes with what the step changes.
+    #[error(
+        "the key column `{column}` of `{table}` changes with what the step changes ({how}): rows would move between ranges while \
+         these are worked through; use another unique key with `key = [...]`, or a step without `batch`"
+    )]
+    KeyFollows {
+        /// The table.
+        table: String,
+        /// The column.
+        column: String,
+        /// By what.
+        how: String,
+    },
+    /// The statement changes something else than a table.
+    #[error(
+        "the statement changes `{0}`, which is a view: what becomes of the rows under it, and of their key, cannot be told; change \
+         the table underneath"
+    )]
+    Through(String),
+    /// A rule makes something else of the statement.
+    #[error(
+        "the table `{table}` has the rule `{rule}`: what becomes of a statement that is rewritten cannot be told; drop or disable \
+         the rule (ALTER TABLE {table} DISABLE RULE {rule}) in a step before"
+    )]
+    Rewritten {
+        /// The table.
+        table: String,
+        /// The rule.
+        rule: String,
+    },
+    /// What the statement changes cannot be told.
+    #[error(
+        "what the statement of the step changes cannot be told: {0}; write it as one SELECT, INSERT, UPDATE, DELETE or MERGE, with \
+         names of columns that are not written as U&\"...\""
+    )]
+    Unread(#[from] dunlin_shared::sql::reading::Unreadable),
+    /// `:batch` belongs to another table.
+    #[error(
+        "`:batch` stands for rows of {table}, and what the statement calls `{called}` is another table: name one and the same table in \
+         `batch.table` and in the statement, both with its schema"
+    )]
+    OtherTable {
+        /// The table that would be walked.
+        table: String,
+        /// What the statement calls the other.
+        called: String,
+    },
+    /// `:batch` belongs to no table.
+    #[error(
+        "`:batch` stands for rows of {table}, and where it stands the statement has no table that is called `{called}`: write \
+         `:batch(alias)` with what the statement calls the table there; a view, a subquery or a query in WITH is not the table"
+    )]
+    NotReferenced {
+        /// The table that would be walked.
+        table: String,
+        /// What the placeholder names.
+        called: String,
+    },
+    /// Other tables inherit from it.
+    #[error(
+        "other tables inherit from {0}, and their rows may have keys like those of others or none: say ONLY in front of the table in the \
+         statement (code cannot), and work through each of the others in a step of its own"
+    )]
+    Inherited(String),
+    /// Keys could move unseen.
+    #[error(
+        "{why}, so each batch must see the keys of the rows that it has changed, and it cannot where they are changed by {by}: write \
+         the change as the INSERT or UPDATE that the statement is, with `:batch` for the table that is changed, or as a step of its own"
+    )]
+    Unseen {
+        /// Why they must be seen.
+        why: String,
+        /// What changes them.
+        by: &'static str,
     },
 }

@@ -56,7 +56,7 @@ impl Walk<'_> {
              WHERE {condition} ORDER BY t.{key} {direction} LIMIT {SAMPLE}) AS s GROUP BY s.page ORDER BY min(s.k)",
             direction = if sample == Sample::First { "ASC" } else { "DESC" },
             key = quote_ident(&column.name),
-            table = self.table.quoted(),
+            table = self.table.source(),
             condition = self.condition(low, Some(high)),
         );
         let read = match self.read(connection, &sql).await {

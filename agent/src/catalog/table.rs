@@ -19,6 +19,12 @@ pub(crate) struct Table {
     pub(crate) partitioned: bool,
     /// How many rows it had when it was last analysed; `None` when it never was.
     pub(crate) rows: Option<i64>,
+    /// True when other tables inherit from it that are not its partitions.
+    pub(crate) has_children: bool,
+    /// True where it has triggers, or its partitions may have some.
+    pub(crate) may_have_triggers: bool,
+    /// True when it is read without the tables that inherit from it.
+    pub(crate) only: bool,
 }
 
 impl Table {
@@ -26,50 +32,58 @@ impl Table {
     pub(crate) fn quoted(&self) -> String {
         format!("{}.{}", quote_ident(&self.schema), quote_ident(&self.name))
     }
+
+    /// The table as it stands behind FROM.
+    pub(crate) fn source(&self) -> String {
+        if self.only { format!("ONLY {}", self.quoted()) } else { self.quoted() }
+    }
 }
 
-/// Finds a table by the name that a definition gives it: as it is stored (`Users`, `sales.Users`), or as SQL reads it
-/// (`"Users"`, `Users` for `users`).
+/// Finds a table by its name as SQL reads it: `users`, `Users` for the same, `shop."Order"`.
 ///
 /// # Errors
 /// There is none, or it is not a table.
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
-    let stored: Vec<String> = name.split('.').map(quote_ident).collect();
-    for candidate in [stored.join("."), name.to_owned()] {
-        let found = client
-            .query_typed_opt(
-                "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END
-                 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                 WHERE c.oid = to_regclass($1)",
-                &[(&candidate, Type::TEXT)],
-            )
-            .await;
-        let row = match found {
-            Ok(Some(row)) => row,
-            Ok(None) => continue,
-            // What SQL cannot read as a name is no name: that is the answer, not an accident.
-            Err(error) if error.code().is_some_and(|code| code.code().starts_with("42")) => continue,
-            Err(error) => return Err(error.into()),
-        };
-        let kind: String = row.try_get(3)?;
-        let what = match kind.as_str() {
-            "r" | "p" => {
-                return Ok(Table {
-                    oid: row.try_get(0)?,
-                    schema: row.try_get(1)?,
-                    name: row.try_get(2)?,
-                    partitioned: kind == "p",
-                    rows: row.try_get(4)?,
-                });
-            }
-            "v" => "a view",
-            "m" => "a materialized view",
-            "f" => "a foreign table",
-            "i" | "I" => "an index",
-            "S" => "a sequence",
-            _ => "not a table",
-        };
-        return Err(Error::NotATable { table: name.to_owned(), what });
-    }
-    Err(Error::NoTable(name.to_owned()))
+    let found = client
+        .query_typed_opt(
+            "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
+                    EXISTS (SELECT FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
+                            WHERE i.inhparent = c.oid AND NOT child.relispartition),
+                    c.relhastriggers OR c.relkind = 'p' OR c.relispartition
+             FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+             WHERE c.oid = to_regclass($1)",
+            &[(&name, Type::TEXT)],
+        )
+        .await;
+    let row = match found {
+        Ok(Some(row)) => row,
+        Ok(None) => return Err(Error::NoTable(name.to_owned())),
+        // What SQL cannot read as a name is no name: that is the answer, not an accident.
+        Err(error) if error.code().is_some_and(|code| code.code().starts_with("42")) => {
+            return Err(Error::NoTable(name.to_owned()));
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let kind: String = row.try_get(3)?;
+    let what = match kind.as_str() {
+        "r" | "p" => {
+            return Ok(Table {
+                oid: row.try_get(0)?,
+                schema: row.try_get(1)?,
+                name: row.try_get(2)?,
+                partitioned: kind == "p",
+                rows: row.try_get(4)?,
+                has_children: row.try_get(5)?,
+                may_have_triggers: row.try_get(6)?,
+                only: false,
+            });
+        }
+        "v" => "a view",
+        "m" => "a materialized view",
+        "f" => "a foreign table",
+        "i" | "I" => "an index",
+        "S" => "a sequence",
+        _ => "not a table",
+    };
+    Err(Error::NotATable { table: name.to_owned(), what })
 }

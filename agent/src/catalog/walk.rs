@@ -44,36 +44,53 @@ impl Walk<'_> {
              OFFSET {offset} LIMIT 1) AS s",
             texts = self.texts("s"),
             named = self.named(),
-            table = self.table.quoted(),
+            table = self.table.source(),
             condition = self.condition(low, high),
             order = column_list(self.key, "t"),
             offset = n.saturating_sub(1),
         )
     }
 
-    /// The last key above `low`, and how many rows lie above `low`; `None` when there are none.
+    /// The last key of all, read in the transaction that is open: with the settings of a walk from there on.
+    pub(crate) async fn last(&self, connection: &Connection) -> Result<Option<KeyBound>, tokio_postgres::Error> {
+        let sql = format!(
+            "SELECT {texts} FROM (SELECT {named} FROM {table} AS t ORDER BY {order} LIMIT 1) AS s",
+            texts = self.texts("s"),
+            named = self.named(),
+            table = self.table.source(),
+            order = self.descending(),
+        );
+        let messages = connection.simple_query(&format!("{};{sql}", limits::WALK)).await?;
+        Ok(rows(&messages).into_iter().next().map(KeyBound))
+    }
+
+    /// The last key above `low`, up to and with `high`, and how many rows lie there; `None` when there are none.
     pub(crate) async fn rest(
         &self,
         connection: &mut Connection,
         low: Option<&KeyBound>,
+        high: &KeyBound,
     ) -> Result<Option<(KeyBound, i64)>, tokio_postgres::Error> {
-        let sql = self.rest_sql(low);
+        let sql = self.rest_sql(low, high);
         let Some(mut row) = self.read(connection, &sql).await?.into_iter().next() else { return Ok(None) };
         let count = row.pop().and_then(|count| count.parse().ok()).unwrap_or(0);
         Ok(Some((KeyBound(row), count)))
     }
 
-    pub(crate) fn rest_sql(&self, low: Option<&KeyBound>) -> String {
-        let descending: Vec<String> =
-            self.key.iter().map(|column| format!("t.{} DESC", quote_ident(&column.name))).collect();
-        let condition = self.condition(low, None);
-        let table = self.table.quoted();
+    fn descending(&self) -> String {
+        let columns = self.key.iter().map(|column| format!("t.{} DESC", quote_ident(&column.name)));
+        columns.collect::<Vec<_>>().join(", ")
+    }
+
+    pub(crate) fn rest_sql(&self, low: Option<&KeyBound>, high: &KeyBound) -> String {
+        let condition = self.condition(low, Some(high));
+        let table = self.table.source();
         format!(
             "SELECT {texts}, (SELECT count(*) FROM {table} AS t WHERE {condition}) FROM (SELECT {named} FROM {table} AS t \
              WHERE {condition} ORDER BY {order} LIMIT 1) AS s",
             texts = self.texts("s"),
             named = self.named(),
-            order = descending.join(", "),
+            order = self.descending(),
         )
     }
 
@@ -93,7 +110,7 @@ impl Walk<'_> {
         let numbered =
             |alias: &str| -> Vec<String> { (1..=self.key.len()).map(|number| format!("{alias}.k{number}")).collect() };
         let named = self.named();
-        let table = self.table.quoted();
+        let table = self.table.source();
         let order = column_list(self.key, "t");
         let offset = n.saturating_sub(1);
         format!(
@@ -146,15 +163,7 @@ impl Walk<'_> {
         match answer {
             Ok(messages) => {
                 connection.closed();
-                Ok(messages
-                    .iter()
-                    .filter_map(|message| match message {
-                        SimpleQueryMessage::Row(row) => {
-                            Some((0..row.len()).map(|index| row.get(index).unwrap_or_default().to_owned()).collect())
-                        }
-                        _ => None,
-                    })
-                    .collect())
+                Ok(rows(&messages))
             }
             Err(error) => {
                 connection.rollback().await;
@@ -162,4 +171,15 @@ impl Walk<'_> {
             }
         }
     }
+}
+
+/// The values of all rows.
+fn rows(messages: &[SimpleQueryMessage]) -> Vec<Vec<String>> {
+    let rows = messages.iter().filter_map(|message| match message {
+        SimpleQueryMessage::Row(row) => {
+            Some((0..row.len()).map(|index| row.get(index).unwrap_or_default().to_owned()).collect())
+        }
+        _ => None,
+    });
+    rows.collect()
 }

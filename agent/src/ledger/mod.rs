@@ -25,7 +25,9 @@ mod tests;
 
 pub(crate) use advance::{Advance, Advanced, PREPARED as PREPARED_ADVANCE, to_prepare};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};
-pub(crate) use ranges::{NewRange, StoredRange, describe, insert_ranges, ranges_after, unfinished_ranges};
+pub(crate) use ranges::{
+    NewRange, StoredRange, begin_walk, describe, insert_ranges, planned, ranges_after, unfinished_ranges,
+};
 pub(crate) use registry::{Applied, Fingerprint, Sums, erase, fingerprint, record, registry, sums, unfinished_steps};
 #[cfg(test)]
 pub(crate) use schema::LOCK as PREPARE_LOCK;

@@ -1,6 +1,7 @@
 //! The ranges of a step: written by its plan, read again when a plan goes on.
 
 use dunlin_shared::key::{KeyBound, KeyRange};
+use serde::Serialize;
 use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
@@ -120,7 +121,7 @@ pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result
 }
 
 /// Notes in the checkpoint of a step what it does, within the transaction that has taken it: its checksum, and for a plan the
-/// table and its key.
+/// table and its key. Beside them stands the oid of the ledger, which is another one after a dump was restored.
 ///
 /// # Errors
 /// Those of PostgreSQL.
@@ -132,7 +133,9 @@ pub(crate) async fn describe(
 ) -> Result<(), Error> {
     client
         .execute_typed(
-            "UPDATE dunlin.checkpoints SET checksum = $3, key = $4 WHERE migration = $1 AND step = $2 AND range = 0",
+            "UPDATE dunlin.checkpoints
+             SET checksum = $3, key = $4 || jsonb_build_object('ledger', 'dunlin.checkpoints'::regclass::oid::text)
+             WHERE migration = $1 AND step = $2 AND range = 0",
             &[
                 (&step.migration.as_str(), Type::TEXT),
                 (&step.step_text(), Type::TEXT),
@@ -142,4 +145,48 @@ pub(crate) async fn describe(
         )
         .await?;
     Ok(())
+}
+
+/// Notes where the walk of a plan begins, within the transaction that has taken it.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn begin_walk(client: &Client, plan: &Address, cursor: &impl Serialize) -> Result<(), Error> {
+    let cursor = serde_json::to_value(cursor).map_err(Error::Unreadable)?;
+    client
+        .execute_typed(
+            "UPDATE dunlin.checkpoints SET cursor = $3 WHERE migration = $1 AND step = $2 AND range = 0",
+            &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&cursor, Type::JSONB)],
+        )
+        .await?;
+    Ok(())
+}
+
+/// What the plan of a step has noted for its ranges.
+#[derive(Debug, Clone)]
+pub(crate) struct Planned {
+    /// The table and its key.
+    pub(crate) key: Value,
+    /// The highest key when the step began.
+    pub(crate) bound: KeyBound,
+    /// True when the ledger is the one in which the plan noted them, and not restored from a dump since.
+    pub(crate) same_ledger: bool,
+}
+
+/// Reads what the plan of a range has noted; `None` when the target does not have it.
+///
+/// # Errors
+/// Those of PostgreSQL, or it cannot be read.
+pub(crate) async fn planned(client: &Client, range: &Address) -> Result<Option<Planned>, Error> {
+    let row = client
+        .query_typed_opt(
+            "SELECT key, cursor->'bound', coalesce(key->>'ledger' = 'dunlin.checkpoints'::regclass::oid::text, false)
+             FROM dunlin.checkpoints
+             WHERE migration = $1 AND step = $2 AND range = 0 AND key IS NOT NULL AND cursor ? 'bound'",
+            &[(&range.migration.as_str(), Type::TEXT), (&range.step_text(), Type::TEXT)],
+        )
+        .await?;
+    let Some(row) = row else { return Ok(None) };
+    let bound = serde_json::from_value(row.try_get(1)?).map_err(Error::Unreadable)?;
+    Ok(Some(Planned { key: row.try_get(0)?, bound, same_ledger: row.try_get(2)? }))
 }

@@ -14,6 +14,7 @@ mod range;
 mod repair;
 mod seal;
 mod statement;
+mod subject;
 #[cfg(test)]
 mod tests;
 

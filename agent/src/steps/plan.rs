@@ -5,27 +5,27 @@
 //! its first range, and then after some more, a plan gives its lease back so that an agent with one slot gets to work; the
 //! controller grants it again behind the ranges.
 //!
-//! Rows that are inserted above the last key after the walk has passed it are not covered: they were not there when the
-//! step was planned.
+//! The walk ends at an upper bound: the highest key of the table, read once, in the transaction that takes the plan first, and kept in
+//! its checkpoint. Transactions that had written to the table by then may still commit rows below the bound, so nothing is cut before
+//! they are over: with keys that rise by themselves, every row up to the bound is then there.
 
 use std::time::Duration;
 
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{PlanTask, PlannedRange, RangesPlanned, StepKind};
+use dunlin_proto::v1::{EventType, PlanTask, PlannedRange, RangesPlanned};
 use dunlin_shared::key::{KeyBound, KeyRange};
-use dunlin_shared::sql::{assigned_columns, quote_ident};
 use futures::future::join3;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::time::Instant;
 
 use super::context::names;
-use super::range::of_catalog;
+use super::subject::{self, Subject};
 use super::{Context, Ended, Error, check, given, seal, statement};
-use crate::catalog::{self, Key, Table, Walk};
+use crate::catalog::{Key, Table, Walk, Writers};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
-use crate::frame::Durability;
+use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, StoredRange, Taken};
 use crate::target::Connection;
 
@@ -55,12 +55,16 @@ const WRITE_RANGES: usize = 100;
 const WRITE_AFTER: Duration = Duration::from_millis(20);
 
 /// Where a plan stands.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Cursor {
     /// The number of ranges cut.
     ranges: i32,
     /// The last key of the last of them.
     high: Option<KeyBound>,
+    /// The highest key when the step began: nothing above it is walked.
+    bound: KeyBound,
+    /// The transactions that had written to the table then, as long as they may be open.
+    writers: Writers,
 }
 
 pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Result<Ended, Error> {
@@ -74,15 +78,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     let names = names(step, &place)?;
     let settings = step.batch.clone().unwrap_or_default();
     let mut connection = context.lend(&place).await?;
-    let table = catalog::find(&connection, &settings.table).await.map_err(|error| of_catalog(error, &place))?;
-    let key = catalog::resolve(&connection, &table, &settings.key).await.map_err(|error| of_catalog(error, &place))?;
-    if step.kind() == StepKind::Batch {
-        let assigned = assigned_columns(&step.sql, &quote_ident(&table.name));
-        if let Some(column) = key.columns.iter().find(|column| assigned.contains(&column.name)) {
-            let error = catalog::Error::AssignsKey { table: settings.table.clone(), column: column.name.clone() };
-            return Err(of_catalog(error, &place));
-        }
-    }
+    let Subject { table, key } = Subject::resolve(context, &mut connection, step, &place).await?;
 
     let address = context.address(Some(&names.step), 0);
     let claim = context.claim(&address, Kind::Plan, &step.checksum, again);
@@ -97,31 +93,41 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         checksum: &step.checksum,
         address,
         place: &place,
-        stored_key: stored_key(&table, &key),
+        stored_key: subject::stored(&table, &key),
         table,
         key,
         fixed_rows: given(settings.range),
     };
-    let unfinished = match plan.enter(&mut connection, &checkpoint).await {
-        Ok(unfinished) => unfinished,
+    let entered = match plan.enter(&mut connection, &checkpoint).await {
+        Ok(entered) => entered,
         Err(error) => {
             connection.rollback().await;
             return Err(error);
         }
     };
     failpoint::at(&connection, PLAN.taken).await.map_err(|error| Error::of_postgres(&error, &place))?;
-    let cursor = plan.report_known(&connection, &checkpoint).await?;
+    plan.report_known(&connection, entered.cursor.as_ref()).await?;
     if checkpoint.state == State::Done {
-        let already_done = !again && unfinished == 0;
+        let already_done = !again && entered.unfinished == 0;
         return Ok(Ended::Done { rows: 0, rows_walked: 0, already_done, applied: None });
+    }
+    let Some(mut cursor) = entered.cursor else {
+        // The table was empty.
+        plan.write(&mut connection, &[], None, checkpoint.batches, State::Done).await?;
+        return Ok(Ended::Done { rows: 0, rows_walked: 0, already_done: false, applied: None });
+    };
+    if !plan.outwait(&connection, &mut cursor).await? {
+        return Ok(Ended::Told);
     }
     plan.cut(&mut connection, cursor, &checkpoint).await
 }
 
-fn stored_key(table: &Table, key: &Key) -> Value {
-    let columns: Vec<Value> =
-        key.columns.iter().map(|column| json!({"name": column.name, "type": column.type_name})).collect();
-    json!({"table": table.quoted(), "columns": columns})
+/// What a plan finds when it enters.
+struct Entered {
+    /// Where it stands; `None` when the table was empty.
+    cursor: Option<Cursor>,
+    /// How many ranges are unfinished.
+    unfinished: i64,
 }
 
 struct Plan<'a> {
@@ -148,8 +154,9 @@ fn range_rows(rows: Option<i64>, cut: i64, slots: i32) -> u32 {
 
 impl Plan<'_> {
     /// Ends the transaction that has taken the task: with the checks before where nothing was begun, with a look at what was
-    /// begun otherwise. Returns how many ranges are unfinished.
-    async fn enter(&self, connection: &mut Connection, checkpoint: &Checkpoint) -> Result<i64, Error> {
+    /// begun otherwise. The first reads the upper bound.
+    async fn enter(&self, connection: &mut Connection, checkpoint: &Checkpoint) -> Result<Entered, Error> {
+        let mut cursor: Option<Cursor> = checkpoint.position().map_err(|error| Error::of_ledger(error, self.place))?;
         let of_ledger = |error| Error::of_ledger(error, self.place);
         let mut unfinished = 0;
         if checkpoint.fresh {
@@ -160,11 +167,14 @@ impl Plan<'_> {
             }
         } else {
             unfinished = ledger::unfinished_ranges(connection, &self.address).await.map_err(of_ledger)?;
-            let begun = checkpoint.state == State::Done || checkpoint.cursor.is_some();
+            let begun = checkpoint.state == State::Done || cursor.as_ref().is_some_and(|cursor| cursor.ranges > 0);
             if checkpoint.state == State::Done && unfinished == 0 && checkpoint.checksum != self.checksum {
                 return Err(statement::changed(self.place));
             }
-            if begun && checkpoint.key.as_ref().is_some_and(|key| *key != self.stored_key) {
+            let moved = checkpoint.key.as_ref().is_some_and(|key| !subject::same(key, &self.stored_key));
+            if moved && !begun {
+                cursor = None;
+            } else if moved {
                 return Err(Error::Final(self.place.refuse(
                     format!(
                         "the step {} is half done along another table or key: {}",
@@ -179,32 +189,76 @@ impl Plan<'_> {
             }
         }
         ledger::describe(connection, &self.address, self.checksum, Some(&self.stored_key)).await.map_err(of_ledger)?;
-        connection.commit().await.map_err(|error| Error::of_postgres(&error, self.place))?;
-        Ok(unfinished)
+        let of_postgres = |error| Error::of_postgres(&error, self.place);
+        if cursor.is_none() && checkpoint.state == State::Open {
+            let frame = self.context.frame();
+            let bound = self.walk(&frame).last(connection).await.map_err(of_postgres)?;
+            if let Some(bound) = bound {
+                // Behind the bound: whoever had a lower key by then, and has not committed, has written to the table.
+                let writers = Writers::of(connection, &self.table).await.map_err(of_postgres)?;
+                let begun = Cursor { ranges: 0, high: None, bound, writers };
+                ledger::begin_walk(connection, &self.address, &begun).await.map_err(of_ledger)?;
+                cursor = Some(begun);
+            }
+        }
+        connection.commit().await.map_err(of_postgres)?;
+        Ok(Entered { cursor, unfinished })
+    }
+
+    /// Waits for the transactions that may still commit rows below the bound. False when the worker was told to stop.
+    async fn outwait(&self, connection: &Connection, cursor: &mut Cursor) -> Result<bool, Error> {
+        let mut pause = Duration::from_millis(5);
+        let mut note_after = Duration::from_secs(1);
+        let since = Instant::now();
+        loop {
+            self.context.beat();
+            let open =
+                cursor.writers.still_open(connection).await.map_err(|error| Error::of_postgres(&error, self.place))?;
+            let Some(first) = open.first() else {
+                cursor.writers = Writers::default();
+                return Ok(true);
+            };
+            if since.elapsed() >= note_after {
+                note_after = since.elapsed() * 4;
+                let others = if open.len() > 1 { format!(", and {} more", open.len() - 1) } else { String::new() };
+                let sentence = format!(
+                    "{} waits for transactions that wrote to it before the step began and are still open, since they may commit \
+                     rows that the step has to walk: {first}{others}",
+                    self.table.quoted()
+                );
+                self.context.lease.note(EventType::AgentNote, sentence);
+            }
+            if !self.context.pause(pause).await {
+                return Ok(false);
+            }
+            pause = (pause * 2).min(Duration::from_secs(1));
+        }
+    }
+
+    fn walk<'a>(&'a self, frame: &'a Frame) -> Walk<'a> {
+        Walk { table: &self.table, key: &self.key.columns, frame }
     }
 
     /// Reports the ranges that the target has and the controller does not know.
-    async fn report_known(&self, connection: &Connection, checkpoint: &Checkpoint) -> Result<Cursor, Error> {
-        let position = checkpoint.position().map_err(|error| Error::of_ledger(error, self.place))?;
-        let cursor: Cursor = position.unwrap_or_default();
+    async fn report_known(&self, connection: &Connection, cursor: Option<&Cursor>) -> Result<(), Error> {
+        let there = cursor.map_or(0, |cursor| cursor.ranges);
         let mut known = self.task.known_ranges;
-        if known > cursor.ranges {
+        if known > there {
             return Err(Error::Final(self.place.refuse(
                 format!(
-                    "the target knows {} ranges of the step and the controller {known}: it was put back to an earlier state",
-                    cursor.ranges
+                    "the target knows {there} ranges of the step and the controller {known}: it was put back to an earlier state"
                 ),
                 format!("Run `dunlin run {}`: it goes on where the target stands.", self.place.migration),
             )));
         }
-        while known < cursor.ranges {
+        while known < there {
             let ranges = ledger::ranges_after(connection, &self.address, known).await;
             let ranges = ranges.map_err(|error| Error::of_ledger(error, self.place))?;
             let Some(last) = ranges.last() else { break };
             known = last.planned.ordinal;
             self.report(&ranges);
         }
-        Ok(cursor)
+        Ok(())
     }
 
     async fn cut(
@@ -215,7 +269,7 @@ impl Plan<'_> {
     ) -> Result<Ended, Error> {
         let mut batches = checkpoint.batches;
         let frame = self.context.frame();
-        let walk = Walk { table: &self.table, key: &self.key.columns, frame: &frame };
+        let walk = self.walk(&frame);
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
         let first = cursor.ranges == 0;
@@ -229,13 +283,14 @@ impl Plan<'_> {
             let known = checkpoint.rows_total + rows_cut;
             let rows = self.fixed_rows.unwrap_or_else(|| range_rows(self.table.rows, known, slots));
             let wanted = if low.is_none() { rows.min(FIRST_RANGE_ROWS) } else { rows };
-            let full = walk.nth(connection, low.as_ref(), None, wanted).await.map_err(of_postgres)?;
+            let full = walk.nth(connection, low.as_ref(), Some(&cursor.bound), wanted).await.map_err(of_postgres)?;
             let (range, more) = match full {
                 Some(high) => (Some((high, i64::from(wanted))), true),
-                None => (walk.rest(connection, low.as_ref()).await.map_err(of_postgres)?, false),
+                None => (walk.rest(connection, low.as_ref(), &cursor.bound).await.map_err(of_postgres)?, false),
             };
             if let Some((high, rows_total)) = range {
-                cursor = Cursor { ranges: cursor.ranges + 1, high: Some(high.clone()) };
+                cursor.ranges += 1;
+                cursor.high = Some(high.clone());
                 waiting.push(NewRange { ordinal: cursor.ranges, keys: KeyRange { low, high }, rows_total });
                 cut += 1;
                 rows_cut += rows_total;
@@ -248,7 +303,7 @@ impl Plan<'_> {
                 || cut >= YIELD_SMALL_RANGES;
             if stop || waiting.len() >= WRITE_RANGES || written.elapsed() >= WRITE_AFTER {
                 let state = if more { State::Open } else { State::Done };
-                self.write(connection, &waiting, &cursor, batches, state).await?;
+                self.write(connection, &waiting, Some(&cursor), batches, state).await?;
                 batches += 1;
                 let report: Vec<StoredRange> = std::mem::take(&mut waiting)
                     .into_iter()
@@ -274,7 +329,7 @@ impl Plan<'_> {
         &self,
         connection: &mut Connection,
         ranges: &[NewRange],
-        cursor: &Cursor,
+        cursor: Option<&Cursor>,
         batches: i64,
         state: State,
     ) -> Result<(), Error> {
@@ -285,7 +340,7 @@ impl Plan<'_> {
             epoch: self.context.epoch,
             mark: &mark,
             batches,
-            cursor: serde_json::to_value(cursor).ok(),
+            cursor: cursor.and_then(|cursor| serde_json::to_value(cursor).ok()),
             rows: 0,
             rows_walked: 0,
             rows_total: ranges.iter().map(|range| range.rows_total).sum(),

@@ -77,6 +77,13 @@ impl Lab {
         Self::at(&self.url, &format!("{}?options=-c%20{name}%3D{value}", self.url)).await
     }
 
+    /// A laboratory, and the same target for sessions with another setting.
+    pub(crate) async fn seen_twice(name: &str, value: &str) -> (Self, Arc<Target>) {
+        let lab = Self::new().await;
+        let url = format!("{}?options=-c%20{name}%3D{value}", lab.url);
+        (lab, Arc::new(Target::new(TargetName::default(), &url, 8).unwrap()))
+    }
+
     /// A laboratory whose agent reaches the database through a proxy.
     pub(crate) async fn behind_a_proxy() -> (Self, Proxy) {
         let server = throwaway::shared().await;

@@ -8,9 +8,10 @@ use super::definition::Batch;
 use super::limits::PROBLEMS;
 use super::position::Source;
 use super::set::Problem;
+use crate::sql::concurrent_index;
 use crate::sql::placeholder::BatchSql;
+use crate::sql::reading::{Reading, Reference, name_parts, same_table};
 use crate::sql::statement::{Outlasts, Statement, statements};
-use crate::sql::{assigned_columns, concurrent_index};
 use crate::sql::{foreign, lex};
 
 /// SQL and where it stands.
@@ -99,8 +100,8 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
     if let (Use::NoTransaction, [only]) = (r#use, statements.as_slice()) {
         found.extend(index_without_a_name(sql, only.offset()));
     }
-    if let Use::Batch(Some(batch)) = r#use {
-        found.extend(key_assignments(sql, batch));
+    if let (Use::Batch(Some(batch)), true) = (r#use, found.iter().all(Problem::is_warning)) {
+        found.extend(of_batch(sql, batch, &parsed));
     }
     found
 }
@@ -183,22 +184,40 @@ fn index_without_a_name(sql: &Sql<'_>, at: usize) -> Option<Problem> {
     })
 }
 
-/// Rows must not move between ranges while they are worked on. Keys that are not named here are the agent's to look up.
-fn key_assignments(sql: &Sql<'_>, batch: &Batch) -> Vec<Problem> {
-    if batch.key.is_empty() {
+/// What the agent would refuse as well, found without a database. What names mean, and keys that are not named here, are the agent's
+/// to look up.
+fn of_batch(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql) -> Vec<Problem> {
+    let reading = match Reading::of(&sql.text) {
+        Ok(reading) => reading,
+        Err(error) => {
+            let message = format!("what this statement changes cannot be told: {error}");
+            let help = "a batch is one SELECT, INSERT, UPDATE, DELETE or MERGE, also with WITH";
+            return vec![sql.problem(error.offset, message, Some(help))];
+        }
+    };
+    let mut found = alias_left_out(sql, batch, parsed, &reading.references);
+    let assigned = name_parts(&batch.table).map_or_else(Vec::new, |table| reading.assigned(&table));
+    found.extend(batch.key.iter().filter(|column| assigned.contains(column)).map(|column| {
+        let message = format!("the statement assigns the key column `{column}`: its rows would move between ranges");
+        sql.problem(0, message, Some("walk the table by a key that the statement leaves alone"))
+    }));
+    found
+}
+
+/// A table that has an alias is not known by its name any more.
+fn alias_left_out(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql, references: &[Reference]) -> Vec<Problem> {
+    let Some(table) = name_parts(&batch.table) else { return Vec::new() };
+    let named: Vec<&Reference> = references.iter().filter(|reference| same_table(&reference.table, &table)).collect();
+    let Some(alias) = named.first().and_then(|reference| reference.alias.as_deref()) else { return Vec::new() };
+    if named.iter().any(|reference| reference.alias.is_none()) {
         return Vec::new();
     }
-    let assigned = assigned_columns(&sql.text, &batch.table);
-    batch
-        .key
-        .iter()
-        .filter(|column| assigned.contains(column))
-        .map(|column| {
-            let message =
-                format!("the statement assigns the key column `{column}`: its rows would move between ranges");
-            sql.problem(0, message, Some("walk the table by a key that the statement leaves alone"))
-        })
-        .collect()
+    let bare = parsed.placeholders_without_alias().take(PROBLEMS);
+    bare.map(|offset| {
+        let message = format!("the statement calls the table `{}` by the alias `{alias}`", batch.table);
+        sql.problem(offset, message, Some(&format!("write `:batch({alias})`")))
+    })
+    .collect()
 }
 
 /// What is wrong with the name of a table, if anything.

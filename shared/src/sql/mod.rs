@@ -1,6 +1,5 @@
 //! SQL as text: quoting, and what can be told about a statement without a database.
 
-mod assigned;
 pub(crate) mod foreign;
 mod index;
 pub(crate) mod lex;
@@ -8,9 +7,9 @@ pub(crate) mod lex;
 mod oracle;
 pub mod placeholder;
 mod quote;
+pub mod reading;
 pub(crate) mod statement;
 
-pub use assigned::assigned_columns;
 pub use index::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex};
 pub use quote::{quote_ident, quote_literal};
-pub use statement::{commits_by_itself, drops_index_concurrently};
+pub use statement::{commits_by_itself, drops_index_concurrently, preparable};

@@ -92,6 +92,16 @@ impl BatchSql {
         self.pieces.iter().map(|piece| piece.offset)
     }
 
+    /// Where those placeholders stand that name no alias, in bytes from the start of the text.
+    pub fn placeholders_without_alias(&self) -> impl Iterator<Item = usize> + '_ {
+        self.pieces.iter().filter(|piece| piece.alias.is_none()).map(|piece| piece.offset)
+    }
+
+    /// The aliases of the placeholders, in the order of the text.
+    pub fn aliases(&self) -> impl Iterator<Item = Option<&str>> + '_ {
+        self.pieces.iter().map(|piece| piece.alias.as_deref())
+    }
+
     /// The text with each placeholder replaced by what `predicate` makes of its alias, which is given as SQL writes it.
     pub fn render(&self, mut predicate: impl FnMut(Option<&str>) -> String) -> String {
         let mut sql = String::new();

@@ -64,6 +64,16 @@ pub fn drops_index_concurrently(sql: &str) -> bool {
     statements(sql).first().is_some_and(|first| first.begins(&["DROP", "INDEX", "CONCURRENTLY"]))
 }
 
+/// The texts of the statements that can be prepared: of all that do not begin or end a transaction.
+#[must_use]
+pub fn preparable(sql: &str) -> Vec<&str> {
+    let text = |statement: &Statement<'_>| {
+        let last = statement.tokens.last()?;
+        sql.get(statement.offset()..last.offset + last.text.len())
+    };
+    statements(sql).iter().filter(|statement| !statement.controls_transactions()).filter_map(text).collect()
+}
+
 impl<'a> Statement<'a> {
     /// Where the statement begins, in bytes from the start of the text.
     pub(crate) fn offset(&self) -> usize {

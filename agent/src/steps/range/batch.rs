@@ -12,8 +12,10 @@ use futures::future::join;
 use serde_json::{Map, Value};
 use tokio_postgres::{Client, IsolationLevel};
 
+use super::guarded::LEFT_OUT;
 use super::order::Job;
 use super::{Sums, Worker, in_words};
+use crate::catalog::Guard;
 use crate::failpoint::{self, CODE, RANGE};
 use crate::failure::Place;
 use crate::frame::{Durability, FREE_NAMES, WHICH};
@@ -33,14 +35,14 @@ pub(super) enum Body {
 
 impl Job<'_> {
     /// The last transaction of a task waits for the disk.
-    fn durability(&self) -> Durability {
+    pub(super) fn durability(&self) -> Durability {
         if self.last { Durability::AtCommit } else { Durability::Later }
     }
 }
 
 /// The statement behind those that begin the transaction of a batch, if any: the predicates of a stripe and of a key of several columns
 /// count on bitmaps.
-fn settings(job: &Job<'_>) -> &'static str {
+pub(super) fn settings(job: &Job<'_>) -> &'static str {
     let several = job.bound.0.len() > 1;
     if several || job.cursor.window.stripes.count() > 1 { "SET LOCAL enable_bitmapscan = on;" } else { "" }
 }
@@ -62,6 +64,8 @@ struct Committed {
     rows: i64,
     advanced: Advanced,
     ahead: Option<Ahead>,
+    /// Rows that matched and that triggers left out.
+    left_out: i64,
 }
 
 impl Worker<'_> {
@@ -84,12 +88,14 @@ impl Worker<'_> {
         }
         let (range, _) = job.cursor.batch(job.bound);
         let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
-        let done = match &self.body {
-            Body::Sql(sql) => self.sql_batch(connection, sql, job, ahead, next, &place).await,
-            Body::Code(code) => self.code_batch(connection, &**code, job, &place).await,
+        let done = match (&self.body, &self.guard) {
+            (Body::Sql(_), Some(guard)) => self.guarded_batch(connection, guard, job, &place).await,
+            (Body::Sql(sql), None) => self.sql_batch(connection, sql, job, ahead, next, &place).await,
+            (Body::Code(code), _) => self.code_batch(connection, &**code, job, &place).await,
         };
         match done {
-            Ok(Committed { rows, advanced, ahead }) => {
+            Ok(Committed { rows, advanced, ahead, left_out }) => {
+                self.left_out += left_out;
                 self.hot.add(advanced.updated, advanced.hot_updated, job.cursor.stripe > 0);
                 self.count(rows, advanced, job);
                 Ok(ahead)
@@ -134,7 +140,29 @@ impl Worker<'_> {
         if ahead.is_none() {
             connection.closed();
         }
-        Ok(Committed { rows, advanced, ahead })
+        Ok(Committed { rows, advanced, ahead, left_out: 0 })
+    }
+
+    async fn guarded_batch(
+        &self,
+        connection: &mut Connection,
+        guard: &Guard,
+        job: &Job<'_>,
+        place: &Place,
+    ) -> Result<Committed, Error> {
+        let changed = self.guarded_change(connection, guard, job, place).await?;
+        let mark = self.context.mark();
+        let left_out = (changed.left_out > 0).then(|| (LEFT_OUT.to_owned(), Value::from(changed.left_out)));
+        let counters: Map<String, Value> = left_out.into_iter().collect();
+        let advance = self.advance(job, changed.rows, &counters, &mark);
+        let leave = format!("{};", self.frame.leave(&changed.transaction, job.durability()));
+        let removal = self.removal(connection, job);
+        let advanced = advance
+            .commit(connection, RANGE, &leave, &removal)
+            .await
+            .map_err(|error| Error::of_ledger(error, place))?;
+        connection.closed();
+        Ok(Committed { rows: changed.rows, advanced, ahead: None, left_out: changed.left_out })
     }
 
     /// True behind the first batch of a lease, without a pooler: what is sent next comes to the same session, and the SQL of the
@@ -164,7 +192,7 @@ impl Worker<'_> {
         if job.last || self.context.target.pooled() { connection.removal() } else { String::new() }
     }
 
-    fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
+    pub(super) fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
         let (range, stripe) = job.cursor.batch(job.bound);
         sql.render(|alias| {
             let qualifier = alias.map_or_else(|| quote_ident(&self.table.name), str::to_owned);
@@ -235,7 +263,7 @@ impl Worker<'_> {
         transaction.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();
-        Ok(Committed { rows, advanced, ahead: None })
+        Ok(Committed { rows, advanced, ahead: None, left_out: 0 })
     }
 
     fn advance<'a>(&'a self, job: &Job<'_>, rows: i64, counters: &'a Map<String, Value>, mark: &'a str) -> Advance<'a> {

@@ -7,6 +7,7 @@
 
 mod batch;
 mod durable;
+mod guarded;
 mod opening;
 mod order;
 mod pace;
@@ -27,8 +28,9 @@ use self::order::{Cursor, Jobs};
 use self::pace::Pace;
 use self::stripes::{HotShare, Shown};
 use super::context::names;
+use super::subject::Again;
 use super::{Context, Ended, Error, given, seal};
-use crate::catalog::{self, Table, Walk};
+use crate::catalog::{self, Guard, Key, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
@@ -82,8 +84,9 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     }
 
     let settings = step.batch.clone().unwrap_or_default();
-    let of_catalog = |error| of_catalog(error, &place);
-    let table = catalog::find(&connection, &settings.table).await.map_err(of_catalog)?;
+    let known = Key { columns: key.clone() };
+    let Again { table, assigned, guard } =
+        Again::find(context, &mut connection, step, &address, &known, &place).await?;
     let body = match &names.transform {
         None => Body::Sql(BatchSql::parse(&step.sql).map_err(|error| {
             Error::Final(place.refuse(format!("the SQL of the step cannot be read: {error}"), place.mend()))
@@ -104,6 +107,9 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         checkpoint,
         place: &place,
         table,
+        assigned,
+        guard,
+        left_out: 0,
         key,
         range,
         body,
@@ -117,7 +123,9 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         prepared: false,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
-    worker.run(&mut connection, given(settings.stripes)).await
+    let ended = worker.run(&mut connection, given(settings.stripes)).await;
+    worker.tell_left_out();
+    ended
 }
 
 /// Where work on a range can be made to fail on purpose.
@@ -136,6 +144,12 @@ struct Worker<'a> {
     place: &'a Place,
     checkpoint: Checkpoint,
     table: Table,
+    /// The columns of the table that the step assigns.
+    assigned: Vec<String>,
+    /// What batches must show of the keys of their rows.
+    guard: Option<Guard>,
+    /// Rows that matched and that triggers left out.
+    left_out: i64,
     key: Vec<KeyColumn>,
     range: KeyRange,
     body: Body,

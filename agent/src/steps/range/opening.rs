@@ -1,7 +1,6 @@
 //! Opening a window: where it ends, and its stripes.
 
 use dunlin_shared::key::KeyBound;
-use dunlin_shared::sql::{assigned_columns, quote_ident};
 
 use super::order::{Cursor, Window};
 use super::shares::{self, Shares};
@@ -117,12 +116,12 @@ impl Worker<'_> {
             return Ok(order);
         }
         let plain = Order { stripes: StripeChoice::KeyOrder, window_rows: stripes::MOST_IN_WINDOW, growth: None };
-        let assigned = assigned_columns(&self.step.sql, &quote_ident(&self.table.name));
+        let assigned = &self.assigned;
         let wanted = given.map_or(!assigned.is_empty() && !self.table.partitioned, |stripes| stripes > 1);
         if !wanted || !catalog::stripes_hash(connection, &self.key).await.map_err(of_postgres)? {
             return Ok(plain);
         }
-        let layout = catalog::layout(connection, &self.table, &self.key, &assigned).await.map_err(of_postgres)?;
+        let layout = catalog::layout(connection, &self.table, &self.key, assigned).await.map_err(of_postgres)?;
         Ok(Order {
             stripes: given.map_or_else(|| StripeChoice::guess(layout), StripeChoice::Given),
             window_rows: stripes::window_rows(layout.rows_in_buffers),

@@ -58,7 +58,7 @@ async fn a_walk_along_several_columns_uses_the_index() {
             (walk.nth_sql(Some(&low), None, 100), "((ROW("),
             (walk.nth_sql(Some(&low), Some(&high), 100), condition),
             (walk.grid_sql(Some(&low), &high, 100), condition),
-            (walk.rest_sql(Some(&low)), "((ROW("),
+            (walk.rest_sql(Some(&low), &high), condition),
         ] {
             let plan = explain(&lab, &sql).await;
             let scans = plan.matches("Index Only Scan").count();
@@ -127,7 +127,7 @@ async fn a_batch_and_a_walk_leave_out_the_partitions_that_have_no_rows_of_theirs
     for (sql, left_out) in [
         (walk.nth_sql(Some(&bound(&low)), Some(&bound(&high)), 100), vec![1, 2, 4, 5, 6, 7, 8]),
         (walk.nth_sql(Some(&bound(&low)), None, 100), vec![1, 2]),
-        (walk.rest_sql(Some(&bound(&low))), vec![1, 2]),
+        (walk.rest_sql(Some(&bound(&low)), &bound(&high)), vec![1, 2, 4, 5, 6, 7, 8]),
         (walk.grid_sql(Some(&bound(&low)), &bound(&high), 100), vec![4, 5, 6, 7, 8]),
     ] {
         let plan = explain(&lab, &sql).await;

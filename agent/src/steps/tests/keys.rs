@@ -89,7 +89,7 @@ async fn names_in_mixed_case_and_with_quotes_are_walked() {
     )
     .await;
     let sql = r#"UPDATE "My Schema"."User's" SET n = n * 3 + 1 WHERE :batch"#;
-    assert_eq!(lab.work_through(&batch_step("My Schema.User's", sql, 10, 100, 2)).await, 300);
+    assert_eq!(lab.work_through(&batch_step("\"My Schema\".\"User's\"", sql, 10, 100, 2)).await, 300);
     assert_eq!(lab.number(r#"SELECT count(*) FROM "My Schema"."User's" WHERE n = 16"#).await, 300);
 }
 
@@ -138,7 +138,7 @@ async fn a_unique_index_can_be_the_key() {
 async fn what_cannot_be_a_key_is_refused_with_the_way_out() {
     let lab = Lab::new().await;
     lab.sql(
-        "CREATE TABLE none (a int, b int, c int NOT NULL, d int NOT NULL, e text NOT NULL);
+        "CREATE TABLE none (n int, a int, b int, c int NOT NULL, d int NOT NULL, e text NOT NULL);
          CREATE UNIQUE INDEX of_null ON none (a);
          CREATE UNIQUE INDEX partial ON none (c) WHERE c > 0;
          CREATE INDEX plain ON none (d);
@@ -160,7 +160,7 @@ async fn what_cannot_be_a_key_is_refused_with_the_way_out() {
         ("nowhere", "", "no table"),
         ("not a name", "", "no table"),
     ] {
-        let mut step = batch_step(table, "UPDATE none SET a = 1 WHERE :batch", 10, 10, 0);
+        let mut step = batch_step(table, "UPDATE none SET n = 1 WHERE :batch", 10, 10, 0);
         step.batch.as_mut().unwrap().key = key.split_whitespace().map(str::to_owned).collect();
         let error = refusal(lab.work(1, plan_task(&step, 0)).await);
         assert!(error.message.contains(what) && error.message.contains(table), "{table} ({key}): {}", error.message);
@@ -171,7 +171,7 @@ async fn what_cannot_be_a_key_is_refused_with_the_way_out() {
 async fn a_step_that_assigns_its_key_is_refused() {
     let lab = Lab::new().await;
     lab.sql("CREATE TABLE \"T\" (id bigint PRIMARY KEY, n int)").await;
-    let step = batch_step("T", "UPDATE \"T\" AS u SET n = 1, id = id + 1 WHERE :batch(u)", 10, 10, 0);
+    let step = batch_step("\"T\"", "UPDATE \"T\" AS u SET n = 1, id = id + 1 WHERE :batch(u)", 10, 10, 0);
     let error = refusal(lab.work(1, plan_task(&step, 0)).await);
     assert!(error.message.contains("assigns the key column `id`"), "{}", error.message);
 }

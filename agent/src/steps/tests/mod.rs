@@ -10,4 +10,5 @@ mod no_transaction;
 mod plan;
 mod pooler;
 mod statement;
+mod subject;
 mod transforms;

@@ -1,0 +1,209 @@
+//! What a batch must show of the keys of the rows that it changes: where triggers could move them, and where rows are inserted into the
+//! very table that is walked.
+//!
+//! The statement returns the keys then. Those of updated rows must still be in the batch, those of inserted rows must be in it or above the
+//! upper bound of the step: else rows would be worked through twice, or never, or without end. RETURNING shows what triggers before the
+//! change have made of a row. What those behind it do is seen by looking the keys up again. Triggers before a change can also leave rows
+//! out: how many match is counted, so that this can be told.
+//!
+//! Tables without triggers pay nothing for this, others one look at the catalog for each lease.
+
+use dunlin_shared::key::{self, KeyBound, KeyColumn, KeyRange};
+use dunlin_shared::sql::placeholder::BatchSql;
+use dunlin_shared::sql::reading::{Change, Reading, name_parts};
+use dunlin_shared::sql::{quote_ident, quote_literal};
+use tokio_postgres::Client;
+use tokio_postgres::types::Type;
+
+use super::moves::name;
+use super::{Error, Key, Table};
+
+/// A statement that shows the keys.
+#[derive(Debug)]
+pub(crate) struct Guard {
+    /// The statement. The last values of a row that it returns say whether the key is where it must be, and the key as text.
+    pub(crate) statement: BatchSql,
+    /// True when the statement returns keys.
+    pub(crate) shows: bool,
+    /// True when the statement returns rows.
+    pub(crate) returns: bool,
+    /// Counts the rows that match.
+    pub(crate) matching: Option<BatchSql>,
+    /// True when the keys must be looked up again.
+    pub(crate) recounts: bool,
+    /// True when rows are inserted.
+    pub(crate) inserts: bool,
+    /// The names of the triggers.
+    pub(crate) triggers: String,
+}
+
+// The bits of `tgtype`: 1 for each row, 2 before, 4 insert, 8 delete, 16 update, 64 instead of. A trigger of columns fires when one of
+// them is assigned.
+const TRIGGERS: &str = "
+WITH family AS (SELECT $3::oid AS oid UNION SELECT f.relid FROM pg_partition_tree(pg_partition_root($3::oid::regclass)) f),
+fires AS (
+    SELECT t.tgname, t.tgtype, t.tgattr <> '' AND NOT EXISTS (
+               SELECT FROM pg_attribute a WHERE a.attrelid = t.tgrelid AND a.attnum = ANY (t.tgattr::int2[])
+               AND (a.attname = ANY ($4::text[]::name[]) OR a.attgenerated <> '')) AS not_on_update
+    FROM pg_trigger t JOIN family f ON f.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D')
+SELECT g.place::int, coalesce(bool_or(t.tgtype & 3 = 3), false), coalesce(bool_or(t.tgtype & 66 = 0), false),
+       coalesce(string_agg(DISTINCT t.tgname, ', '), '')
+FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS g(target, events, place)
+JOIN family f ON f.oid = to_regclass(g.target)
+LEFT JOIN fires t ON t.tgtype & g.events & CASE WHEN t.not_on_update THEN 12 ELSE 28 END <> 0
+GROUP BY g.place ORDER BY g.place";
+
+impl Guard {
+    /// The guard of a statement; `None` where keys stay where they are.
+    ///
+    /// # Errors
+    /// Keys could move unseen.
+    pub(crate) async fn of(
+        client: &Client,
+        table: &Table,
+        key: &Key,
+        reading: &Reading,
+        sql: &BatchSql,
+        bound: Option<&KeyBound>,
+    ) -> Result<Option<Self>, Error> {
+        if !table.may_have_triggers && !reading.changes.iter().any(|change| change.kinds.inserts) {
+            return Ok(None);
+        }
+        let names: Vec<String> = reading.changes.iter().map(name).collect();
+        let events: Vec<i32> = reading.changes.iter().map(events).collect();
+        let assigned: Vec<&str> =
+            reading.changes.iter().flat_map(|change| &change.columns).map(String::as_str).collect();
+        let touched = client
+            .query_typed(
+                TRIGGERS,
+                &[
+                    (&names, Type::TEXT_ARRAY),
+                    (&events, Type::INT4_ARRAY),
+                    (&table.oid, Type::OID),
+                    (&assigned, Type::TEXT_ARRAY),
+                ],
+            )
+            .await?;
+        let mut guard = None;
+        for row in &touched {
+            let place: i32 = row.try_get(0)?;
+            let (before, after, triggers): (bool, bool, String) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
+            let change = usize::try_from(place - 1).ok().and_then(|place| reading.changes.get(place));
+            let Some(change) = change else { continue };
+            let Kinds { shows, counts } = Kinds::of(change, before, after);
+            if shows {
+                seen(change, table, sql, &triggers)?;
+            }
+            if shows || counts {
+                let statement =
+                    if shows { reading.returning(&values(change, key, bound)) } else { reading.text().to_owned() };
+                guard = Some(Self {
+                    statement: parse(&statement)?,
+                    shows,
+                    returns: shows || reading.returns(),
+                    matching: reading.matching().filter(|_| counts).map(|sql| parse(&sql)).transpose()?,
+                    recounts: shows && after,
+                    inserts: change.kinds.inserts,
+                    triggers,
+                });
+            }
+        }
+        Ok(guard)
+    }
+
+    /// A query for how many rows have keys, given as text.
+    pub(crate) fn recount(table: &Table, key: &[KeyColumn], keys: &[Vec<String>]) -> String {
+        let arrays: Vec<String> = key
+            .iter()
+            .enumerate()
+            .map(|(place, column)| {
+                let values: Vec<String> =
+                    keys.iter().filter_map(|key| key.get(place)).map(|value| quote_literal(value)).collect();
+                format!("ARRAY[{}]::{}[]", values.join(", "), column.type_name)
+            })
+            .collect();
+        let names: Vec<String> = (1..=key.len()).map(|number| format!("k{number}")).collect();
+        let equal: Vec<String> = key
+            .iter()
+            .zip(&names)
+            .map(|(column, name)| format!("t.{} = k.{name}", quote_ident(&column.name)))
+            .collect();
+        format!(
+            "SELECT count(*) FROM unnest({}) AS k({}) JOIN {} AS t ON {}",
+            arrays.join(", "),
+            names.join(", "),
+            table.source(),
+            equal.join(" AND ")
+        )
+    }
+}
+
+/// What a change must show.
+struct Kinds {
+    /// The keys.
+    shows: bool,
+    /// How many rows match.
+    counts: bool,
+}
+
+impl Kinds {
+    fn of(change: &Change, before: bool, after: bool) -> Self {
+        let kinds = change.kinds;
+        Self {
+            shows: kinds.inserts || kinds.updates && (before || after),
+            counts: before && !kinds.inserts && !change.merges && change.is_main,
+        }
+    }
+}
+
+fn events(change: &Change) -> i32 {
+    let kinds = change.kinds;
+    i32::from(kinds.inserts) * 4 + i32::from(kinds.deletes) * 8 + i32::from(kinds.updates) * 16
+}
+
+/// Makes sure that a change can show its keys.
+fn seen(change: &Change, table: &Table, sql: &BatchSql, triggers: &str) -> Result<(), Error> {
+    let kinds = change.kinds;
+    let why = if kinds.inserts {
+        format!("the step inserts into {}, which it walks", table.quoted())
+    } else {
+        format!("triggers of {} ({triggers}) could move keys", table.quoted())
+    };
+    let called = name_parts(&change.called).unwrap_or_default();
+    let for_target = sql.aliases().any(|alias| {
+        let qualifier = alias.map_or_else(|| Some(vec![table.name.clone()]), name_parts).unwrap_or_default();
+        called.last() == qualifier.last()
+    });
+    if change.merges {
+        Err(Error::Unseen { why, by: "a MERGE" })
+    } else if !change.is_main {
+        Err(Error::Unseen { why, by: "a statement in WITH" })
+    } else if !kinds.inserts && !for_target {
+        Err(Error::Unseen { why, by: "a statement whose `:batch` is for another table" })
+    } else {
+        Ok(())
+    }
+}
+
+/// The values that a change returns.
+fn values(change: &Change, key: &Key, bound: Option<&KeyBound>) -> String {
+    let called = &change.called;
+    let in_batch = format!(":batch({called})");
+    let stays = match bound {
+        Some(bound) if change.kinds.inserts => {
+            let range = KeyRange { low: None, high: bound.clone() };
+            format!("({in_batch} OR NOT {})", key::predicate(&key.columns, &range, None, called))
+        }
+        _ => in_batch,
+    };
+    let texts: Vec<String> =
+        key.columns.iter().map(|column| format!("{called}.{}::text", quote_ident(&column.name))).collect();
+    format!("{stays}, {}", texts.join(", "))
+}
+
+fn parse(sql: &str) -> Result<BatchSql, Error> {
+    BatchSql::parse(sql).map_err(|error| {
+        let what = error.reason.to_string();
+        Error::Unread(dunlin_shared::sql::reading::Unreadable { offset: error.offset, what })
+    })
+}
