@@ -321,7 +321,7 @@ async fn inserted_rows_that_would_be_walked_again_roll_the_batch_back() {
 #[tokio::test]
 async fn rows_that_are_taken_out_and_put_back_must_not_be_walked_again() {
     let mut lab = Lab::new().await;
-    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int DEFAULT 0); INSERT INTO t SELECT generate_series(1, 300)")
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int DEFAULT 0); INSERT INTO t SELECT generate_series(2, 600, 2)")
         .await;
     let moved = |by: i32| {
         format!("WITH gone AS (DELETE FROM t WHERE :batch RETURNING *) INSERT INTO t SELECT id + {by}, n + 1 FROM gone")
