@@ -8,7 +8,7 @@
 //! table, as it does anywhere else in the statement, whatever the `search_path` would find.
 
 use dunlin_shared::sql::placeholder::BatchSql;
-use dunlin_shared::sql::reading::{Reading, Reference, name_parts};
+use dunlin_shared::sql::reading::{Reading, Reference, name_parts, same_table};
 use dunlin_shared::sql::{preparable, quote_ident};
 use tokio_postgres::error::SqlState;
 
@@ -90,11 +90,13 @@ pub(crate) async fn belongs(
             return Err(error.into());
         }
         let called = alias.map_or_else(|| quote_ident(&table.name), str::to_owned);
-        let table = table.quoted();
         return Err(if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) {
-            Error::OtherTable { table, called }
+            Error::OtherTable { table: table.quoted(), called }
         } else {
-            Error::NotReferenced { table, called }
+            let named = [table.schema.clone(), table.name.clone()];
+            let mut aliases = reading.references.iter().filter(|reference| same_table(&reference.table, &named));
+            let alias = aliases.find_map(|reference| reference.alias.clone()).unwrap_or_else(|| "alias".to_owned());
+            Error::NotReferenced { table: table.quoted(), called, alias }
         });
     }
     Err(whole.into())

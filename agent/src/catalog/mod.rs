@@ -117,13 +117,15 @@ pub(crate) enum Error {
     /// `:batch` belongs to no table.
     #[error(
         "`:batch` stands for rows of {table}, and where it stands the statement has no table that is called `{called}`: write \
-         `:batch(alias)` with what the statement calls the table there; a view, a subquery or a query in WITH is not the table"
+         `:batch({alias})`, with what the statement calls the table there; a view, a subquery or a query in WITH is not the table"
     )]
     NotReferenced {
         /// The table that would be walked.
         table: String,
         /// What the placeholder names.
         called: String,
+        /// What the statement calls the table, as far as its text tells.
+        alias: String,
     },
     /// Other tables inherit from it.
     #[error(

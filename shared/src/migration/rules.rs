@@ -204,7 +204,8 @@ fn of_batch(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql) -> Vec<Problem> {
     found
 }
 
-/// A table that has an alias is not known by its name any more.
+/// A table that has an alias is not known by its name any more. What names mean is the server's to say, so this is a warning; the agent
+/// asks the server before anything is changed.
 fn alias_left_out(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql, references: &[Reference]) -> Vec<Problem> {
     let Some(table) = name_parts(&batch.table) else { return Vec::new() };
     let named: Vec<&Reference> = references.iter().filter(|reference| same_table(&reference.table, &table)).collect();
@@ -214,8 +215,9 @@ fn alias_left_out(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql, references: &
     }
     let bare = parsed.placeholders_without_alias().take(PROBLEMS);
     bare.map(|offset| {
-        let message = format!("the statement calls the table `{}` by the alias `{alias}`", batch.table);
-        sql.problem(offset, message, Some(&format!("write `:batch({alias})`")))
+        let message =
+            format!("the statement calls the table `{}` by the alias `{alias}`, and `:batch` does not", batch.table);
+        sql.warning(offset, message, format!("write `:batch({alias})`: the run would be refused"))
     })
     .collect()
 }

@@ -202,6 +202,13 @@ fn sql_that_cannot_work_is_refused_where_it_stands() {
         ("DELETE FROM t WHERE :batch; SELECT 1", batch, "7:36: a batch step is one statement"),
         ("VACUUM :batch", batch, "7:8: VACUUM cannot run in a transaction (move it"),
         ("UPDATE t SET id = 1 WHERE :batch", batch, "7:8: the statement assigns the key column `id`"),
+        (
+            "UPDATE t AS u SET a = 1 WHERE :batch",
+            batch,
+            "7:38: warning: the statement calls the table `t` by the alias `u`, and `:batch` does not (write `:batch(u)`",
+        ),
+        ("TRUNCATE t; -- :batch", batch, "7:8: a batch step needs"),
+        ("EXPLAIN UPDATE t SET a = 1 WHERE :batch", batch, "7:8: what this statement changes cannot be told"),
     ] {
         let told = told_of(&format!("[[step]]\nname = \"s\"\nsql = \"{sql}\"\n{more}"));
         assert_eq!(told.len(), 1, "{sql}\n{told:#?}");
