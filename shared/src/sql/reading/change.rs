@@ -134,11 +134,11 @@ fn target(words: Words<'_>, from: usize, changes: &mut Vec<Change>) -> Result<us
     at += usize::from(words.kind(at) == Some(TokenKind::Star));
     let behind_as = at + usize::from(words.is(at, "AS"));
     let follows = ["SET", "USING", "WHERE", "RETURNING", "VALUES", "SELECT", "DEFAULT", "OVERRIDING", "WITH", "TABLE"];
-    if behind_as > at || !words.is_any(at, &follows) {
-        if let Some(alias) = words.name(behind_as) {
-            words.text(behind_as, alias.end).clone_into(&mut called);
-            at = alias.end;
-        }
+    if (behind_as > at || !words.is_any(at, &follows))
+        && let Some(alias) = words.name(behind_as)
+    {
+        words.text(behind_as, alias.end).clone_into(&mut called);
+        at = alias.end;
     }
     changes.push(Change {
         kinds: Kinds::default(),
