@@ -9,7 +9,7 @@ use dunlin_proto::client;
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
-use dunlin_proto::v1::{DefinitionFile, ListAgentsRequest, RegisterMigrationsRequest};
+use dunlin_proto::v1::{DefinitionFile, ListAgentsRequest, MissingPolicy, RegisterMigrationsRequest};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
@@ -132,7 +132,7 @@ impl Fleet {
             .into_iter()
             .map(|(id, content)| DefinitionFile { path: format!("{id}.toml"), content })
             .collect();
-        let request = RegisterMigrationsRequest { files, validate_only: false };
+        let request = RegisterMigrationsRequest { files, missing: MissingPolicy::Add.into(), ..Default::default() };
         RegistryServiceClient::new(self.channel.clone()).register_migrations(request).await?;
         Ok(())
     }

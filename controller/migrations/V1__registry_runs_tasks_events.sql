@@ -7,11 +7,18 @@
 CREATE TABLE dunlin_controller.definitions (
     migration_id text NOT NULL CHECK (migration_id <> ''),
     checksum text NOT NULL CHECK (checksum <> ''),
+    -- From 1 without gaps for each migration.
+    revision integer NOT NULL CHECK (revision >= 1),
     definition jsonb NOT NULL,
     path text NOT NULL,
     text text NOT NULL,
+    -- Who registered it, as it was stated: nobody checks it.
+    registered_by text NOT NULL,
+    -- Why, where a target has another revision and keeps it.
+    reason text NOT NULL,
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (migration_id, checksum)
+    PRIMARY KEY (migration_id, checksum),
+    UNIQUE (migration_id, revision)
 );
 
 CREATE TABLE dunlin_controller.migrations (
@@ -25,8 +32,20 @@ CREATE TABLE dunlin_controller.migrations (
     steps text[] NOT NULL,
     atomic boolean NOT NULL,
     checksum text NOT NULL,
+    revision integer NOT NULL CHECK (revision >= 1),
+    registered_by text NOT NULL,
     registered_at timestamptz NOT NULL DEFAULT now(),
     updated_at timestamptz NOT NULL DEFAULT now(),
+    FOREIGN KEY (id, checksum) REFERENCES dunlin_controller.definitions (migration_id, checksum)
+);
+
+-- Migrations that were registered, taken back before any target had them, and not registered again since.
+CREATE TABLE dunlin_controller.withdrawn (
+    id text PRIMARY KEY,
+    checksum text NOT NULL,
+    registered_at timestamptz NOT NULL,
+    withdrawn_at timestamptz NOT NULL DEFAULT now(),
+    withdrawn_by text NOT NULL,
     FOREIGN KEY (id, checksum) REFERENCES dunlin_controller.definitions (migration_id, checksum)
 );
 
@@ -49,6 +68,8 @@ CREATE TABLE dunlin_controller.target_registry (
     version integer NOT NULL,
     name text NOT NULL,
     checksum text NOT NULL,
+    -- 0 when the target does not say.
+    revision integer NOT NULL CHECK (revision >= 0),
     applications integer NOT NULL CHECK (applications >= 1),
     run_id bigint NOT NULL,
     agent_id text NOT NULL,
@@ -94,6 +115,8 @@ CREATE TABLE dunlin_controller.runs (
     migration_id text NOT NULL,
     version integer NOT NULL,
     checksum text NOT NULL,
+    -- The revision of the definition with this checksum.
+    revision integer NOT NULL CHECK (revision >= 1),
     kind text NOT NULL DEFAULT 'apply' CHECK (kind IN ('apply', 'rollback', 'rehearse')),
     state text NOT NULL
         CHECK (state IN ('queued', 'running', 'pausing', 'paused', 'succeeded', 'failed', 'cancelled')),

@@ -58,8 +58,7 @@ impl From<&Definition> for v1::Migration {
             checksum: definition.checksum().to_string(),
             atomic: definition.is_atomic(),
             definition: String::new(),
-            register_time: None,
-            update_time: None,
+            ..Self::default()
         }
     }
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use dunlin_proto::client;
 use dunlin_proto::status::Details;
 use dunlin_proto::v1::{
-    DefinitionFile, ListRunsRequest, PlanPendingRequest, RegisterMigrationsRequest, RunMigrationRequest,
+    DefinitionFile, ListRunsRequest, MissingPolicy, PlanPendingRequest, RegisterMigrationsRequest, RunMigrationRequest,
     RunPendingMigrationsRequest, RunState, WaitReason,
 };
 use tokio::sync::watch;
@@ -59,7 +59,7 @@ impl Operator {
             .iter()
             .map(|(path, text)| DefinitionFile { path: path.clone(), content: text.clone() })
             .collect();
-        let request = RegisterMigrationsRequest { files, validate_only: false };
+        let request = RegisterMigrationsRequest { files, missing: MissingPolicy::Add.into(), ..Default::default() };
         let send = |channel, request| async move { client::registry(channel).register_migrations(request).await };
         let registered = self.api.call(request, send).await;
         registered.map_err(|status| refused("the set was not registered", &status))?;

@@ -23,6 +23,7 @@ mod indexes;
 mod logs;
 mod mending;
 mod readme;
+mod registering;
 mod replicas;
 mod scenarios;
 mod tables;

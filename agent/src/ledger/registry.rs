@@ -32,7 +32,7 @@ pub(crate) struct Sums {
 }
 
 const COLUMNS: &str =
-    "id, version, name, checksum, applications, run_id, applied_at, last_applied_at, agent_id, rows, result";
+    "id, version, name, checksum, applications, run_id, applied_at, last_applied_at, agent_id, rows, result, revision";
 
 /// The registry's row of a migration.
 ///
@@ -89,6 +89,7 @@ fn read(row: &Row) -> Result<Applied, Error> {
         name: row.try_get(2)?,
         target: String::new(),
         checksum: row.try_get(3)?,
+        revision: row.try_get(11)?,
         applications: row.try_get(4)?,
         run_id: run,
         apply_time: Some(convert::timestamp(applied_at)),
@@ -159,12 +160,13 @@ pub(crate) async fn record(
 ) -> Result<Applied, Error> {
     let sql = format!(
         "INSERT INTO dunlin.migrations_registry AS r
-             (id, version, name, description, checksum, run_after, impacts, run_id, agent_id, rows, result, started_at)
-         SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11,
+             (id, version, name, description, checksum, revision, run_after, impacts, run_id, agent_id, rows, result,
+              started_at)
+         SELECT $1, $2, $3, $4, $5, $12, $6, $7, $8, $9, $10, $11,
                 coalesce((SELECT min(created_at) FROM dunlin.checkpoints WHERE migration = $1), now())
          ON CONFLICT (id) DO UPDATE SET
              version = excluded.version, name = excluded.name, description = excluded.description,
-             checksum = excluded.checksum, run_after = excluded.run_after, impacts = excluded.impacts,
+             checksum = excluded.checksum, revision = excluded.revision, run_after = excluded.run_after, impacts = excluded.impacts,
              applications = r.applications + 1, run_id = excluded.run_id, agent_id = excluded.agent_id,
              rows = excluded.rows, result = excluded.result, started_at = excluded.started_at, last_applied_at = now()
          RETURNING {COLUMNS}"
@@ -184,6 +186,8 @@ pub(crate) async fn record(
                 (&agent, Type::TEXT),
                 (&rows, Type::INT8),
                 (result, Type::JSONB),
+                // A controller that knows nothing of revisions has one.
+                (&migration.revision.max(1), Type::INT4),
             ],
         )
         .await?;

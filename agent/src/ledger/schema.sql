@@ -8,6 +8,7 @@ CREATE TABLE dunlin.migrations_registry (
     name            text NOT NULL,
     description     text NOT NULL,
     checksum        text NOT NULL,
+    revision        integer NOT NULL DEFAULT 1 CHECK (revision >= 1),
     run_after       text[] NOT NULL,
     impacts         text[] NOT NULL,
     applications    integer NOT NULL DEFAULT 1 CHECK (applications >= 1),
@@ -20,6 +21,7 @@ CREATE TABLE dunlin.migrations_registry (
     last_applied_at timestamptz NOT NULL DEFAULT now()
 );
 COMMENT ON TABLE dunlin.migrations_registry IS 'The migrations that this database has. Written by Dunlin in the transactions that apply them.';
+COMMENT ON COLUMN dunlin.migrations_registry.revision IS 'Which definition of the migration was applied: a corrected one is the next';
 COMMENT ON COLUMN dunlin.migrations_registry.applications IS '1, and one more for each deliberate repetition';
 
 CREATE TABLE dunlin.checkpoints (

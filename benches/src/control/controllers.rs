@@ -8,7 +8,8 @@ use dunlin_proto::client;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
 use dunlin_proto::v1::{
-    DefinitionFile, GetRunRequest, ListAgentsRequest, RegisterMigrationsRequest, Run, RunMigrationRequest,
+    DefinitionFile, GetRunRequest, ListAgentsRequest, MissingPolicy, RegisterMigrationsRequest, Run,
+    RunMigrationRequest,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -74,7 +75,13 @@ impl Controllers {
             .into_iter()
             .map(|(id, content)| DefinitionFile { path: format!("{id}.toml"), content })
             .collect();
-        self.registry().register_migrations(RegisterMigrationsRequest { files, validate_only: false }).await?;
+        self.registry()
+            .register_migrations(RegisterMigrationsRequest {
+                files,
+                missing: MissingPolicy::Add.into(),
+                ..Default::default()
+            })
+            .await?;
         Ok(())
     }
 

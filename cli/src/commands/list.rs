@@ -35,10 +35,12 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         Ok(applied) => Some(applied),
     };
     output.answer(&answer, |look| {
-        if answer.migrations.is_empty() {
+        if answer.migrations.is_empty() && applied.as_ref().is_none_or(Applied::is_empty) {
             return "No migrations are registered. `dunlin register DIR` registers those of a directory.".to_owned();
         }
-        table(look, &answer.migrations, target, applied.as_ref())
+        let mut text = table(look, &answer.migrations, target, applied.as_ref());
+        text.push_str(&unregistered(look, &answer.migrations, target, applied.as_ref()));
+        text
     })
 }
 
@@ -78,29 +80,117 @@ async fn applied(controllers: &Controllers, target: &str) -> Result<Result<Appli
 
 fn table(look: &Look, migrations: &[Migration], target: &str, applied: Option<&Applied>) -> String {
     let header = format!("ON {}", target.to_uppercase());
-    let mut table = Columns::new(
-        look,
-        &[
-            ("VERSION", Align::Right),
-            ("MIGRATION", Align::Left),
-            ("STEPS", Align::Left),
-            (&header, Align::Left),
-            ("RUN AFTER", Align::Left),
-        ],
-    );
+    // As long as there is one of each, nobody needs to hear of revisions.
+    let revisions = migrations.iter().any(|migration| migration.revision > 1 || !migration.other_revisions.is_empty());
+    let mut columns = vec![
+        ("VERSION", Align::Right),
+        ("MIGRATION", Align::Left),
+        ("STEPS", Align::Left),
+        (header.as_str(), Align::Left),
+        ("RUN AFTER", Align::Left),
+    ];
+    if revisions {
+        columns.insert(2, ("REVISION", Align::Left));
+    }
+    let mut table = Columns::new(look, &columns);
     for migration in migrations {
         let steps = migration.steps.len();
         let steps = if migration.atomic { format!("{steps}, atomic") } else { steps.to_string() };
         let state = match applied.map(|applied| applied.get(&migration.id)) {
             None => Cell::new("no agent"),
             Some(None) => Cell::new("pending").fg(Color::Yellow),
-            Some(Some(row)) => {
-                let times = if row.applications > 1 { format!(" (x{})", row.applications) } else { String::new() };
-                Cell::new(format!("{}{times}", time_or(look, row.last_apply_time.as_ref(), "applied"))).fg(Color::Green)
-            }
+            Some(Some(row)) => Cell::new(when(look, row)).fg(Color::Green),
         };
         let after = if migration.run_after.is_empty() { "-".to_owned() } else { migration.run_after.join(", ") };
-        table.row([Cell::new(migration.version), Cell::new(&migration.id), Cell::new(steps), state, Cell::new(after)]);
+        let mut cells =
+            vec![Cell::new(migration.version), Cell::new(&migration.id), Cell::new(steps), state, Cell::new(after)];
+        if revisions {
+            cells.insert(2, Cell::new(revision(migration)));
+        }
+        table.row(cells);
     }
     table.render()
+}
+
+/// `2; staging has 1`.
+fn revision(migration: &Migration) -> String {
+    let mut text = migration.revision.to_string();
+    for held in &migration.other_revisions {
+        let revision = if held.revision == 0 { "another".to_owned() } else { held.revision.to_string() };
+        text.push_str(&format!("; {} has {revision}", held.target));
+    }
+    text
+}
+
+fn when(look: &Look, row: &AppliedMigration) -> String {
+    let times = if row.applications > 1 { format!(" (x{})", row.applications) } else { String::new() };
+    format!("{}{times}", time_or(look, row.last_apply_time.as_ref(), "applied"))
+}
+
+/// What a target has and nobody has registered, or somebody has withdrawn.
+fn unregistered(look: &Look, migrations: &[Migration], target: &str, applied: Option<&Applied>) -> String {
+    let mut found: Vec<&AppliedMigration> = applied
+        .into_iter()
+        .flat_map(Applied::values)
+        .filter(|row| !migrations.iter().any(|migration| migration.id == row.id))
+        .collect();
+    if found.is_empty() {
+        return String::new();
+    }
+    found.sort_by_key(|row| row.version);
+    let mut table = Columns::new(
+        look,
+        &[
+            ("VERSION", Align::Right),
+            ("MIGRATION", Align::Left),
+            ("REVISION", Align::Right),
+            ("APPLIED", Align::Left),
+            ("CHECKSUM", Align::Left),
+        ],
+    );
+    for row in found {
+        let checksum: String = row.checksum.chars().take(12).collect();
+        table.row([
+            Cell::new(row.version),
+            Cell::new(&row.id),
+            Cell::new(row.revision),
+            Cell::new(when(look, row)),
+            Cell::new(checksum),
+        ]);
+    }
+    format!(
+        "\nApplied on {target} and not registered; `dunlin show ID` has the text of what was registered once:\n\n{}",
+        table.render()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use dunlin_proto::v1::HeldRevision;
+
+    use super::*;
+
+    #[test]
+    fn who_has_another_revision_is_shown_once_there_is_one() {
+        let look = Look::plain(None);
+        let mut migration = Migration { id: "years".to_owned(), version: 1, revision: 1, ..Migration::default() };
+        let applied = Applied::new();
+        let one = std::slice::from_ref(&migration);
+        assert!(!table(&look, one, "main", Some(&applied)).contains("REVISION"));
+        migration.revision = 2;
+        migration.other_revisions = vec![HeldRevision { target: "staging".to_owned(), revision: 1 }];
+        assert_eq!(
+            table(&look, &[migration], "main", Some(&applied)),
+            "VERSION  MIGRATION  REVISION          STEPS  ON MAIN  RUN AFTER\n      \
+             1  years      2; staging has 1  0      pending  -\n"
+        );
+    }
+
+    #[test]
+    fn what_a_target_has_and_nobody_has_registered_is_shown() {
+        let row = AppliedMigration { id: "gone".to_owned(), version: 3, revision: 2, ..AppliedMigration::default() };
+        let applied = Applied::from([("gone".to_owned(), row)]);
+        let text = unregistered(&Look::plain(None), &[], "main", Some(&applied));
+        assert!(text.contains("gone") && text.contains("not registered"), "{text}");
+    }
 }

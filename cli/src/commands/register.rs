@@ -1,19 +1,23 @@
 //! `dunlin register DIR`: puts a directory of migrations into the registry: all, or none when there is a problem.
 //!
 //! The controller validates; it knows what is registered already. What it finds is shown with the lines of the files here.
+//! What others have registered is neither taken back nor left to run by accident: unless told what to do with it, the
+//! controller refuses a set in which it is missing.
 
 use std::path::PathBuf;
 
 use comfy_table::{Cell, Color};
 use dunlin_proto::status::Details;
 use dunlin_proto::v1::{
-    DefinitionFile, RegisterMigrationsRequest, RegisterMigrationsResponse, RegisterOutcome, RegisteredMigration,
+    DefinitionFile, HeldRevision, MissingPolicy, RegisterMigrationsRequest, RegisterMigrationsResponse,
+    RegisterOutcome, RegisteredMigration,
 };
 use dunlin_shared::migration::set::{Problem, Severity};
 use tonic::{Code, Status};
 
 use crate::connection::Controllers;
 use crate::error::Error;
+use crate::operator;
 use crate::output::{Output, tell};
 use crate::render::{Align, Columns, Look, words};
 
@@ -26,6 +30,18 @@ pub(crate) struct Args {
     /// Let the controller validate, but register nothing
     #[arg(long)]
     dry_run: bool,
+    /// Take back what is registered, applied nowhere, and not in DIR: the directory is all there is
+    #[arg(long, conflicts_with = "add")]
+    withdraw: bool,
+    /// Leave alone what is registered, applied nowhere, and not in DIR: others register, too
+    #[arg(long)]
+    add: bool,
+    /// Let the migration ID do something else on targets that do not have it; those that have it keep what they have
+    #[arg(long, value_name = "ID", requires = "reason")]
+    amend: Vec<String>,
+    /// Why migrations are amended; kept in the history
+    #[arg(long, value_name = "TEXT", requires = "amend")]
+    reason: Option<String>,
 }
 
 /// Registers and tells what became of each.
@@ -37,6 +53,15 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
             .map(|file| DefinitionFile { path: file.path.clone(), content: file.content.clone() })
             .collect(),
         validate_only: args.dry_run,
+        missing: match (args.withdraw, args.add) {
+            (true, _) => MissingPolicy::Withdraw,
+            (_, true) => MissingPolicy::Add,
+            (false, false) => MissingPolicy::Unspecified,
+        }
+        .into(),
+        amend: args.amend.clone(),
+        reason: args.reason.clone().unwrap_or_default(),
+        registered_by: operator::stated(),
     };
     match controllers.registry().await?.register_migrations(request).await {
         Ok(answer) => {
@@ -101,26 +126,58 @@ fn problems(status: &Status) -> Option<Vec<Problem>> {
 fn text(look: &Look, answer: &RegisterMigrationsResponse, dry_run: bool) -> String {
     let mut table =
         Columns::new(look, &[("VERSION", Align::Right), ("MIGRATION", Align::Left), ("OUTCOME", Align::Left)]);
-    for migration in &answer.migrations {
+    for migration in answer.migrations.iter().chain(&answer.withdrawn) {
         let outcome = Cell::new(words::outcome(migration.outcome()));
         let outcome = match migration.outcome() {
             RegisterOutcome::Registered => outcome.fg(Color::Green),
-            RegisterOutcome::Changed => outcome.fg(Color::Yellow),
+            RegisterOutcome::Changed
+            | RegisterOutcome::Reworded
+            | RegisterOutcome::Amended
+            | RegisterOutcome::Withdrawn => outcome.fg(Color::Yellow),
             RegisterOutcome::Unchanged | RegisterOutcome::Unspecified => outcome,
         };
         table.row([Cell::new(migration.version), Cell::new(&migration.id), outcome]);
     }
-    let number =
-        |outcome| answer.migrations.iter().map(RegisteredMigration::outcome).filter(|other| *other == outcome).count();
-    let summary = format!(
+    let all = || answer.migrations.iter().chain(&answer.withdrawn);
+    let number = |outcome| all().map(RegisteredMigration::outcome).filter(|other| *other == outcome).count();
+    let mut summary = format!(
         "{} registered, {} changed, {} unchanged",
         number(RegisterOutcome::Registered),
         number(RegisterOutcome::Changed),
         number(RegisterOutcome::Unchanged)
     );
+    for outcome in [RegisterOutcome::Reworded, RegisterOutcome::Amended, RegisterOutcome::Withdrawn] {
+        if number(outcome) > 0 {
+            summary.push_str(&format!(", {} {}", number(outcome), words::outcome(outcome)));
+        }
+    }
+    let mut notes = String::new();
+    for migration in all().filter(|one| one.outcome() == RegisterOutcome::Amended) {
+        notes.push_str(&format!(
+            "\n{} is revision {} now, for targets that do not have it. {}.",
+            migration.id,
+            migration.revision,
+            kept(&migration.kept)
+        ));
+    }
+    for run in &answer.cancelled_runs {
+        notes.push_str(&format!("\nOn {}, {}.", run.target, run.message));
+    }
     let summary =
         if dry_run { format!("Only a trial, nothing was registered; it would be: {summary}") } else { summary };
-    format!("{}\n{summary}", table.render())
+    format!("{}\n{summary}{notes}", table.render())
+}
+
+/// `staging keeps revision 1`, `staging and 3 others keep what they have`.
+fn kept(kept: &[HeldRevision]) -> String {
+    match kept {
+        [] => "No target has it".to_owned(),
+        [one] if one.revision > 0 => format!("{} keeps revision {}", one.target, one.revision),
+        [one] => format!("{} keeps what it has", one.target),
+        [first, rest @ ..] => {
+            format!("{} and {} keep what they have", first.target, words::plural(rest.len(), "other", "others"))
+        }
+    }
 }
 
 #[cfg(test)]

@@ -16,6 +16,9 @@ pub(crate) struct Args {
     /// The migration
     #[arg(value_name = "ID")]
     id: String,
+    /// Which definition of it: a corrected one is the next revision [default: the registered one]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
+    revision: Option<i32>,
     /// Print only the text of the definition, as registered
     #[arg(long)]
     definition: bool,
@@ -23,7 +26,7 @@ pub(crate) struct Args {
 
 /// Asks and prints.
 pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
-    let request = GetMigrationRequest { id: args.id.clone() };
+    let request = GetMigrationRequest { id: args.id.clone(), revision: args.revision.unwrap_or(0) };
     let answer = controllers.registry().await?.get_migration(request).await?.into_inner();
     let migration = answer.migration.clone().unwrap_or_default();
     output.answer(
@@ -38,6 +41,21 @@ fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> Str
     let list = |items: &[String]| if items.is_empty() { "-".to_owned() } else { items.join(", ") };
     let changed = migration.update_time.as_ref().filter(|time| Some(*time) != migration.register_time.as_ref());
     let changed = time_or(look, changed, "-");
+    let mut revision = migration.revision.to_string();
+    if migration.registered_revision > 0 && migration.registered_revision != migration.revision {
+        revision.push_str(&format!(" (registered is {})", migration.registered_revision));
+    }
+    for held in &migration.other_revisions {
+        revision.push_str(&format!("; {} has {}", held.target, held.revision));
+    }
+    let withdrawn = migration.withdraw_time.as_ref().map(|time| {
+        format!(
+            "{} by {}; it is not registered any more",
+            time_or(look, Some(time), "-"),
+            stated(&migration.withdrawn_by)
+        )
+    });
+    let withdrawn = withdrawn.unwrap_or_default();
     let mut text = format!("{}\n", look.bold(&format!("{} (version {})", migration.id, migration.version)));
     for (name, value) in [
         ("name", migration.name.as_str()),
@@ -45,10 +63,18 @@ fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> Str
         ("run after", &list(&migration.run_after)),
         ("impacts", &list(&migration.impacts)),
         ("transaction", if migration.atomic { "one for the whole migration" } else { "one for each step or batch" }),
+        ("revision", &revision),
         ("registered", &time_or(look, migration.register_time.as_ref(), "-")),
         ("changed", &changed),
+        ("by", stated(&migration.registered_by)),
+        ("reason", migration.reason.as_str()),
+        ("withdrawn", &withdrawn),
         ("checksum", &migration.checksum),
     ] {
+        // Few migrations have these.
+        if value.is_empty() && ["reason", "withdrawn"].contains(&name) {
+            continue;
+        }
         let _infallible = writeln!(text, "  {:<13} {}", format!("{name}:"), value.replace('\n', "\n                "));
     }
     checks(look, &mut text, "Checks before", &migration.before);
@@ -62,6 +88,11 @@ fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> Str
         text.push_str(&table(look, applied));
     }
     text
+}
+
+/// Who it was, as that was stated.
+fn stated(by: &str) -> &str {
+    if by.is_empty() { "somebody who did not say who" } else { by }
 }
 
 fn checks(look: &Look, text: &mut String, title: &str, checks: &[Check]) {
@@ -100,6 +131,7 @@ fn table(look: &Look, applied: &[AppliedMigration]) -> String {
             ("TARGET", Align::Left),
             ("FIRST", Align::Left),
             ("LAST", Align::Left),
+            ("REVISION", Align::Right),
             ("TIMES", Align::Right),
             ("RUN", Align::Right),
             ("ROWS", Align::Right),
@@ -110,6 +142,7 @@ fn table(look: &Look, applied: &[AppliedMigration]) -> String {
             Cell::new(&row.target),
             Cell::new(time_or(look, row.apply_time.as_ref(), "-")),
             Cell::new(time_or(look, row.last_apply_time.as_ref(), "-")),
+            Cell::new(row.revision),
             Cell::new(row.applications),
             Cell::new(row.run_id),
             Cell::new(count(row.rows)),

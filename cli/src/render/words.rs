@@ -59,6 +59,9 @@ pub(crate) fn outcome(outcome: RegisterOutcome) -> &'static str {
         RegisterOutcome::Registered => "registered",
         RegisterOutcome::Changed => "changed",
         RegisterOutcome::Unchanged => "unchanged",
+        RegisterOutcome::Reworded => "reworded",
+        RegisterOutcome::Amended => "amended",
+        RegisterOutcome::Withdrawn => "withdrawn",
     }
 }
 

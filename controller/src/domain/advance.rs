@@ -325,6 +325,7 @@ fn registry_row(run: &Run, rows: i64) -> Applied {
         version: run.definition.version.get(),
         name: run.definition.name.clone(),
         checksum: run.definition.checksum().as_str().to_owned(),
+        revision: 0,
         applications: run.applications + 1,
         run_id: run.id.0,
         agent_id: String::new(),

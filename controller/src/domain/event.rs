@@ -39,6 +39,8 @@ words! {
         MigrationRegistered = "migration_registered",
         /// The definition of a registered migration was changed.
         MigrationChanged = "migration_changed",
+        /// A migration was taken back before any target had it.
+        MigrationWithdrawn = "migration_withdrawn",
         /// A run was queued.
         RunQueued = "run_queued",
         /// A run started.

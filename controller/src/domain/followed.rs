@@ -126,6 +126,7 @@ mod tests {
             version: 1,
             name: String::new(),
             checksum: "c".to_owned(),
+            revision: 1,
             applications,
             run_id,
             agent_id: String::new(),

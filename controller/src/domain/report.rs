@@ -114,6 +114,8 @@ pub struct Applied {
     pub name: String,
     /// The checksum of the definition that was applied.
     pub checksum: String,
+    /// The revision of that definition; 0 when it is not known.
+    pub revision: i32,
     /// How often it was applied.
     pub applications: i32,
     /// The run that applied it last, or 0.

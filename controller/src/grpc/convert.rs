@@ -100,6 +100,7 @@ pub(crate) fn applied_in(row: &v1::AppliedMigration) -> Option<Applied> {
         version: row.version,
         name: clean(&row.name),
         checksum: clean(&row.checksum),
+        revision: row.revision.max(0),
         applications: row.applications,
         run_id: row.run_id,
         agent_id: clean(&row.agent_id),
@@ -117,6 +118,7 @@ pub(crate) fn applied_out(target: &str, row: &Applied) -> v1::AppliedMigration {
         name: row.name.clone(),
         target: target.to_owned(),
         checksum: row.checksum.clone(),
+        revision: row.revision,
         applications: row.applications,
         run_id: row.run_id,
         apply_time: row.applied_at.map(timestamp),
@@ -223,7 +225,7 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
         Kind::Statement if granted.step == 0 => v1::grant::Task::Statement(v1::StatementTask {
             before: before(true),
             steps: definition.steps.iter().map(Into::into).collect(),
-            seal: Some(seal(definition)),
+            seal: Some(seal(granted)),
         }),
         Kind::Statement => v1::grant::Task::Statement(v1::StatementTask {
             before: before(granted.step == 1),
@@ -241,7 +243,7 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
             range: granted.range.as_ref().map(range_out),
             key: granted.key.iter().map(Into::into).collect(),
         }),
-        Kind::Seal => v1::grant::Task::Seal(seal(definition)),
+        Kind::Seal => v1::grant::Task::Seal(seal(granted)),
     };
     v1::Grant {
         lease: Some(lease_out(granted.lease)),
@@ -254,10 +256,11 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
     }
 }
 
-fn seal(definition: &Definition) -> v1::SealTask {
+fn seal(granted: &Granted) -> v1::SealTask {
+    let definition: &Definition = &granted.definition;
     v1::SealTask {
         after: definition.after.iter().map(Into::into).collect(),
-        migration: Some(v1::Migration::from(definition)),
+        migration: Some(v1::Migration { revision: granted.revision, ..v1::Migration::from(definition) }),
     }
 }
 
@@ -290,6 +293,7 @@ pub(crate) fn run_out(view: &View) -> v1::Run {
         state: state_out(view.state).into(),
         rerun: view.rerun,
         checksum: view.checksum.clone(),
+        revision: view.revision,
         request_id: view.request_id.clone(),
         steps: steps.iter().map(step_out).collect(),
         current_step: current.map(|view| view.step.name.to_string()).unwrap_or_default(),
@@ -421,7 +425,7 @@ mod tests {
 
     #[test]
     fn every_type_of_event_is_one_of_the_protocol() {
-        for number in 1..=21 {
+        for number in 1..=22 {
             let proto = v1::EventType::try_from(number).unwrap();
             let word = proto.as_str_name().trim_start_matches("EVENT_TYPE_").to_ascii_lowercase();
             assert_eq!(EventType::parse(&word).map(EventType::as_str), Some(word.as_str()));

@@ -1,22 +1,29 @@
 //! The registry: what is registered, and what targets have of it.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use dunlin_proto::convert::timestamp;
 use dunlin_proto::v1::registry_service_server::RegistryService;
 use dunlin_proto::v1::{self, RegisterOutcome};
 use dunlin_shared::ids::MigrationId;
-use dunlin_shared::migration::limits;
 use dunlin_shared::migration::set::{Problem, SourceFile};
+use dunlin_shared::migration::{Checksum, Version, limits};
 use tonic::{Request, Response, Status};
 
 use super::convert;
 use super::page;
-use super::status::{bad_field, bad_id, no_migration, no_target, of_register, of_store, target};
-use crate::domain::register::Outcome;
+use super::status::{
+    STATED, bad_field, bad_id, no_migration, no_revision, no_target, of_register, of_store, stated, target,
+};
+use crate::domain::register::{Missing, Outcome};
 use crate::domain::waits;
 use crate::replica::Replica;
-use crate::store::migrations::{RegisterError, Stored};
+use crate::store::migrations::Stored;
+use crate::store::registering::{self, RegisterError, Registered, Stopped};
+
+/// The most characters of a reason.
+const REASON: usize = 2000;
 
 /// The service.
 pub(crate) struct Registry {
@@ -35,28 +42,15 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::RegisterMigrationsRequest>,
     ) -> Result<Response<v1::RegisterMigrationsResponse>, Status> {
-        let request = request.into_inner();
-        let files = files(request.files)?;
-        let registered = self.replica.store.register(files, request.validate_only).await.map_err(of_register)?;
-        let warnings = registered.warnings.into_iter().map(warning_out).collect();
-        let migrations = registered
-            .migrations
-            .into_iter()
-            .map(|one| {
-                let outcome = match one.outcome {
-                    Outcome::Registered => RegisterOutcome::Registered,
-                    Outcome::Changed => RegisterOutcome::Changed,
-                    Outcome::Unchanged => RegisterOutcome::Unchanged,
-                };
-                v1::RegisteredMigration {
-                    id: one.id.to_string(),
-                    version: one.version.get(),
-                    outcome: outcome.into(),
-                    checksum: one.checksum.to_string(),
-                }
-            })
-            .collect();
-        Ok(Response::new(v1::RegisterMigrationsResponse { migrations, warnings }))
+        let request = asked(request.into_inner())?;
+        let registered = self.replica.store.register(request).await.map_err(of_register)?;
+        self.replica.wake(&registered.wakes);
+        Ok(Response::new(v1::RegisterMigrationsResponse {
+            migrations: registered.migrations.into_iter().map(registered_out).collect(),
+            warnings: registered.warnings.into_iter().map(warning_out).collect(),
+            withdrawn: registered.withdrawn.into_iter().map(withdrawn_out).collect(),
+            cancelled_runs: registered.cancelled.into_iter().map(stopped_out).collect(),
+        }))
     }
 
     async fn get_migration(
@@ -66,7 +60,11 @@ impl RegistryService for Registry {
         let request = request.into_inner();
         let id = MigrationId::parse(request.id.as_str()).map_err(|error| bad_id("id", &error))?;
         let store = &self.replica.store;
-        let stored = store.get_migration(&id).await.map_err(of_store)?.ok_or_else(|| no_migration(id.as_str()))?;
+        let stored = store.get_migration(&id, request.revision).await.map_err(of_store)?;
+        let stored = stored.ok_or_else(|| match request.revision {
+            0 => no_migration(id.as_str()),
+            revision => no_revision(id.as_str(), revision),
+        })?;
         let applied = store.applied_where(&id).await.map_err(of_store)?;
         Ok(Response::new(v1::GetMigrationResponse {
             migration: Some(migration_out(&stored)),
@@ -175,6 +173,64 @@ impl RegistryService for Registry {
     }
 }
 
+/// The set of a request, and what else it says.
+fn asked(request: v1::RegisterMigrationsRequest) -> Result<registering::Request, Status> {
+    let missing = match v1::MissingPolicy::try_from(request.missing) {
+        Ok(v1::MissingPolicy::Unspecified) => Missing::Refuse,
+        Ok(v1::MissingPolicy::Withdraw) => Missing::Withdraw,
+        Ok(v1::MissingPolicy::Add) => Missing::Keep,
+        Err(_) => return Err(bad_field("missing", format!("{} is not known", request.missing))),
+    };
+    let amend = request.amend.into_iter().map(MigrationId::parse).collect::<Result<HashSet<_>, _>>();
+    let amend = amend.map_err(|error| bad_id("amend", &error))?;
+    let reason = stated("reason", &request.reason, REASON)?;
+    match (amend.is_empty(), reason.is_empty()) {
+        (false, true) => return Err(bad_field("reason", "it is empty; say why migrations are amended")),
+        (true, false) => return Err(bad_field("amend", "it is empty, and there is a reason; name the migrations")),
+        (true, true) | (false, false) => {}
+    }
+    let by = stated("registered_by", &request.registered_by, STATED)?;
+    let (files, validate_only) = (files(request.files)?, request.validate_only);
+    Ok(registering::Request { files, validate_only, missing, amend, reason, by })
+}
+
+fn registered_out(one: Registered) -> v1::RegisteredMigration {
+    let outcome = match one.outcome {
+        Outcome::Registered => RegisterOutcome::Registered,
+        Outcome::Changed => RegisterOutcome::Changed,
+        Outcome::Reworded => RegisterOutcome::Reworded,
+        Outcome::Amended => RegisterOutcome::Amended,
+        Outcome::Unchanged => RegisterOutcome::Unchanged,
+    };
+    v1::RegisteredMigration {
+        id: one.id.to_string(),
+        version: one.version.get(),
+        outcome: outcome.into(),
+        checksum: one.checksum.to_string(),
+        revision: one.revision,
+        kept: one.kept.into_iter().map(|(target, revision)| held_out(target.into(), revision)).collect(),
+    }
+}
+
+fn withdrawn_out((id, version, checksum): (MigrationId, Version, Checksum)) -> v1::RegisteredMigration {
+    v1::RegisteredMigration {
+        id: id.to_string(),
+        version: version.get(),
+        outcome: RegisterOutcome::Withdrawn.into(),
+        checksum: checksum.to_string(),
+        revision: 0,
+        kept: Vec::new(),
+    }
+}
+
+fn stopped_out(run: Stopped) -> v1::CancelledRun {
+    v1::CancelledRun { run_id: run.run.0, target: run.target, migration_id: run.migration, message: run.message }
+}
+
+fn held_out(target: String, revision: i32) -> v1::HeldRevision {
+    v1::HeldRevision { target, revision }
+}
+
 fn files(files: Vec<v1::DefinitionFile>) -> Result<Vec<SourceFile>, Status> {
     if files.is_empty() {
         return Err(bad_field("files", "there are none; name at least one definition"));
@@ -198,10 +254,18 @@ fn warning_out(warning: Problem) -> v1::DefinitionWarning {
 }
 
 fn migration_out(stored: &Stored) -> v1::Migration {
+    let others = stored.others.iter().map(|(target, revision)| held_out(target.clone(), *revision));
     v1::Migration {
         definition: stored.text.clone(),
-        register_time: Some(timestamp(stored.registered_at)),
+        register_time: stored.registered_at.map(timestamp),
         update_time: Some(timestamp(stored.updated_at)),
+        revision: stored.revision,
+        registered_revision: stored.registered_revision,
+        registered_by: stored.registered_by.clone(),
+        reason: stored.reason.clone(),
+        other_revisions: others.collect(),
+        withdraw_time: stored.withdrawn.as_ref().map(|(at, _)| timestamp(*at)),
+        withdrawn_by: stored.withdrawn.as_ref().map(|(_, by)| by.clone()).unwrap_or_default(),
         ..v1::Migration::from(&stored.definition)
     }
 }

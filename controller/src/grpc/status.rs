@@ -5,9 +5,10 @@ use dunlin_shared::ids::{self, TargetName};
 use dunlin_shared::migration::set::Problem;
 use tonic::{Code, Status};
 
+use crate::domain::register::Refusal;
 use crate::domain::waits::Fleet;
 use crate::store;
-use crate::store::migrations::RegisterError;
+use crate::store::registering::RegisterError;
 
 /// The most characters of a name that a caller states, such as "user@host".
 pub(crate) const STATED: usize = 200;
@@ -63,26 +64,51 @@ pub(crate) fn of_register(error: RegisterError) -> Status {
             });
             status::invalid("INVALID_DEFINITIONS", message, fields)
         }
+        RegisterError::NotInSet(ids) => {
+            let fields = ids.iter().map(|id| ("amend", format!("{id} is to be amended, and is not in the set")));
+            status::invalid(
+                "INVALID_ARGUMENT",
+                "migrations to amend are not in the set; nothing was registered",
+                fields,
+            )
+        }
         RegisterError::Refused(refusals) => {
-            let message = match refusals.first() {
-                Some(first) if refusals.len() == 1 => format!("{}; nothing was registered", first.describe()),
-                Some(first) => format!(
-                    "{} changed migrations are in use; nothing was registered. The first: {}",
-                    refusals.len(),
-                    first.describe()
+            let missing = refusals.iter().filter(|refusal| matches!(refusal, Refusal::Missing { .. })).count();
+            let (reason, message) = match refusals.first() {
+                Some(first) if missing == 0 && refusals.len() == 1 => {
+                    ("MIGRATION_IN_USE", format!("{}; nothing was registered", first.describe()))
+                }
+                Some(first) if missing == 0 => (
+                    "MIGRATION_IN_USE",
+                    format!("{} obstacles; nothing was registered. The first: {}", refusals.len(), first.describe()),
                 ),
-                None => "changed migrations are in use; nothing was registered".to_owned(),
+                _ if missing == refusals.len() => ("MIGRATIONS_MISSING", told_missing(missing)),
+                _ => ("MIGRATION_IN_USE", format!("{}\nOther obstacles are among them", told_missing(missing))),
             };
             let obstacles = refusals.into_iter().map(|refusal| {
                 let kind = match refusal {
-                    crate::domain::register::Refusal::Applied { .. } => "APPLIED",
-                    crate::domain::register::Refusal::Running { .. } => "UNFINISHED_RUN",
+                    Refusal::Applied { .. } => "APPLIED",
+                    Refusal::Running { .. } => "UNFINISHED_RUN",
+                    Refusal::Missing { .. } => "MISSING",
+                    Refusal::Partial { .. } => "PARTIAL",
                 };
                 Obstacle::new(kind, refusal.migration().as_str(), refusal.describe())
             });
-            status::precondition("MIGRATION_IN_USE", message, obstacles)
+            status::precondition(reason, message, obstacles)
         }
     }
+}
+
+/// That migrations are missing in a set, and the ways out.
+fn told_missing(count: usize) -> String {
+    let (what, them) = match count {
+        1 => ("1 migration is registered, applied nowhere, and not in this set".to_owned(), "it"),
+        count => (format!("{count} migrations are registered, applied nowhere, and not in this set"), "them"),
+    };
+    format!(
+        "{what}; nothing was registered. If the set is all there is, take {them} back with `dunlin register --withdraw`; if \
+         others register too, leave {them} alone with `dunlin register --add`; or put the file back:"
+    )
 }
 
 /// No agent has ever served a target.
@@ -119,6 +145,12 @@ pub(crate) fn stated(field: &str, text: &str, longest: usize) -> Result<String, 
 /// No migration with an id is registered.
 pub(crate) fn no_migration(id: &str) -> Status {
     status::not_found("migration", id, format!("migration {id:?} is not registered; register the set that has it"))
+}
+
+/// A migration has no such revision.
+pub(crate) fn no_revision(id: &str, revision: i32) -> Status {
+    let message = format!("migration {id:?} has no revision {revision}; `dunlin show {id}` tells which is registered");
+    status::not_found("revision", format!("{id} {revision}"), message)
 }
 
 /// No run with a number.

@@ -19,6 +19,7 @@ struct AppliedRow<'a> {
     version: i32,
     name: &'a str,
     checksum: &'a str,
+    revision: i32,
     applications: i32,
     run_id: i64,
     agent_id: &'a str,
@@ -34,16 +35,16 @@ pub(super) const RECORD_APPLIED: Statement = Statement::new(
          UPDATE dunlin_controller.targets SET registry_digest = NULL, reported_at = clock_timestamp() WHERE name = $1
      )
      INSERT INTO dunlin_controller.target_registry AS g
-         (target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
-          last_applied_at, recorded_at)
-     SELECT $1, n.migration_id, n.version, n.name, n.checksum, n.applications, n.run_id, n.agent_id, n.rows, n.result,
+         (target, migration_id, version, name, checksum, revision, applications, run_id, agent_id, rows, result,
+          applied_at, last_applied_at, recorded_at)
+     SELECT $1, n.migration_id, n.version, n.name, n.checksum, n.revision, n.applications, n.run_id, n.agent_id, n.rows, n.result,
             timestamptz 'epoch' + n.applied_at * interval '1 microsecond',
             timestamptz 'epoch' + n.last_applied_at * interval '1 microsecond',
             clock_timestamp()
-     FROM jsonb_to_recordset($2) AS n (migration_id text, version int, name text, checksum text, applications int,
+     FROM jsonb_to_recordset($2) AS n (migration_id text, version int, name text, checksum text, revision int, applications int,
          run_id bigint, agent_id text, rows bigint, result jsonb, applied_at bigint, last_applied_at bigint)
      ON CONFLICT (target, migration_id) DO UPDATE SET
-         version = excluded.version, name = excluded.name, checksum = excluded.checksum,
+         version = excluded.version, name = excluded.name, checksum = excluded.checksum, revision = excluded.revision,
          applications = excluded.applications, run_id = excluded.run_id, agent_id = excluded.agent_id,
          rows = excluded.rows, result = excluded.result, applied_at = coalesce(excluded.applied_at, g.applied_at),
          last_applied_at = coalesce(excluded.last_applied_at, g.last_applied_at), recorded_at = excluded.recorded_at",
@@ -74,6 +75,7 @@ fn row(applied: &Applied) -> AppliedRow<'_> {
         version: applied.version,
         name: &applied.name,
         checksum: &applied.checksum,
+        revision: applied.revision,
         applications: applied.applications,
         run_id: applied.run_id,
         agent_id: &applied.agent_id,
@@ -108,17 +110,18 @@ pub struct SchemaVersion {
 
 const LIST_APPLIED: Statement = Statement::new(
     "list_applied",
-    "SELECT target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
-         last_applied_at
-     FROM dunlin_controller.target_registry
-     WHERE target = $1 AND (version, migration_id) > ($2, $3) ORDER BY version, migration_id LIMIT $4",
+    "SELECT g.target, g.migration_id, g.version, coalesce(m.name, g.name) AS name, g.checksum, g.revision, g.applications,
+         g.run_id, g.agent_id, g.rows, g.result, g.applied_at, g.last_applied_at
+     FROM dunlin_controller.target_registry g LEFT JOIN dunlin_controller.migrations m ON m.id = g.migration_id
+     WHERE g.target = $1 AND (g.version, g.migration_id) > ($2, $3) ORDER BY g.version, g.migration_id LIMIT $4",
 );
 
 const APPLIED_WHERE: Statement = Statement::new(
     "applied_where",
-    "SELECT target, migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at,
-         last_applied_at
-     FROM dunlin_controller.target_registry WHERE migration_id = $1 ORDER BY target",
+    "SELECT g.target, g.migration_id, g.version, coalesce(m.name, g.name) AS name, g.checksum, g.revision, g.applications,
+         g.run_id, g.agent_id, g.rows, g.result, g.applied_at, g.last_applied_at
+     FROM dunlin_controller.target_registry g LEFT JOIN dunlin_controller.migrations m ON m.id = g.migration_id
+     WHERE g.migration_id = $1 ORDER BY g.target",
 );
 
 const SCHEMA_VERSION: Statement = Statement::new(
@@ -174,6 +177,7 @@ pub(super) fn read_applied(row: &Row) -> Applied {
         version: row.get("version"),
         name: row.get("name"),
         checksum: row.get("checksum"),
+        revision: row.get("revision"),
         applications: row.get("applications"),
         run_id: row.get("run_id"),
         agent_id: row.get("agent_id"),

@@ -73,6 +73,8 @@ pub struct Granted {
     pub run: RunId,
     /// The migration.
     pub migration: MigrationId,
+    /// The revision of what the run executes.
+    pub revision: i32,
     /// How often the target's registry must say that the migration was applied.
     pub applications: i32,
     /// What the task is for.
@@ -133,7 +135,7 @@ pub(super) const GRANT: Statement = Statement::new(
              t.rows_total, t.transform
      )
      SELECT l.id, l.epoch, l.agent_id, l.target, l.run_id, l.kind, l.step, l.range, l.range_low, l.range_high,
-         l.rows_total, r.migration_id, r.checksum, r.applications, s.ranges_total AS known_ranges, s.key,
+         l.rows_total, r.migration_id, r.checksum, r.revision, r.applications, s.ranges_total AS known_ranges, s.key,
          CASE WHEN l.kind = 'plan' THEN (
              SELECT least(sum(a.slots), 10000)::int FROM dunlin_controller.agent_targets reach
              JOIN dunlin_controller.agents a ON a.id = reach.agent_id
@@ -211,6 +213,7 @@ fn granted(row: &Row, definition: Arc<Definition>) -> Result<Granted, Error> {
         target: target(row.get("target"))?,
         run: RunId(row.get("run_id")),
         migration: migration(row.get("migration_id"))?,
+        revision: row.get("revision"),
         applications: row.get("applications"),
         kind: Kind::parse(kind).ok_or_else(|| unknown("tasks.kind", kind))?,
         step: row.get("step"),

@@ -66,7 +66,8 @@ const TARGET_KNOWN: Statement = Statement::new(
 
 const KNOWN_REGISTRY: Statement = Statement::new(
     "known_registry",
-    "SELECT migration_id, version, name, checksum, applications, run_id, agent_id, rows, result, applied_at, last_applied_at,
+    "SELECT migration_id, version, name, checksum, revision, applications, run_id, agent_id, rows, result, applied_at,
+            last_applied_at,
             recorded_at, clock_timestamp() AS asked
      FROM dunlin_controller.target_registry WHERE target = $1",
 );

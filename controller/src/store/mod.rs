@@ -16,6 +16,7 @@ mod locks;
 mod log;
 pub mod migrations;
 pub mod queueing;
+pub mod registering;
 pub mod reports;
 pub mod runs;
 mod schema;

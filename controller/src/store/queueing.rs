@@ -51,6 +51,7 @@ pub struct Pending {
     /// Its last run, when that failed.
     pub failed: Option<RunId>,
     checksum: String,
+    revision: i32,
     base_epoch: i64,
 }
 
@@ -98,7 +99,7 @@ const TARGET_EXISTS: Statement =
 
 const PENDING: Statement = Statement::new(
     "pending",
-    "SELECT m.id, m.version, m.name, m.run_after, m.impacts, m.transforms, m.steps, m.atomic, m.checksum,
+    "SELECT m.id, m.version, m.name, m.run_after, m.impacts, m.transforms, m.steps, m.atomic, m.checksum, m.revision,
          (SELECT r.id FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = m.id
           AND r.state IN ('queued', 'running', 'pausing', 'paused')) AS unfinished,
          (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r
@@ -130,11 +131,11 @@ const DRAW_RUN_IDS: Statement = Statement::new(
 
 const ADD_RUNS: Statement = Statement::new(
     "add_runs",
-    "INSERT INTO dunlin_controller.runs (id, target, migration_id, version, checksum, state, rerun, request_id, in_order,
+    "INSERT INTO dunlin_controller.runs (id, target, migration_id, version, checksum, revision, state, rerun, request_id, in_order,
          after_run_id, run_after, base_epoch)
-     SELECT n.id, $1, n.migration_id, n.version, n.checksum, 'queued', n.rerun, $2, n.in_order, n.after_run_id,
+     SELECT n.id, $1, n.migration_id, n.version, n.checksum, n.revision, 'queued', n.rerun, $2, n.in_order, n.after_run_id,
          n.run_after, n.base_epoch
-     FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version int, checksum text, rerun boolean,
+     FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version int, checksum text, revision int, rerun boolean,
          in_order boolean, after_run_id bigint, run_after text[], base_epoch bigint)
      ORDER BY n.id",
 );
@@ -152,6 +153,7 @@ struct RunRow<'a> {
     migration_id: &'a MigrationId,
     version: i32,
     checksum: &'a str,
+    revision: i32,
     rerun: bool,
     in_order: bool,
     after_run_id: Option<i64>,
@@ -378,6 +380,7 @@ fn run_row(migration: &Pending, id: i64, after: Option<i64>, in_order: bool, rer
         migration_id: &migration.id,
         version: migration.version.get(),
         checksum: &migration.checksum,
+        revision: migration.revision,
         rerun,
         in_order,
         after_run_id: after,
@@ -436,6 +439,7 @@ fn read(row: &Row) -> Result<Pending, Error> {
         unfinished: row.get::<_, Option<i64>>("unfinished").map(RunId),
         failed: row.get::<_, Option<i64>>("failed").map(RunId),
         checksum: row.get("checksum"),
+        revision: row.get("revision"),
         base_epoch: row.get("base_epoch"),
     })
 }

@@ -36,6 +36,8 @@ pub struct View {
     pub rerun: bool,
     /// The checksum of the definition that it executes.
     pub checksum: String,
+    /// The revision of that definition.
+    pub revision: i32,
     /// The request that queued it.
     pub request_id: String,
     /// Its steps, in order.
@@ -80,7 +82,7 @@ pub struct RunFilter {
 
 const RUNS_BY_ID: Statement = Statement::new(
     "runs_by_id",
-    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
             r.result, r.created_at, r.ended_at, b.migration_id AS behind
      FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -93,7 +95,7 @@ macro_rules! list {
         Statement::new(
             $name,
             concat!(
-                "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+                "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
                         r.result, r.created_at, r.ended_at, b.migration_id AS behind
                              FROM dunlin_controller.runs r
                  LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -113,7 +115,7 @@ const LIST_RUNS: Statement = list!("list_runs", "true");
 
 const UNFINISHED_ON: Statement = Statement::new(
     "unfinished_on",
-    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+    "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
             r.result, r.created_at, r.ended_at, b.migration_id AS behind
      FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -317,6 +319,7 @@ fn view(row: &Row, steps: &[(StepView, Option<TransformName>)]) -> Result<View, 
         state: State::parse(state).ok_or_else(|| unknown("runs.state", state))?,
         rerun: row.get("rerun"),
         checksum: row.get("checksum"),
+        revision: row.get("revision"),
         request_id: row.get::<_, uuid::Uuid>("request_id").to_string(),
         waits: Vec::new(),
         failure: row.get::<_, Option<Json<Failure>>>("failure").map(|failure| failure.0),

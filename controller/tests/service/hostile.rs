@@ -94,6 +94,7 @@ fn applied() -> impl Strategy<Value = v1::AppliedMigration> {
                 checksum: name.clone(),
                 name,
                 target: "main".to_owned(),
+                revision: version,
                 applications,
                 run_id: rows,
                 rows,
@@ -421,7 +422,7 @@ async fn requests_beyond_the_limits_are_refused() {
             runs.run_pending_migrations(v1::RunPendingMigrationsRequest { target: text.clone(), wait_for_agent: true })
                 .await
                 .err(),
-            registry.get_migration(v1::GetMigrationRequest { id: text.clone() }).await.err(),
+            registry.get_migration(v1::GetMigrationRequest { id: text.clone(), revision: small }).await.err(),
             registry.plan_pending(v1::PlanPendingRequest { target: text.clone() }).await.err(),
             registry
                 .list_migrations(v1::ListMigrationsRequest { page_size: small, page_token: text.clone() })

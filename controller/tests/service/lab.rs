@@ -88,7 +88,11 @@ impl Controller {
     }
 
     pub(crate) async fn register(&self, files: &[v1::DefinitionFile]) -> Result<Vec<v1::RegisteredMigration>, Status> {
-        let request = v1::RegisterMigrationsRequest { files: files.to_vec(), validate_only: false };
+        let request = v1::RegisterMigrationsRequest {
+            files: files.to_vec(),
+            missing: v1::MissingPolicy::Add.into(),
+            ..Default::default()
+        };
         Ok(self.registry().register_migrations(request).await?.into_inner().migrations)
     }
 
@@ -311,6 +315,7 @@ fn row(grant: &v1::Grant, migration: &v1::Migration, rows: i64) -> v1::AppliedMi
         name: migration.name.clone(),
         target: grant.target.clone(),
         checksum: migration.checksum.clone(),
+        revision: migration.revision,
         applications: grant.applications + 1,
         run_id: grant.run_id,
         agent_id: "a".to_owned(),

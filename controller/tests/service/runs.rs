@@ -44,7 +44,7 @@ async fn atomic_and_batched_migrations_run_to_the_end() {
     assert!(run.start_time.is_some() && run.end_time.is_some() && run.result.is_some());
     let version = controller.registry().get_schema_version(v1::GetSchemaVersionRequest::default()).await.unwrap();
     assert_eq!(version.into_inner().version, 2);
-    let request = v1::GetMigrationRequest { id: "fill".to_owned() };
+    let request = v1::GetMigrationRequest { id: "fill".to_owned(), revision: 0 };
     let known = controller.registry().get_migration(request).await.unwrap().into_inner();
     assert_eq!(known.applied[0].run_id, runs[1].id);
     assert!(known.migration.unwrap().definition.contains("id = \"fill\""));
@@ -224,4 +224,34 @@ async fn an_agent_is_never_given_more_than_its_slots() {
     assert!(timeout(Duration::from_millis(100), agent.grant()).await.is_err(), "both slots are taken");
     agent.done(&range, 1).await;
     agent.grant().await;
+}
+
+#[tokio::test]
+async fn a_request_to_register_says_what_it_means() {
+    let controller = Controller::start(&database().await).await;
+    controller.register(&[atomic("a", 1, &[]), atomic("b", 2, &[])]).await.unwrap();
+    let register = async |request: v1::RegisterMigrationsRequest| {
+        let request = v1::RegisterMigrationsRequest { files: vec![atomic("a", 1, &[])], ..request };
+        controller.registry().register_migrations(request).await.map(tonic::Response::into_inner)
+    };
+    let amend = || vec!["a".to_owned()];
+    for unfit in [
+        v1::RegisterMigrationsRequest { missing: 7, ..Default::default() },
+        v1::RegisterMigrationsRequest { amend: amend(), ..Default::default() },
+        v1::RegisterMigrationsRequest { reason: "no migration is named".to_owned(), ..Default::default() },
+        v1::RegisterMigrationsRequest { registered_by: "ann\ndesk".to_owned(), ..Default::default() },
+        v1::RegisterMigrationsRequest { amend: vec!["b".to_owned()], reason: "why".to_owned(), ..Default::default() },
+    ] {
+        let told = format!("{unfit:?}");
+        assert_eq!(register(unfit).await.unwrap_err().code(), Code::InvalidArgument, "{told}");
+    }
+    let missing = register(v1::RegisterMigrationsRequest::default()).await.unwrap_err();
+    assert_eq!(missing.code(), Code::FailedPrecondition);
+    let details = Details::of(&missing);
+    assert_eq!(details.reason, "MIGRATIONS_MISSING");
+    assert_eq!((details.obstacles[0].kind.as_str(), details.obstacles[0].subject.as_str()), ("MISSING", "b"));
+    let withdraw = v1::MissingPolicy::Withdraw.into();
+    let request = v1::RegisterMigrationsRequest { missing: withdraw, ..Default::default() };
+    let taken = register(request).await.unwrap().withdrawn;
+    assert_eq!((taken[0].id.as_str(), taken[0].outcome()), ("b", v1::RegisterOutcome::Withdrawn));
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checksum::{Checksum, checksum};
 use crate::ids::{MigrationId, StepName, TransformName};
+use crate::sql::lex;
 
 /// A declared change of a database.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,26 @@ impl Definition {
     #[must_use]
     pub fn checksum(&self) -> Checksum {
         checksum("definition", self)
+    }
+
+    /// The checksum over what the definition does to a database: without its name, description and impacts, and without the
+    /// comments and the layout of its SQL. Two definitions that share it need not be told apart by what has one of them.
+    #[must_use]
+    pub fn deed(&self) -> Checksum {
+        let mut deed = self.clone();
+        deed.name.clear();
+        deed.description.clear();
+        deed.impacts.clear();
+        for check in deed.before.iter_mut().chain(&mut deed.after) {
+            check.sql = lex::without_layout(&check.sql);
+        }
+        for step in deed.steps.iter_mut().chain(&mut deed.rollback) {
+            match &mut step.body {
+                StepBody::Sql { sql, .. } | StepBody::Batch { sql, .. } => *sql = lex::without_layout(sql),
+                StepBody::Transform { .. } => {}
+            }
+        }
+        checksum("deed", &deed)
     }
 
     /// True when all steps are transactional SQL, or there are none: the migration is then one transaction with its checks

@@ -29,6 +29,15 @@ pub struct Known {
     pub version: Version,
 }
 
+/// What a definition of a set is called, as far as it can be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Named {
+    /// Its id.
+    pub id: Option<MigrationId>,
+    /// Its version.
+    pub version: Option<Version>,
+}
+
 /// What a problem means for the set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -111,6 +120,17 @@ impl Set {
     /// # Errors
     /// The problems of every file, of each at most 100, with the warnings among them, in the order of files, lines and columns.
     pub fn parse(files: &[SourceFile], known: &[Known]) -> Result<Self, Vec<Problem>> {
+        Self::parse_beside(files, |_| known.to_vec())
+    }
+
+    /// As [`parse`](Self::parse), where what the definitions have to fit together with depends on what they name.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse).
+    pub fn parse_beside(
+        files: &[SourceFile],
+        known: impl FnOnce(&[Named]) -> Vec<Known>,
+    ) -> Result<Self, Vec<Problem>> {
         let unfit = limits::problems(files);
         if !unfit.is_empty() {
             return Err(unfit);
@@ -125,7 +145,14 @@ impl Set {
             problems.extend(found);
         }
         let (drafts, contents): (Vec<_>, Vec<_>) = drafts.into_iter().unzip();
-        problems.extend(together::problems(&drafts, known));
+        let named: Vec<Named> = drafts
+            .iter()
+            .map(|draft| Named {
+                id: draft.id.as_ref().map(|id| id.value.clone()),
+                version: draft.version.as_ref().map(|version| version.value),
+            })
+            .collect();
+        problems.extend(together::problems(&drafts, &known(&named)));
         problems.sort();
         problems.dedup();
         if !problems.iter().all(Problem::is_warning) {

@@ -65,6 +65,27 @@ impl Token<'_> {
     }
 }
 
+/// A text without its comments, with one space for whatever stood between two tokens. Where nothing stood there, nothing does
+/// now; and a line break stays between two constants, which it joins.
+pub(crate) fn without_layout(sql: &str) -> String {
+    let mut text = String::with_capacity(sql.len());
+    let mut gap = None;
+    let mut behind_literal = false;
+    for token in tokens(sql) {
+        if token.is_trivia() {
+            gap = Some(gap.unwrap_or(false) || token.text.contains(['\n', '\r']));
+            continue;
+        }
+        let literal = matches!(token.kind, TokenKind::Literal { .. });
+        if let Some(broken) = gap.take().filter(|_| !text.is_empty()) {
+            text.push(if broken && behind_literal && literal { '\n' } else { ' ' });
+        }
+        text.push_str(token.text);
+        behind_literal = literal;
+    }
+    text
+}
+
 /// All tokens of a text, which together are the text.
 pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
     lex(sql, |_| None)
@@ -181,5 +202,23 @@ mod tests {
         for bad in ["", "a.", ".a", "a b", "a; DROP", "1a", "\"a", "a..b"] {
             assert_eq!(name_parts(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn layout_and_comments_leave_no_trace_and_everything_else_does() {
+        let plain = without_layout("SELECT a, 'b -- c' FROM t");
+        for same in ["-- why\nSELECT a,\n  'b -- c' /* what */ FROM t -- end", "\r\n SELECT  a, 'b -- c'\tFROM t\n"] {
+            assert_eq!(without_layout(same), plain, "{same:?}");
+        }
+        for other in [
+            "SELECT a, 'b --  c' FROM t",
+            "SELECT a,'b -- c' FROM t",
+            "SELECT a, 'b -- c' FROM t;",
+            "SELECT A, 'b -- c' FROM t",
+        ] {
+            assert_ne!(without_layout(other), plain, "{other:?}");
+        }
+        assert_ne!(without_layout("SELECT 'a'\n'b'"), without_layout("SELECT 'a' 'b'"), "one of them is no SQL");
+        assert_ne!(without_layout("SELECT 1 - -1"), without_layout("SELECT 1 --1"));
     }
 }

@@ -5,7 +5,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use dunlin_proto::v1::{DefinitionFile, RegisterMigrationsRequest, RunPendingMigrationsRequest};
+use dunlin_proto::v1::{DefinitionFile, MissingPolicy, RegisterMigrationsRequest, RunPendingMigrationsRequest};
 use dunlin_tests::fleet::Fleet;
 use tokio::time::sleep;
 
@@ -106,7 +106,7 @@ sql = "SELECT bool_and(code = was * 3 + 1) FROM {table}"
             .await;
         let files = self.ids().into_iter().zip(self.definitions());
         let files = files.map(|(id, content)| DefinitionFile { path: format!("{id}.toml"), content }).collect();
-        let request = RegisterMigrationsRequest { files, validate_only: false };
+        let request = RegisterMigrationsRequest { files, missing: MissingPolicy::Add.into(), ..Default::default() };
         fleet.registry().register_migrations(request).await.unwrap();
     }
 

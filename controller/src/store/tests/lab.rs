@@ -11,9 +11,11 @@ use super::super::agents::{Hello, Welcomed};
 use super::super::claims::{Assignment, Demand, Granted};
 use super::super::following::Sight;
 use super::super::queueing::{All, Queued, Single};
+use super::super::registering::Request;
 use super::super::reports::{Filed, Stored};
 use super::super::runs::View;
 use super::super::{Availability, Store};
+use crate::domain::register::Missing;
 use crate::domain::report::{Applied, Counted, Report};
 use crate::domain::run::{Failure, State};
 use crate::domain::task::Lease;
@@ -41,6 +43,11 @@ pub(super) fn main() -> TargetName {
 
 pub(super) fn id(text: &str) -> MigrationId {
     MigrationId::parse(text).unwrap()
+}
+
+/// A request to register files beside what is registered.
+pub(super) fn set(files: &[SourceFile]) -> Request {
+    Request { files: files.to_vec(), missing: Missing::Keep, by: "ann@desk".to_owned(), ..Request::default() }
 }
 
 /// An atomic migration.
@@ -74,7 +81,7 @@ impl Lab {
     }
 
     pub(super) async fn register(&self, files: &[SourceFile]) {
-        self.store.register(files.to_vec(), false).await.unwrap();
+        self.store.register(set(files)).await.unwrap();
     }
 
     /// Connects an agent that reaches `main`, which has what the controller knows of it.

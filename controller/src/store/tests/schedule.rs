@@ -1,9 +1,9 @@
 use futures::future::join_all;
 
-use super::super::migrations::RegisterError;
 use super::super::queueing::{All, Single};
+use super::super::registering::{RegisterError, Request};
 use super::super::reports::Filed;
-use super::lab::{Lab, atomic, done, failed, id, main};
+use super::lab::{Lab, atomic, done, failed, id, main, set};
 use crate::domain::register::{Outcome, Refusal};
 use crate::domain::run::State;
 use crate::domain::waits::Wait;
@@ -12,13 +12,13 @@ use crate::domain::waits::Wait;
 async fn a_set_with_a_problem_leaves_nothing_behind() {
     let lab = Lab::new().await;
     let files = vec![atomic("a", 1, &[]), atomic("b", 2, &["missing"])];
-    let Err(RegisterError::Problems(problems)) = lab.store.register(files, false).await else {
+    let Err(RegisterError::Problems(problems)) = lab.store.register(set(&files)).await else {
         panic!("it was registered");
     };
     assert_eq!(problems.len(), 1);
     assert!(lab.store.list_migrations(0, 10).await.unwrap().is_empty());
 
-    lab.store.register(vec![atomic("a", 1, &[])], true).await.unwrap();
+    lab.store.register(Request { validate_only: true, ..set(&[atomic("a", 1, &[])]) }).await.unwrap();
     assert!(lab.store.list_migrations(0, 10).await.unwrap().is_empty(), "only checked");
 }
 
@@ -26,21 +26,21 @@ async fn a_set_with_a_problem_leaves_nothing_behind() {
 async fn an_applied_definition_cannot_change_and_an_unchanged_one_is_left_alone() {
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[])]).await;
-    let again = lab.store.register(vec![atomic("a", 1, &[])], false).await.unwrap();
+    let again = lab.store.register(set(&[atomic("a", 1, &[])])).await.unwrap();
     assert_eq!(again.migrations[0].outcome, Outcome::Unchanged);
     let agent = lab.agent("x").await;
     lab.queue("a").await;
     let mut changed = atomic("a", 1, &[]);
     changed.content = changed.content.replace("bigint", "int");
-    let Err(RegisterError::Refused(refusals)) = lab.store.register(vec![changed.clone()], false).await else {
+    let granted = lab.claim_one(&agent).await;
+    let Err(RegisterError::Refused(refusals)) = lab.store.register(set(&[changed.clone()])).await else {
         panic!("it was registered while a run goes on");
     };
     assert!(matches!(refusals[0], Refusal::Running { .. }));
 
-    let granted = lab.claim_one(&agent).await;
     lab.report(granted.lease, done(0)).await;
     let files = vec![changed, atomic("b", 2, &[])];
-    let Err(RegisterError::Refused(refusals)) = lab.store.register(files, false).await else {
+    let Err(RegisterError::Refused(refusals)) = lab.store.register(set(&files)).await else {
         panic!("it was registered although it is applied");
     };
     assert!(matches!(refusals[0], Refusal::Applied { .. }));

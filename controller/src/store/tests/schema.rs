@@ -58,7 +58,7 @@ async fn a_replica_works_on_while_a_later_version_adds_to_every_table() {
     let tables = "SELECT tablename::text FROM pg_tables
                   WHERE schemaname = 'dunlin_controller' AND tablename <> 'schema_history'";
     let tables = lab.client.query(tables, &[]).await.unwrap();
-    assert_eq!(tables.len(), 10);
+    assert_eq!(tables.len(), 11);
     for table in tables {
         let table: &str = table.get(0);
         let sql = format!(

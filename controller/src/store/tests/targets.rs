@@ -130,6 +130,7 @@ async fn a_queued_run_whose_migration_the_target_turns_out_to_have_is_cancelled_
         version: 2,
         name: String::new(),
         checksum: "other".to_owned(),
+        revision: 1,
         applications: 1,
         run_id: 77,
         agent_id: String::new(),
