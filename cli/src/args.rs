@@ -76,7 +76,8 @@ pub(crate) enum Command {
     New(commands::new::Args),
     /// Validate a directory of migrations, offline
     Check(commands::check::Args),
-    /// Put a directory of migrations into the registry: all of them, or none when there is a problem
+    /// Put a directory of migrations into the registry, all or none (--amend accepts another text of an applied one,
+    /// --withdraw takes back what is missing)
     Register(commands::register::Args),
     /// Show what would run, in which order, and what each migration waits for
     Plan(commands::plan::Args),
