@@ -42,6 +42,11 @@ const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 /// Where those of definitions do: as the role, the database or the connection has it.
 const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 
+/// From PostgreSQL 17 on, a role or a database can limit transactions, and then the server ends the session in the middle of a step. How
+/// long an agent's statements may run is for its operator to say. Where there is no limit, or no such setting, nothing is set.
+const NO_TRANSACTION_TIMEOUT: &str = "SELECT set_config('transaction_timeout', '0', true) \
+    WHERE current_setting('transaction_timeout', true) <> '0'";
+
 /// Ends what else SQL leaves within a transaction: cursors, LISTEN, temporary tables. What it has prepared is named, for there is no
 /// statement that would spare what the client library and this agent have prepared.
 const END: &str = "CLOSE ALL;UNLISTEN *;DISCARD TEMP";
@@ -108,7 +113,7 @@ impl Frame {
         let _infallible = write!(
             sql,
             "{};{OWN_PATH};SET LOCAL client_encoding = 'UTF8';SET LOCAL standard_conforming_strings = on;{durable};\
-             SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
+             {NO_TRANSACTION_TIMEOUT};SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
              SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';\
              SET LOCAL application_name = '{}'",
             self.identity(),

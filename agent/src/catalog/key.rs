@@ -35,10 +35,15 @@ struct IndexColumn {
     default_order: bool,
 }
 
+// From PostgreSQL 18 on, a column whose NOT NULL was never validated counts as not null and can hold NULL all the same.
 // A domain is walked as the type under it, since that is what the index compares.
 const INDEXES: &str = "
 SELECT x.relname, i.indisprimary, i.indisunique, i.indisvalid, i.indimmediate, i.indpred IS NOT NULL, m.amname,
-       a.attname, coalesce(format_type(b.oid, -1), ''), coalesce(a.attnotnull, false), (i.indoption[s.n] & 1) = 0,
+       a.attname, coalesce(format_type(b.oid, -1), ''),
+       coalesce(a.attnotnull, false) AND NOT EXISTS (
+           SELECT FROM pg_constraint c
+           WHERE c.conrelid = a.attrelid AND c.contype = 'n' AND c.conkey = ARRAY[a.attnum] AND NOT c.convalidated),
+       (i.indoption[s.n] & 1) = 0,
        o.opcdefault AND (a.attcollation IS NULL OR i.indcollation[s.n] = a.attcollation)
 FROM pg_index i
 JOIN pg_class x ON x.oid = i.indexrelid

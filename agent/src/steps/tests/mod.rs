@@ -6,6 +6,7 @@ mod exactly_once;
 mod framed;
 mod key_plans;
 mod keys;
+mod newer;
 mod no_transaction;
 mod plan;
 mod pooler;
