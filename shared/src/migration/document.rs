@@ -10,6 +10,7 @@ use super::fields::{At, Fields, Reader};
 use super::files;
 use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
 use super::position::Source;
+use super::raw::{Raw, raw};
 use super::rules::{self, Sql, Use};
 use super::set::Problem;
 use crate::ids::{self, MigrationId, StepName, TransformName};
@@ -285,9 +286,8 @@ impl<'s> Document<'s, '_> {
 
     fn inline(&mut self, text: &str, at: usize) -> Option<Sql<'s>> {
         let source = self.reader.source;
-        let raw = source.text.get(at..).and_then(|rest| as_it_stands(rest, text));
-        let (text, exact) = (raw.unwrap_or(text), raw.is_some());
-        self.fits(text, at).then(|| Sql { text: text.to_owned(), source, start: at, exact })
+        let Raw { text, exact } = raw(source.text.get(at..).unwrap_or_default(), text);
+        self.fits(&text, at).then(|| Sql { text: text.into_owned(), source, start: at, exact })
     }
 
     /// A file can be named by any number of steps, and each has its text.
@@ -330,21 +330,6 @@ impl<'s> Document<'s, '_> {
             }
         }
     }
-}
-
-/// The text of the file that a TOML text stands for, where it has no escapes: the reader of TOML turns CR LF into LF.
-fn as_it_stands<'s>(rest: &'s str, text: &str) -> Option<&'s str> {
-    let (mut length, bytes) = (0, rest.as_bytes());
-    for byte in text.bytes() {
-        if byte == b'\n' && bytes.get(length..length + 2) == Some(b"\r\n") {
-            length += 1;
-        }
-        if bytes.get(length) != Some(&byte) {
-            return None;
-        }
-        length += 1;
-    }
-    rest.get(..length)
 }
 
 fn checked<T, S: AsRef<str>>(

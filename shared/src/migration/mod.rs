@@ -9,6 +9,7 @@ mod fields;
 mod files;
 pub mod limits;
 mod position;
+mod raw;
 mod rules;
 pub mod schema;
 pub mod set;
