@@ -1,6 +1,6 @@
 # Every target does its own set-up: see scripts/setup.sh.
 .DEFAULT_GOAL := help
-.PHONY: help demo build test test-postgres chaos check bench bench-control setup-build setup-test setup-check
+.PHONY: help demo build test test-postgres chaos check bench bench-control bench-shapes setup-build setup-test setup-check
 
 # Where cargo builds, asked when it is needed: CARGO_TARGET_DIR and `build.target-dir` count.
 TARGET = $(shell bash scripts/target.sh)
@@ -57,6 +57,10 @@ bench: setup-build ## Measure next to a single UPDATE, a plain loop and the same
 bench-control: setup-build ## Measure the control plane: lease cycles, idle agents, runs and registries of growing size
 	cargo build --release --workspace
 	$(TARGET)/release/dunlin-bench control
+
+bench-shapes: setup-build ## Measure statements of many shapes next to themselves as one statement: joins, deletes, inserts, keys of other types
+	cargo build --release --workspace
+	$(TARGET)/release/dunlin-bench shapes
 
 setup-build: ## Install what is missing to build and to run the demo
 	@bash scripts/setup.sh build

@@ -12,6 +12,7 @@ mod fleet;
 mod measure;
 mod report;
 mod scenario;
+mod shapes;
 
 use std::process::ExitCode;
 
@@ -58,6 +59,8 @@ struct Options {
 enum Command {
     /// Measures the control plane: leases, idle agents, and how both grow.
     Control(control::Options),
+    /// Measures statements of many shapes, next to themselves as one statement.
+    Shapes(shapes::Options),
 }
 
 #[tokio::main]
@@ -66,6 +69,7 @@ async fn main() -> ExitCode {
     let measured = match &options.command {
         None => scenario::run(&options).await,
         Some(Command::Control(options)) => control::run(options).await,
+        Some(Command::Shapes(options)) => shapes::run(options).await,
     };
     match measured {
         Ok(()) => ExitCode::SUCCESS,

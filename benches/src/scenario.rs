@@ -174,7 +174,7 @@ fn contenders(table: Name) -> impl Iterator<Item = Contender> {
     ALL.into_iter().filter(move |contender| !matches!(contender, Contender::ByHand(_)) || table == Name::Bigint)
 }
 
-async fn fresh(server: &Server, name: &str, template: &str) -> Result<(), Error> {
+pub(crate) async fn fresh(server: &Server, name: &str, template: &str) -> Result<(), Error> {
     server.command(&format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)")).await?;
     server.command(&format!("CREATE DATABASE {name} TEMPLATE {template}")).await?;
     Ok(())
@@ -182,7 +182,7 @@ async fn fresh(server: &Server, name: &str, template: &str) -> Result<(), Error>
 
 /// Reads a table and its indexes into the server's memory, where those of a database in use are. All contenders would need the
 /// same time for it. Read in the order of an index, since a scan of a large table keeps only a few of its pages.
-async fn read_into_memory(url: &str, table: &str) -> Result<(), Error> {
+pub(crate) async fn read_into_memory(url: &str, table: &str) -> Result<(), Error> {
     let client = connect(url).await?;
     client.batch_execute("SET enable_seqscan = off; SET enable_bitmapscan = off; SET enable_sort = off").await?;
     let first_columns = client

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dunlin_shared::ids::{self, MigrationId, StepName, TransformName};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
-use dunlin_shared::migration::{Batch, Check, Definition, Step, StepBody, Version};
+use dunlin_shared::migration::{Batch, Check, Definition, PlanRule, Step, StepBody, Version};
 
 use crate::v1;
 
@@ -151,6 +151,11 @@ impl From<&Batch> for v1::Batch {
             size: number(batch.size),
             range: number(batch.range),
             stripes: number(batch.stripes),
+            plan: match batch.plan {
+                None => v1::BatchPlan::Unspecified,
+                Some(PlanRule::Strict) => v1::BatchPlan::Strict,
+            }
+            .into(),
         }
     }
 }
@@ -170,6 +175,11 @@ impl TryFrom<&v1::Batch> for Batch {
             size: number("batch.size", batch.size)?,
             range: number("batch.range", batch.range)?,
             stripes: number("batch.stripes", batch.stripes)?,
+            plan: match v1::BatchPlan::try_from(batch.plan) {
+                Ok(v1::BatchPlan::Unspecified) => None,
+                Ok(v1::BatchPlan::Strict) => Some(PlanRule::Strict),
+                Err(_) => return Err(Error::new("batch.plan", format!("{} is not known", batch.plan))),
+            },
         })
     }
 }
@@ -328,7 +338,7 @@ mod tests {
             transaction = false
             [[step]]
             name = "batch"
-            batch = { table = "t", key = ["id"], size = 10, stripes = 4 }
+            batch = { table = "t", key = ["id"], size = 10, stripes = 4, plan = "strict" }
             sql = "DELETE FROM t WHERE :batch"
             [[rollback]]
             name = "code"

@@ -261,7 +261,7 @@ pub(crate) fn sql_step(sql: &str) -> Step {
 pub(crate) fn batch_step(table: &str, sql: &str, size: i32, range: i32, stripes: i32) -> Step {
     Step {
         kind: StepKind::Batch.into(),
-        batch: Some(Batch { table: table.to_owned(), key: Vec::new(), size, range, stripes }),
+        batch: Some(Batch { table: table.to_owned(), size, range, stripes, ..Batch::default() }),
         ..sql_step(sql)
     }
 }

@@ -146,6 +146,17 @@ pub struct Batch {
     /// Stripes in a window; 1 is plain key order. `None`: chosen by what the agent measures.
     #[serde(default)]
     pub stripes: Option<u32>,
+    /// Which plans of the statement are refused. `None`: none, but one that reads the whole table for each batch is told.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<PlanRule>,
+}
+
+/// Which plans of a statement are refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PlanRule {
+    /// Those that read the whole table for each batch.
+    Strict,
 }
 
 /// A schema version: 1 to 2147483647.

@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use toml_span::value::Value;
 
 use super::apart;
-use super::definition::{Batch, Check, Definition, Step, StepBody, Version};
+use super::definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version};
 use super::fields::{At, Fields, Reader};
 use super::files;
 use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
@@ -20,7 +20,7 @@ pub(super) const MIGRATION: &[&str] =
     &["id", "name", "description", "version", "run_after", "impacts", "before", "step", "after", "rollback"];
 pub(super) const CHECK: &[&str] = &["name", "sql"];
 pub(super) const STEP: &[&str] = &["name", "sql", "file", "transform", "batch", "transaction"];
-pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes"];
+pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
 /// What could be read of a definition.
 #[derive(Debug)]
@@ -214,6 +214,10 @@ impl<'s> Document<'s, '_> {
             let help = "add batch = { table = \"...\" }";
             reader.tell_with_help(transform_at, "a step with `transform` needs `batch`", help);
         }
+        if given.contains(&"transform") && batch.as_ref().is_some_and(|batch| batch.plan.is_some()) {
+            let help = "leave `plan` out";
+            reader.tell_with_help(transform_at, "`plan` is about the statement of a step, and code has its own", help);
+        }
 
         let sql = match (sql, file) {
             (Some(sql), _) => self.inline(&sql.value, sql.at),
@@ -268,6 +272,11 @@ impl<'s> Document<'s, '_> {
         let size = number(reader, &mut fields, "size", SIZE);
         let range = number(reader, &mut fields, "range", RANGE);
         let stripes = number(reader, &mut fields, "stripes", STRIPES);
+        let plan = fields.string(reader, "plan");
+        if let Some(plan) = plan.as_ref().filter(|plan| plan.value != "strict") {
+            let help = "write plan = \"strict\", or leave it out: a plan that reads the whole table for each batch is then told only";
+            reader.tell_with_help(plan.at, format!("`plan` can be \"strict\", not \"{}\"", plan.value), help);
+        }
         if let (Some(size), Some(range)) = (&size, &range)
             && range.value < size.value
         {
@@ -281,6 +290,7 @@ impl<'s> Document<'s, '_> {
             size: size.map(|number| number.value),
             range: range.map(|number| number.value),
             stripes: stripes.map(|number| number.value),
+            plan: plan.map(|_| PlanRule::Strict),
         })
     }
 

@@ -16,4 +16,4 @@ pub mod set;
 mod together;
 
 pub use checksum::Checksum;
-pub use definition::{Batch, Check, Definition, Step, StepBody, Version, VersionError};
+pub use definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version, VersionError};

@@ -119,6 +119,16 @@ struct Batch {
     /// Stripes in a window; 1 is plain key order. Left out: chosen by what the agent measures.
     #[schemars(default, range(min = 1, max = limits::STRIPES), with = "NonZeroU32")]
     stripes: Option<u32>,
+    /// "strict" refuses the step where the server would read the whole table for each batch. Left out: it is told in an event.
+    #[schemars(default, with = "PlanRule")]
+    plan: Option<PlanRule>,
+}
+
+/// Which plans of a statement are refused.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum PlanRule {
+    Strict,
 }
 
 fn yes() -> bool {

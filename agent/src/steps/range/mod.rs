@@ -6,22 +6,25 @@
 //! but the last commit without waiting for the disk; the last one waits, and only then is the range reported done.
 
 mod batch;
+mod cost;
 mod durable;
 mod guarded;
 mod opening;
 mod order;
 mod pace;
+mod planner;
 mod shares;
 mod stripes;
 
 use std::time::Duration;
 
-use dunlin_proto::v1::{EventType, RangeTask, Step};
+use dunlin_proto::v1::{BatchPlan, EventType, RangeTask, Step};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use tokio::time::Instant;
 
 use self::batch::Body;
+use self::cost::Then;
 use self::durable::{Durable, Sums};
 use self::opening::Order;
 use self::order::{Cursor, Jobs};
@@ -42,6 +45,10 @@ use crate::target::Connection;
 pub(crate) struct Learnt {
     order: Option<Order>,
     pace: Pace,
+    /// True once the planner was asked about a batch.
+    asked: bool,
+    /// True once its large fixed cost was told.
+    told: bool,
 }
 
 pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Result<Ended, Error> {
@@ -84,6 +91,8 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     }
 
     let settings = step.batch.clone().unwrap_or_default();
+    let plan = BatchPlan::try_from(settings.plan)
+        .map_err(|_| malformed(&place, &format!("a batch with the plan {}", settings.plan)))?;
     let known = Key { columns: key.clone() };
     let Again { table, assigned, guard } =
         Again::find(context, &mut connection, step, &address, &known, &place).await?;
@@ -98,12 +107,13 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
             ))
         })?),
     };
+    let sums = Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked };
     let mut worker = Worker {
         context,
         step,
         address,
         cursor: checkpoint.position().map_err(|error| Error::of_ledger(error, &place))?,
-        sums: Sums { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked },
+        sums,
         checkpoint,
         place: &place,
         table,
@@ -119,6 +129,10 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         durable: Durable::default(),
         hot: HotShare::default(),
         window_rows: i64::from(stripes::MOST_IN_WINDOW),
+        opened: sums,
+        probing: false,
+        strict: plan == BatchPlan::Strict,
+        asked: false,
         proven: false,
         prepared: false,
     };
@@ -163,7 +177,16 @@ struct Worker<'a> {
     sums: Sums,
     durable: Durable,
     hot: HotShare,
+    /// Rows of the window, or of what is left of it when it is cut anew.
     window_rows: i64,
+    /// What stood there when the window was opened, or the lease taken.
+    opened: Sums,
+    /// True in a small window that is to show something.
+    probing: bool,
+    /// True when the step is refused where the server does not use the key.
+    strict: bool,
+    /// True once the planner was asked, or need not be.
+    asked: bool,
     /// True once a batch of this lease was committed.
     proven: bool,
     /// True once the session of this lease has prepared the advance of the checkpoint.
@@ -208,15 +231,28 @@ impl Worker<'_> {
             self.bounds(connection, &next_stripe, rows).await?
         };
         let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
-        let mut ahead = None;
+        if let Some(first) = jobs.peek() {
+            self.ask(connection, first).await?;
+        }
+        let (mut ahead, mut then) = (None, Then::GoOn);
         while let Some(job) = jobs.next() {
             self.context.beat();
-            let next = if self.context.told() { None } else { jobs.peek() };
+            let next = if then != Then::GoOn || self.context.told() { None } else { jobs.peek() };
             let begun = Instant::now();
+            let changes_now = ahead.is_none().then_some(job.walked);
             ahead = self.batch(connection, &job, ahead, next).await?;
-            spent += begun.elapsed();
+            let took = begun.elapsed();
+            spent += took;
+            let changed_ahead = ahead.as_ref().and(next).map(|next| next.walked);
+            if let Some(now) = self.saw(&job, &[changes_now, changed_ahead], took) {
+                then = now;
+            }
             if job.after.window_done() {
                 self.learn(&job.after, before, spent);
+            }
+            if ahead.is_none() && then == Then::Tell {
+                self.tell_cost(connection, &job).await?;
+                then = Then::GoOn;
             }
             if job.last {
                 return Ok(Some(Ended::Done {
@@ -229,7 +265,13 @@ impl Worker<'_> {
             if ahead.is_none() && self.context.told() {
                 return Ok(Some(Ended::Told));
             }
+            let done = job.after.window_done();
             self.cursor = Some(job.after);
+            if ahead.is_none() && then == Then::CutAnew && !done {
+                self.window_rows = rows - (self.sums.rows_walked - before.rows_walked);
+                self.batch_rows = self.learnt(|learnt| learnt.pace).rows();
+                return Ok(None);
+            }
         }
         Ok(None)
     }
@@ -238,12 +280,16 @@ impl Worker<'_> {
     fn learn(&self, cursor: &Cursor, before: Sums, spent: Duration) {
         let shown = Shown {
             stripes: cursor.window.stripes.count(),
-            walked: self.sums.rows_walked - before.rows_walked,
-            changed: self.sums.rows - before.rows,
+            walked: self.sums.rows_walked - self.opened.rows_walked,
+            changed: self.sums.rows - self.opened.rows,
             hot: self.hot,
         };
         let given_up = self.learnt(|learnt| {
-            learnt.pace.learn(shown.walked, spent);
+            if shown.stripes > 1 {
+                learnt.pace.learn(self.sums.rows_walked - before.rows_walked, spent);
+            } else if learnt.pace.large_fixed_cost().is_some() {
+                return None;
+            }
             learnt.order.as_mut().and_then(|order| order.stripes.learn(&shown))
         });
         if let Some(sentence) = given_up {

@@ -4,7 +4,7 @@ use dunlin_shared::key::KeyBound;
 
 use super::order::{Cursor, Window};
 use super::shares::{self, Shares};
-use super::stripes::{self, StripeChoice};
+use super::stripes::{self, Opening, StripeChoice};
 use super::{Worker, pace};
 use crate::catalog::{self, Pages, Sample};
 use crate::steps::Error;
@@ -32,7 +32,15 @@ impl Worker<'_> {
         let low = finished.as_ref().map_or_else(|| self.range.low.clone(), |window| Some(window.high.clone()));
         let rows_left = self.rows_left();
         let order = self.order(connection, stripes).await?;
-        let opening = self.learnt(|learnt| learnt.order.get_or_insert(order).stripes.next_window());
+        let free = self.fixed_rows.is_none() && !matches!(order.stripes, StripeChoice::Given(_));
+        let opening = self.learnt(|learnt| {
+            let stripes = &mut learnt.order.get_or_insert(order).stripes;
+            // Each stripe is many more batches, and each of them would pay a large fixed cost once more.
+            let plain = free && learnt.pace.large_fixed_cost().is_some();
+            if plain { Opening { stripes: 1, batches: None } } else { stripes.next_window() }
+        });
+        self.opened = self.sums;
+        self.probing = opening.batches.is_some();
         let wanted = opening.batches.map_or(order.window_rows, |batches| self.batch_rows.saturating_mul(batches));
         let wanted_rows = i64::from(wanted);
         // A rest of less than half a window is not worth a window of its own.

@@ -2,6 +2,7 @@
 
 mod advice;
 mod batches;
+mod costs;
 mod exactly_once;
 mod framed;
 mod key_plans;
@@ -9,6 +10,7 @@ mod keys;
 mod newer;
 mod no_transaction;
 mod plan;
+mod planner;
 mod pooler;
 mod statement;
 mod subject;
