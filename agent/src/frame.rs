@@ -15,6 +15,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use dunlin_shared::sql::quote_literal;
+use tokio_postgres::IsolationLevel;
 
 use crate::limits::{IDLE_LIMIT, Limits};
 
@@ -46,6 +47,12 @@ const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 /// long an agent's statements may run is for its operator to say. Where there is no limit, or no such setting, nothing is set.
 const NO_TRANSACTION_TIMEOUT: &str = "SELECT set_config('transaction_timeout', '0', true) \
     WHERE current_setting('transaction_timeout', true) <> '0'";
+
+/// Policies are an error and not a filter, unless a definition says otherwise: rows that nobody sees are not done.
+const ALL_ROWS: &str = "SET LOCAL row_security = off";
+
+/// Where a definition says otherwise.
+const THEIR_ROWS: &str = "SET LOCAL row_security = on";
 
 /// Ends what else SQL leaves within a transaction: cursors, LISTEN, temporary tables. What it has prepared is named, for there is no
 /// statement that would spare what the client library and this agent have prepared.
@@ -81,12 +88,17 @@ pub(crate) struct Frame {
     pub(crate) mark: String,
     /// The role that the agent works under, quoted where that is needed; `None` where nobody has looked yet.
     pub(crate) role: Option<String>,
+    /// True where SQL of the definition is to see only the rows that policies let the role see.
+    pub(crate) row_security: bool,
+    /// The isolation of the transactions that SQL of the definition works in.
+    pub(crate) isolation: IsolationLevel,
 }
 
 impl Frame {
     /// The frame of a lease.
     pub(crate) fn new(limits: Limits, mark: String, role: Option<String>) -> Self {
-        Self { limits, idle: IDLE_LIMIT, mark, role }
+        let isolation = IsolationLevel::ReadCommitted;
+        Self { limits, idle: IDLE_LIMIT, mark, role, row_security: false, isolation }
     }
 
     /// The same for code, which may take its time between statements.
@@ -101,7 +113,7 @@ impl Frame {
 
     /// Those behind `BEGIN`.
     pub(crate) fn settings(&self, durability: Durability) -> String {
-        let Self { limits, idle, mark, role: _ } = self;
+        let Self { limits, idle, mark, .. } = self;
         let durable = match durability {
             // `on` where the role or the database has `off`; stricter settings stay.
             Durability::AtCommit => {
@@ -112,7 +124,7 @@ impl Frame {
         let mut sql = String::with_capacity(640);
         let _infallible = write!(
             sql,
-            "{};{OWN_PATH};SET LOCAL client_encoding = 'UTF8';SET LOCAL standard_conforming_strings = on;{durable};\
+            "{};{OWN_PATH};{ALL_ROWS};SET LOCAL client_encoding = 'UTF8';SET LOCAL standard_conforming_strings = on;{durable};\
              {NO_TRANSACTION_TIMEOUT};SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
              SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';\
              SET LOCAL application_name = '{}'",
@@ -133,14 +145,24 @@ impl Frame {
     }
 
     /// The statements that lead from those of the agent to the SQL of a step or check.
-    #[expect(clippy::unused_self, reason = "limits of their own belong here")]
     pub(crate) fn enter(&self) -> String {
-        THEIR_PATH.to_owned()
+        if self.row_security { format!("{THEIR_PATH};{THEIR_ROWS}") } else { THEIR_PATH.to_owned() }
     }
 
     /// The statements that begin a transaction for the SQL of a batch. The first row of the answer has the number of the transaction.
     pub(crate) fn begin_entered(&self, durability: Durability) -> String {
-        format!("BEGIN ISOLATION LEVEL READ COMMITTED;{WHICH};{};{}", self.settings(durability), self.enter())
+        format!("{};{}", self.begin_isolated(durability), self.enter())
+    }
+
+    /// The statements that begin a transaction in which statements of the agent and SQL of a definition take turns, under the isolation
+    /// that the definition says. The first row of the answer has the number of the transaction.
+    pub(crate) fn begin_isolated(&self, durability: Durability) -> String {
+        let level = match self.isolation {
+            IsolationLevel::RepeatableRead => "REPEATABLE READ",
+            IsolationLevel::Serializable => "SERIALIZABLE",
+            _ => "READ COMMITTED",
+        };
+        format!("BEGIN ISOLATION LEVEL {level};{WHICH};{}", self.settings(durability))
     }
 
     /// The statements that lead back, in the transaction with the number `transaction`.

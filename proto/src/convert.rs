@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dunlin_shared::ids::{self, MigrationId, StepName, TransformName};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
-use dunlin_shared::migration::{Batch, Check, Definition, PlanRule, Step, StepBody, Version};
+use dunlin_shared::migration::{Batch, Check, Definition, Isolation, PlanRule, Step, StepBody, Version};
 
 use crate::v1;
 
@@ -58,6 +58,7 @@ impl From<&Definition> for v1::Migration {
             checksum: definition.checksum().to_string(),
             atomic: definition.is_atomic(),
             definition: String::new(),
+            isolation: isolation_out(definition.isolation),
             ..Self::default()
         }
     }
@@ -83,19 +84,42 @@ impl TryFrom<&v1::Migration> for Definition {
             steps: migration.steps.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
             after: migration.after.iter().map(Into::into).collect(),
             rollback: migration.rollback.iter().map(TryInto::try_into).collect::<Result<_, _>>()?,
+            isolation: isolation("isolation", migration.isolation)?,
         })
     }
 }
 
 impl From<&Check> for v1::Check {
     fn from(check: &Check) -> Self {
-        Self { name: check.name.clone(), sql: check.sql.clone() }
+        Self { name: check.name.clone(), sql: check.sql.clone(), row_security: check.row_security }
     }
 }
 
 impl From<&v1::Check> for Check {
     fn from(check: &v1::Check) -> Self {
-        Self { name: check.name.clone(), sql: check.sql.clone() }
+        Self { name: check.name.clone(), sql: check.sql.clone(), row_security: check.row_security }
+    }
+}
+
+fn isolation_out(isolation: Option<Isolation>) -> i32 {
+    let isolation = match isolation {
+        None => v1::Isolation::Unspecified,
+        Some(Isolation::RepeatableRead) => v1::Isolation::RepeatableRead,
+        Some(Isolation::Serializable) => v1::Isolation::Serializable,
+    };
+    isolation.into()
+}
+
+/// Reads an isolation level. One that this version does not know is an error: another level would be another meaning.
+///
+/// # Errors
+/// It is not known.
+pub fn isolation(field: &'static str, number: i32) -> Result<Option<Isolation>, Error> {
+    match v1::Isolation::try_from(number) {
+        Ok(v1::Isolation::Unspecified) => Ok(None),
+        Ok(v1::Isolation::RepeatableRead) => Ok(Some(Isolation::RepeatableRead)),
+        Ok(v1::Isolation::Serializable) => Ok(Some(Isolation::Serializable)),
+        Err(_) => Err(Error::new(field, format!("{number} is not known"))),
     }
 }
 
@@ -103,6 +127,9 @@ impl From<&Step> for v1::Step {
     fn from(step: &Step) -> Self {
         let mut message =
             Self { name: step.name.to_string(), checksum: step.checksum().to_string(), ..Self::default() };
+        message.isolation = isolation_out(step.isolation);
+        message.row_security = step.row_security;
+        message.own_transaction = step.own_transaction;
         match &step.body {
             StepBody::Sql { sql, transaction } => {
                 message.set_kind(if *transaction { v1::StepKind::Sql } else { v1::StepKind::SqlNoTransaction });
@@ -138,7 +165,13 @@ impl TryFrom<&v1::Step> for Step {
                 transform: id("transform", TransformName::parse(step.transform.as_str()))?,
             },
         };
-        Ok(Self { name: id("name", StepName::parse(step.name.as_str()))?, body })
+        Ok(Self {
+            name: id("name", StepName::parse(step.name.as_str()))?,
+            body,
+            isolation: isolation("step.isolation", step.isolation)?,
+            row_security: step.row_security,
+            own_transaction: step.own_transaction,
+        })
     }
 }
 

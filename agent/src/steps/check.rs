@@ -28,7 +28,8 @@ pub(super) async fn all(
     for check in checks {
         let place = Place { step: String::new(), check: check.name.clone(), ..place.clone() };
         // The extended protocol: one statement only, and the type of its column is known.
-        let rows = framed.execute(connection, connection.query_typed(&check.sql, &[]), &place).await?;
+        let query = connection.query_typed(&check.sql, &[]);
+        let rows = framed.execute(connection, check.row_security, query, &place).await?;
         let no_check = |what: String| {
             Error::Final(place.refuse(
                 format!("the query of the check \"{}\" {what} instead of one row with one boolean", check.name),

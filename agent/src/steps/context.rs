@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use dunlin_proto::convert;
 use dunlin_proto::v1::Step;
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TargetName, TransformName};
+use dunlin_shared::migration::Isolation;
 use futures::future::join;
+use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 
 use super::Error;
@@ -115,6 +118,12 @@ impl Context {
     /// How the transactions of this lease begin.
     pub(super) fn frame(&self) -> Frame {
         Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role))
+    }
+
+    /// The same for the transactions of a step.
+    pub(super) fn frame_of(&self, step: &Step, place: &Place) -> Result<Frame, Error> {
+        let isolation = isolation(step.isolation, place)?;
+        Ok(Frame { row_security: step.row_security, isolation, ..self.frame() })
     }
 
     /// The claim of this lease to a checkpoint.
@@ -246,6 +255,19 @@ pub(super) fn put_back(unfinished: &[String], place: &Place) -> Error {
         ),
         format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
     ))
+}
+
+/// Reads an isolation level.
+pub(super) fn isolation(level: i32, place: &Place) -> Result<IsolationLevel, Error> {
+    match convert::isolation("isolation", level) {
+        Ok(None) => Ok(IsolationLevel::ReadCommitted),
+        Ok(Some(Isolation::RepeatableRead)) => Ok(IsolationLevel::RepeatableRead),
+        Ok(Some(Isolation::Serializable)) => Ok(IsolationLevel::Serializable),
+        Err(error) => Err(Error::Final(place.refuse(
+            format!("the controller sent a step that this agent cannot read: {error}"),
+            "Use a controller and agents of the same version.",
+        ))),
+    }
 }
 
 /// The parts of a step that are ids.

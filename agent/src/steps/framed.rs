@@ -37,18 +37,20 @@ impl Framed {
         Ok(Self { frame, durability, transaction })
     }
 
-    /// Executes SQL of a definition.
+    /// Executes SQL of a definition. `row_security`: it sees only the rows that policies let the role see.
     ///
     /// # Errors
     /// Those of the SQL; or it has ended its transaction.
     pub(super) async fn execute<T>(
         &self,
         client: &Client,
+        row_security: bool,
         sql: impl Future<Output = Result<T, tokio_postgres::Error>>,
         place: &Place,
     ) -> Result<T, Error> {
         let of_postgres = |error| Error::of_postgres(&error, place);
-        let (enter, leave) = (self.frame.enter(), self.frame.leave(&self.transaction, self.durability));
+        let frame = Frame { row_security, ..self.frame.clone() };
+        let (enter, leave) = (frame.enter(), frame.leave(&self.transaction, self.durability));
         let (enter, leave) = (client.batch_execute(&enter), client.batch_execute(&leave));
         let prepared = client.simple_query(PREPARED_BY_SQL);
         let (entered, done, left, prepared) = join4(enter, sql, leave, prepared).await;

@@ -10,8 +10,10 @@ mod context;
 mod framed;
 mod no_transaction;
 mod plan;
+mod policies;
 mod range;
 mod repair;
+mod rows;
 mod seal;
 mod statement;
 mod subject;
@@ -56,6 +58,8 @@ pub(crate) enum Error {
     Short(String),
     /// Rolled back; the same would fail again.
     Final(Box<RunError>),
+    /// Rolled back, since row-level security would have hidden rows. Becomes final once it says by which policies.
+    Hidden(Box<policies::Hidden>),
     /// The target knows a newer lease, or has the migration applied.
     Stale(Stale),
     /// The checkpoint has moved under a transaction, which was rolled back: take the task again and look.
@@ -69,11 +73,15 @@ pub(crate) enum Error {
 /// # Errors
 /// See [`Error`].
 pub(crate) async fn run(context: &Context, task: &grant::Task, again: bool) -> Result<Ended, Error> {
-    match task {
+    let ended = match task {
         grant::Task::Statement(task) => statement::run(context, task, again).await,
         grant::Task::Plan(task) => plan::run(context, task, again).await,
         grant::Task::Range(task) => range::run(context, task, again).await,
         grant::Task::Seal(task) => seal::run(context, task, again).await,
+    };
+    match ended {
+        Err(Error::Hidden(hidden)) => Err(Error::Final(policies::explain(context, *hidden).await)),
+        ended => ended,
     }
 }
 
@@ -123,6 +131,9 @@ impl Error {
     }
 
     fn of_postgres(error: &tokio_postgres::Error, place: &crate::failure::Place) -> Self {
+        if let Some(hidden) = policies::Hidden::read(error, place) {
+            return Self::Hidden(Box::new(hidden));
+        }
         match crate::failure::classify(error) {
             crate::failure::Class::Lost => Self::Unreachable(crate::failure::chain(error)),
             crate::failure::Class::Passing => Self::Passing(place.blame(error)),

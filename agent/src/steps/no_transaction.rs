@@ -20,6 +20,7 @@ use tokio_postgres::types::Type;
 
 use super::context::{names, needs_direct};
 use super::repair::Repair;
+use super::rows::Count;
 use super::{Context, Ended, Error, advice, check, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
@@ -189,7 +190,8 @@ impl Attempt<'_> {
         // The settings of the session, since there is no transaction; the session ends with the step.
         let limits = self.context.limits;
         let settings = format!(
-            "SET lock_timeout = {};SET statement_timeout = {}",
+            "SET row_security = {};SET lock_timeout = {};SET statement_timeout = {}",
+            if self.step.row_security { "on" } else { "off" },
             limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis()
         );
@@ -213,7 +215,7 @@ impl Attempt<'_> {
             }
         })?;
         self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
-        Ok(statement::rows_changed(&messages))
+        Ok(Count::of(&self.step.sql).rows(&messages))
     }
 
     async fn finish(&self, rows: i64) -> Result<Ended, Error> {

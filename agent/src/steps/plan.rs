@@ -76,6 +76,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     };
     let place = context.place(&step.name);
     let names = names(step, &place)?;
+    let frame = context.frame_of(step, &place)?;
     let settings = step.batch.clone().unwrap_or_default();
     let mut connection = context.lend(&place).await?;
     let Subject { table, key } = Subject::resolve(context, &mut connection, step, &place).await?;
@@ -89,6 +90,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     };
     let plan = Plan {
         context,
+        frame,
         task,
         checksum: &step.checksum,
         address,
@@ -132,6 +134,8 @@ struct Entered {
 
 struct Plan<'a> {
     context: &'a Context,
+    /// How the transactions of its walk begin.
+    frame: Frame,
     task: &'a PlanTask,
     checksum: &'a str,
     address: Address,
@@ -191,8 +195,7 @@ impl Plan<'_> {
         ledger::describe(connection, &self.address, self.checksum, Some(&self.stored_key)).await.map_err(of_ledger)?;
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         if cursor.is_none() && checkpoint.state == State::Open {
-            let frame = self.context.frame();
-            let bound = self.walk(&frame).last(connection).await.map_err(of_postgres)?;
+            let bound = self.walk().last(connection).await.map_err(of_postgres)?;
             if let Some(bound) = bound {
                 // Behind the bound: whoever had a lower key by then, and has not committed, has written to the table.
                 let writers = Writers::of(connection, &self.table).await.map_err(of_postgres)?;
@@ -235,8 +238,8 @@ impl Plan<'_> {
         }
     }
 
-    fn walk<'a>(&'a self, frame: &'a Frame) -> Walk<'a> {
-        Walk { table: &self.table, key: &self.key.columns, frame }
+    fn walk(&self) -> Walk<'_> {
+        Walk { table: &self.table, key: &self.key.columns, frame: &self.frame }
     }
 
     /// Reports the ranges that the target has and the controller does not know.
@@ -268,8 +271,7 @@ impl Plan<'_> {
         checkpoint: &Checkpoint,
     ) -> Result<Ended, Error> {
         let mut batches = checkpoint.batches;
-        let frame = self.context.frame();
-        let walk = self.walk(&frame);
+        let walk = self.walk();
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
         let first = cursor.ranges == 0;

@@ -82,15 +82,20 @@ pub(super) async fn write(
     let recorded = recorded.map_err(|error| Error::of_ledger(error, &place))?;
     match erased {
         Ok(()) => Ok(Box::new(report(recorded, context.target.name().as_str()))),
-        Err(ledger::Error::Moved) => Err(super::statement::ended_transaction(&place)),
         Err(error) => Err(Error::of_ledger(error, &place)),
     }
 }
 
 fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums) -> Value {
+    let under: Vec<&str> =
+        migration.steps.iter().filter(|step| step.row_security).map(|step| step.name.as_str()).collect();
+    let under = match under.as_slice() {
+        [] => String::new(),
+        steps => format!(", under row-level security (steps: {})", steps.join(", ")),
+    };
     let mut result = json!({
         "success": true,
-        "message": format!("{} is applied; {} rows were changed", migration.id, sums.rows),
+        "message": format!("{} is applied; {} rows were changed{under}", migration.id, sums.rows),
         "rows": sums.rows,
     });
     if let Value::Object(result) = &mut result {

@@ -6,29 +6,33 @@
 
 use dunlin_proto::v1::{StatementTask, Step, StepKind};
 use serde_json::Map;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::IsolationLevel;
 
-use super::context::names;
+use super::context::{isolation, names};
 use super::framed::Framed;
+use super::rows::Count;
 use super::{Context, Ended, Error, advice, check, no_transaction, seal};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
-use crate::frame::Durability;
+use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
 use crate::target::Connection;
 
 pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) -> Result<Ended, Error> {
-    let (address, place, checksum) = match (&task.seal, task.steps.as_slice()) {
-        (Some(seal), _) => {
+    let (address, place, checksum, level) = match (&task.seal, task.steps.as_slice()) {
+        (Some(seal), steps) => {
             let checksum = seal.migration.as_ref().map_or("", |migration| migration.checksum.as_str());
-            (context.address(None, 0), context.place(""), checksum)
+            // A migration of one step may say it there.
+            let own = steps.iter().map(|step| step.isolation).find(|level| *level != 0).unwrap_or_default();
+            let level = seal.migration.as_ref().map(|migration| migration.isolation).filter(|level| *level != 0);
+            (context.address(None, 0), context.place(""), checksum, level.unwrap_or(own))
         }
         (None, [step]) => {
             let place = context.place(&step.name);
             if step.kind() == StepKind::SqlNoTransaction {
                 return no_transaction::run(context, task, step, again).await;
             }
-            (context.address(Some(&names(step, &place)?.step), 0), place, step.checksum.as_str())
+            (context.address(Some(&names(step, &place)?.step), 0), place, step.checksum.as_str(), step.isolation)
         }
         (None, steps) => {
             return Err(Error::Final(context.place("").refuse(
@@ -37,6 +41,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
             )));
         }
     };
+    let isolation = isolation(level, &place)?;
     let mut connection = context.lend(&place).await?;
     let claim = context.claim(&address, Kind::Statement, checksum, again);
     let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
@@ -48,6 +53,14 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
     if checkpoint.state == State::Done {
         connection.rollback().await;
         return done_before(&checkpoint, checksum, again, &place);
+    }
+    if !matches!(isolation, IsolationLevel::ReadCommitted) {
+        // The task was taken with statements that must see what others have committed meanwhile. The SQL must not: it has a transaction
+        // of its own, and what happens between the two is found out when the checkpoint is advanced, or erased.
+        let of_postgres = |error| Error::of_postgres(&error, &place);
+        connection.commit().await.map_err(of_postgres)?;
+        let frame = Frame { isolation, ..context.frame() };
+        connection.begin(&frame.begin_isolated(Durability::AtCommit)).await.map_err(of_postgres)?;
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
     let ended = work.execute(&mut connection).await.map_err(|error| advice::in_transaction(error, task));
@@ -99,10 +112,8 @@ impl Work<'_> {
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let points = points(self.task);
         failpoint::at(connection, points.taken).await.map_err(of_postgres)?;
-        if !self.task.before.is_empty()
-            && self.checkpoint.fresh
-            && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)?
-        {
+        // Whoever has taken this task before has left nothing of it, or else it is done.
+        if !self.task.before.is_empty() && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)? {
             check::all(self.context, connection, &self.task.before, Durability::AtCommit, self.place).await?;
         }
         let framed =
@@ -134,8 +145,8 @@ impl Work<'_> {
 
     async fn step(&self, connection: &Connection, framed: &Framed, step: &Step) -> Result<i64, Error> {
         let place = self.context.place(&step.name);
-        let messages = framed.execute(connection, connection.simple_query(&step.sql), &place).await?;
-        Ok(rows_changed(&messages))
+        let count = Count::of(&step.sql);
+        framed.execute(connection, step.row_security, count.execute(connection, &step.sql), &place).await
     }
 
     async fn advance(&self, connection: &mut Connection, rows: i64) -> Result<(), Error> {
@@ -157,8 +168,6 @@ impl Work<'_> {
         };
         match advance.execute(connection, "", "").await {
             Ok(_) => Ok(()),
-            // The row is locked by this very transaction, unless SQL of the step has ended it.
-            Err(ledger::Error::Moved) => Err(ended_transaction(self.place)),
             Err(error) => Err(Error::of_ledger(error, self.place)),
         }
     }
@@ -173,23 +182,4 @@ pub(super) fn ended_transaction(place: &Place) -> Error {
             place.migration
         ),
     ))
-}
-
-/// The rows that statements changed: what each says at its end, but not the rows that queries returned.
-pub(super) fn rows_changed(messages: &[SimpleQueryMessage]) -> i64 {
-    let mut returns = false;
-    let mut rows: u64 = 0;
-    for message in messages {
-        match message {
-            SimpleQueryMessage::RowDescription(_) => returns = true,
-            SimpleQueryMessage::CommandComplete(count) => {
-                if !returns {
-                    rows = rows.saturating_add(*count);
-                }
-                returns = false;
-            }
-            _ => {}
-        }
-    }
-    i64::try_from(rows).unwrap_or(i64::MAX)
 }

@@ -54,7 +54,7 @@ impl Subject {
             return Ok(Self { table, key });
         }
         let (sql, reading) = read(step, place)?;
-        let begin = context.frame().begin_entered(Durability::Later);
+        let begin = context.frame_of(step, place)?.begin_entered(Durability::Later);
         let bound = catalog::bind(connection, &begin, &sql, &reading, &settings.table).await.map_err(of_catalog)?;
         if let Some(instead) = bound.instead {
             context.lease.note(EventType::AgentNote, instead);
@@ -105,7 +105,7 @@ impl Again {
             return Ok(Self { table, assigned: Vec::new(), guard: None });
         }
         let (sql, reading) = read(step, place)?;
-        let begin = context.frame().begin_entered(Durability::Later);
+        let begin = context.frame_of(step, place)?.begin_entered(Durability::Later);
         let table = catalog::belongs(connection, &begin, &sql, &reading, table).await.map_err(of_catalog)?;
         let bound: Option<&KeyBound> = Some(&planned.bound);
         let guard = Guard::of(connection, &table, key, &reading, &sql, bound).await.map_err(of_catalog)?;

@@ -298,7 +298,10 @@ pub(crate) fn seal(steps: &[Step], after: &[&str]) -> SealTask {
 }
 
 pub(crate) fn checks(queries: &[&str]) -> Vec<Check> {
-    queries.iter().map(|sql| Check { name: "it holds".to_owned(), sql: (*sql).to_owned() }).collect()
+    queries
+        .iter()
+        .map(|sql| Check { name: "it holds".to_owned(), sql: (*sql).to_owned(), row_security: false })
+        .collect()
 }
 
 /// The message of an error that is final.

@@ -85,6 +85,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             Ok(Ended::Told) => return told(context),
             Ok(ended) => return Verdict::Ended(ended),
             Err(Error::Final(error)) => return Verdict::Failed(error, false),
+            Err(Error::Hidden(hidden)) => return Verdict::Failed((*hidden).into(), false),
             Err(Error::Short(message)) => return Verdict::Released(ReleaseReason::TargetShort, message),
             Err(Error::Busy(message)) => return Verdict::Released(ReleaseReason::Busy, message),
             Err(Error::Stale(stale)) => {

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 
 use super::checksum::{Checksum, checksum};
+use super::isolation::{self, Isolation};
 use crate::ids::{MigrationId, StepName, TransformName};
 use crate::sql::lex;
 
@@ -39,6 +40,9 @@ pub struct Definition {
     /// The steps that undo the migration.
     #[serde(default)]
     pub rollback: Vec<Step>,
+    /// The isolation of its transaction, where it is one. `None`: read committed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
 }
 
 impl Definition {
@@ -68,11 +72,12 @@ impl Definition {
         checksum("deed", &deed)
     }
 
-    /// True when all steps are transactional SQL, or there are none: the migration is then one transaction with its checks
+    /// True when all steps are transactional SQL and none asks for a transaction of its own, or there are none: the migration
+    /// is then one transaction with its checks
     /// and its registry row.
     #[must_use]
     pub fn is_atomic(&self) -> bool {
-        self.steps.iter().all(|step| matches!(step.body, StepBody::Sql { transaction: true, .. }))
+        isolation::atomic(&self.steps)
     }
 }
 
@@ -83,6 +88,14 @@ pub struct Check {
     pub name: String,
     /// A query that returns one row with one boolean.
     pub sql: String,
+    /// True where it sees only the rows that policies let the agent's role see.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub row_security: bool,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_false(flag: &bool) -> bool {
+    !*flag
 }
 
 /// One part of a migration.
@@ -92,13 +105,27 @@ pub struct Step {
     pub name: StepName,
     /// What the step does.
     pub body: StepBody,
+    /// The isolation of its transactions. `None`: read committed, or what the migration says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub isolation: Option<Isolation>,
+    /// True where it sees and changes only the rows that policies let the agent's role see.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub row_security: bool,
+    /// True where it must not share its transaction with other steps.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub own_transaction: bool,
 }
 
 impl Step {
-    /// The checksum over what the step does. Its name does not count, for steps are told apart by it already.
+    /// The checksum over what the step does. Its name does not count, for steps are told apart by it already; nor does the question
+    /// whether it shares its transaction, since it does the same.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
-        checksum("step", &self.body)
+        // With the defaults, the body alone: so it was before there were others.
+        if self.isolation.is_none() && !self.row_security {
+            return checksum("step", &self.body);
+        }
+        checksum("step", &(&self.body, self.isolation, self.row_security))
     }
 }
 

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 
-use toml_span::value::Value;
+use toml_span::value::{Value, ValueInner};
 
 use super::apart;
 use super::definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version};
 use super::fields::{At, Fields, Reader};
 use super::files;
+use super::isolation::{self, Isolation, Noted, Transaction};
 use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
 use super::position::Source;
 use super::raw::{Raw, raw};
@@ -16,10 +17,22 @@ use super::set::Problem;
 use crate::ids::{self, MigrationId, StepName, TransformName};
 
 /// The fields of each table. The JSON Schema is tested against them.
-pub(super) const MIGRATION: &[&str] =
-    &["id", "name", "description", "version", "run_after", "impacts", "before", "step", "after", "rollback"];
-pub(super) const CHECK: &[&str] = &["name", "sql"];
-pub(super) const STEP: &[&str] = &["name", "sql", "file", "transform", "batch", "transaction"];
+pub(super) const MIGRATION: &[&str] = &[
+    "id",
+    "name",
+    "description",
+    "version",
+    "run_after",
+    "impacts",
+    "before",
+    "step",
+    "after",
+    "rollback",
+    "isolation",
+];
+pub(super) const CHECK: &[&str] = &["name", "sql", "row_security"];
+pub(super) const STEP: &[&str] =
+    &["name", "sql", "file", "transform", "batch", "transaction", "isolation", "row_security"];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
 /// What could be read of a definition.
@@ -82,10 +95,11 @@ impl<'s> Document<'s, '_> {
             }
         }
         let impacts = fields.strings(reader, "impacts").into_iter().map(|text| text.value.into_owned()).collect();
+        let isolation = isolation::read(reader, &mut fields);
         let before = self.checks(&mut fields, "before");
         let no_steps = !fields.has("step");
         let step_position = fields.position("step");
-        let (steps, given) = self.steps(&mut fields, "step");
+        let (steps, given) = self.steps(&mut fields, "step", isolation.as_ref());
         let transactions = std::mem::take(&mut self.transactions);
         let after = self.checks(&mut fields, "after");
         if no_steps || given == Some(0) {
@@ -98,11 +112,11 @@ impl<'s> Document<'s, '_> {
                 "that is right for a change that is made elsewhere; otherwise add a [[step]] with a name and `sql`";
             self.reader.warn(step_position, message, help);
         }
-        let (rollback, _) = self.steps(&mut fields, "rollback");
+        let (rollback, _) = self.steps(&mut fields, "rollback", None);
         fields.finish(&mut self.reader);
         // What is wrong comes first; and of a dump every statement would be looked at again.
         if self.reader.count() == 0 {
-            let atomic = given.unwrap_or(0) == transactions.len();
+            let atomic = isolation::atomic(&steps);
             let transactions: Vec<&Sql<'_>> = transactions.iter().collect();
             let of = |together: &[&Sql<'_>]| apart::warnings(together);
             let warnings = if atomic { of(&transactions) } else { transactions.chunks(1).flat_map(of).collect() };
@@ -123,6 +137,7 @@ impl<'s> Document<'s, '_> {
                 steps,
                 after,
                 rollback,
+                isolation: isolation.map(|isolation| isolation.value),
             });
         }
     }
@@ -136,36 +151,53 @@ impl<'s> Document<'s, '_> {
             // Checks are named by the same rule as steps: both stand in messages and in the history.
             let name = fields.required_string(reader, "name").and_then(|name| checked(reader, &name, StepName::parse));
             let sql = fields.required_string(reader, "sql");
+            let row_security = fields.boolean(reader, "row_security").is_some_and(|flag| flag.value);
             fields.finish(reader);
             self.unique(&mut names, name.as_ref(), "check", list);
             let Some(sql) = sql.and_then(|sql| self.inline(&sql.value, sql.at)) else { continue };
             self.reader.tell_all(|_| rules::problems(&sql, Use::Check));
             if let Some(name) = name {
-                checks.push(Check { name: name.value.into(), sql: sql.canonical() });
+                checks.push(Check { name: name.value.into(), sql: sql.canonical(), row_security });
             }
         }
         checks
     }
 
     /// The steps that could be read, and how many there are when the list is one.
-    fn steps(&mut self, fields: &mut Fields<'_>, list: &str) -> (Vec<Step>, Option<usize>) {
+    fn steps(
+        &mut self,
+        fields: &mut Fields<'_>,
+        list: &str,
+        isolation: Option<&At<Isolation>>,
+    ) -> (Vec<Step>, Option<usize>) {
         let is_list = fields.has(list);
         let before = self.reader.count();
         let values = fields.tables(&mut self.reader, list);
         let count = (is_list && self.reader.count() == before).then_some(values.len());
         let mut names = HashMap::new();
-        let mut steps = Vec::new();
+        let (mut steps, mut noted) = (Vec::new(), Vec::new());
+        let given = values.len();
         for value in values {
             let Some(mut fields) = Fields::new(&mut self.reader, "a step", STEP, value) else { continue };
             let name = fields
                 .required_string(&mut self.reader, "name")
                 .and_then(|name| checked(&mut self.reader, &name, StepName::parse));
             self.unique(&mut names, name.as_ref(), "step", list);
-            let body = self.body(&mut fields);
+            let isolation = isolation::read(&mut self.reader, &mut fields);
+            let row_security = fields.boolean(&mut self.reader, "row_security").is_some_and(|flag| flag.value);
+            let transaction = self.transaction(&mut fields);
+            let mut shared = Noted { isolation_at: isolation.as_ref().map(|at| at.at), when_shared: Vec::new() };
+            let body = self.body(&mut fields, &transaction, &mut shared);
             fields.finish(&mut self.reader);
             if let (Some(name), Some(body)) = (name, body) {
-                steps.push(Step { name: name.value, body });
+                let isolation = isolation.map(|isolation| isolation.value);
+                let own_transaction = transaction.value == Transaction::Own;
+                steps.push(Step { name: name.value, body, isolation, row_security, own_transaction });
+                noted.push(shared);
             }
+        }
+        if steps.len() == given {
+            isolation::together(&mut self.reader, isolation, &steps, noted);
         }
         (steps, count)
     }
@@ -183,17 +215,33 @@ impl<'s> Document<'s, '_> {
         }
     }
 
-    fn body(&mut self, fields: &mut Fields<'_>) -> Option<StepBody> {
+    fn transaction(&mut self, fields: &mut Fields<'_>) -> At<Transaction> {
+        let at = fields.position("transaction");
+        let Some(mut value) = fields.take("transaction") else { return At { value: Transaction::Any, at } };
+        let value = match value.take() {
+            ValueInner::Boolean(true) => Transaction::Any,
+            ValueInner::Boolean(false) => Transaction::Outside,
+            ValueInner::String(text) if text == "own" => Transaction::Own,
+            _ => {
+                let help = "false runs the step outside a transaction, \"own\" in one that no other step shares";
+                self.reader.tell_with_help(value.span.start, "`transaction` must be true, false or \"own\"", help);
+                Transaction::Any
+            }
+        };
+        At { value, at }
+    }
+
+    fn body(&mut self, fields: &mut Fields<'_>, transaction: &At<Transaction>, noted: &mut Noted) -> Option<StepBody> {
         let given: Vec<&str> = ["sql", "file", "transform"].into_iter().filter(|name| fields.has(name)).collect();
         let step_at = fields.at;
         let second_at = given.get(1).map(|name| fields.position(name));
         let transform_at = fields.position("transform");
-        let transaction_at = fields.position("transaction");
+        let transaction_at = transaction.at;
         let has_batch = fields.has("batch");
 
         let batch = fields.take("batch").and_then(|value| self.batch(value));
         let reader = &mut self.reader;
-        let outside = fields.boolean(reader, "transaction").is_some_and(|transaction| !transaction.value);
+        let outside = transaction.value == Transaction::Outside;
         let sql = fields.string(reader, "sql");
         let file = fields.string(reader, "file");
         let transform =
@@ -209,6 +257,17 @@ impl<'s> Document<'s, '_> {
         if outside && has_batch {
             let help = "leave `transaction` out";
             reader.tell_with_help(transaction_at, "a step with `batch` cannot run outside a transaction", help);
+        }
+        if transaction.value == Transaction::Own && has_batch {
+            let help = "leave `transaction` out";
+            reader.tell_with_help(
+                transaction_at,
+                "each batch of a step with `batch` is a transaction of its own",
+                help,
+            );
+        }
+        if let (true, Some(at)) = (outside, noted.isolation_at) {
+            reader.tell(at, "a step outside a transaction has no isolation");
         }
         if given.contains(&"transform") && !has_batch {
             let help = "add batch = { table = \"...\" }";
@@ -231,6 +290,9 @@ impl<'s> Document<'s, '_> {
                 (false, false) => Use::Transaction,
             };
             self.reader.tell_all(|_| rules::problems(&sql, r#use));
+            if matches!(r#use, Use::Transaction) {
+                noted.when_shared = rules::when_shared(&sql);
+            }
             let text = sql.canonical();
             return match batch {
                 Some(batch) => Some(StepBody::Batch { batch, sql: text }),

@@ -7,6 +7,7 @@ mod definition;
 mod document;
 mod fields;
 mod files;
+mod isolation;
 pub mod limits;
 mod position;
 mod raw;
@@ -17,3 +18,4 @@ mod together;
 
 pub use checksum::Checksum;
 pub use definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version, VersionError};
+pub use isolation::Isolation;

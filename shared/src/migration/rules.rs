@@ -150,14 +150,46 @@ fn general(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<P
         let help = "use INSERT ... VALUES (`pg_dump --inserts` writes them), or a file on the server";
         return Some(sql.problem(statement.offset(), message, Some(help)));
     }
+    if statement.sets_isolation() {
+        let message =
+            "the isolation of a transaction cannot be set in it: statements of the agent come before the step's";
+        let help = "write `isolation = \"serializable\"` on the step, or on the migration where its steps share one transaction";
+        return Some(sql.problem(statement.offset(), message, Some(help)));
+    }
+    if statement.sets_read_only() {
+        let message = "a step cannot be read-only: what it has done is recorded in the same transaction";
+        return Some(sql.problem(statement.offset(), message, Some("leave it out")));
+    }
     match (statement.sets_for_the_session()?, r#use) {
-        // The agent puts settings back behind the step, with the commit at the latest.
+        // The agent puts settings back behind the step.
         (Outlasts::Setting, Use::Transaction) => None,
+        (_, Use::Transaction) => {
+            let message = "this SET is meant for the session, and the session is the agent's";
+            let help = "write SET LOCAL in each step that needs it: it ends with the step";
+            Some(sql.problem(statement.offset(), message, Some(help)))
+        }
         _ => {
-            let message = "this SET would outlast the step and change what others do on the same connection";
-            Some(sql.problem(statement.offset(), message, Some("write SET LOCAL in the step that needs it")))
+            let message = "this SET is meant for the session, and the session is the agent's";
+            let help = "only a step of several statements in a transaction can change its settings, with SET LOCAL; elsewhere use those \
+                        of a role (ALTER ROLE ... SET) or of a function (CREATE FUNCTION ... SET)";
+            Some(sql.problem(statement.offset(), message, Some(help)))
         }
     }
+}
+
+/// What cannot be undone within a transaction, and so must not stand in one that other steps share.
+pub(super) fn when_shared(sql: &Sql<'_>) -> Vec<Problem> {
+    let statements = statements(&sql.text);
+    let found = statements.iter().filter_map(|statement| Some((statement.offset(), statement.sets_the_transaction()?)));
+    let help = "give the step `transaction = \"own\"`: then each step has a transaction of its own, and stays done when one behind it fails";
+    let problem = |(offset, what)| {
+        sql.problem(
+            offset,
+            format!("{what} would last beyond this step, to the end of the transaction that all steps share"),
+            Some(help),
+        )
+    };
+    found.map(problem).take(PROBLEMS).collect()
 }
 
 fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<Problem> {

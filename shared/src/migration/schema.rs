@@ -61,6 +61,9 @@ struct Migration {
     /// The steps that undo the migration.
     #[schemars(default)]
     rollback: Vec<Step>,
+    /// The isolation of the migration's transaction, where all steps share one. Left out: read committed.
+    #[schemars(default, with = "IsolationOf")]
+    isolation: Option<IsolationOf>,
 }
 
 /// A query that must return true.
@@ -73,6 +76,9 @@ struct Check {
     /// One query that returns one row with one boolean.
     #[schemars(length(min = 1))]
     sql: String,
+    /// True lets the check see only the rows that row-level security lets the agent's role see. Otherwise such a table is an error.
+    #[schemars(default)]
+    row_security: bool,
 }
 
 /// One part of a migration: `sql`, or `file`, or `transform` with `batch`.
@@ -95,9 +101,17 @@ struct Step {
     /// Walk a table in batches in key order.
     #[schemars(default, with = "Batch")]
     batch: Option<Batch>,
-    /// False runs the one statement of the step outside a transaction, such as CREATE INDEX CONCURRENTLY.
-    #[schemars(default = "yes")]
-    transaction: bool,
+    /// False runs the one statement of the step outside a transaction, such as CREATE INDEX CONCURRENTLY. "own" runs the step in a
+    /// transaction that no other step shares.
+    #[schemars(default = "shared", with = "TransactionOf")]
+    transaction: TransactionOf,
+    /// The isolation of the step's transactions. Left out: read committed.
+    #[schemars(default, with = "IsolationOf")]
+    isolation: Option<IsolationOf>,
+    /// True lets the step see and change only the rows that row-level security lets the agent's role see. Otherwise such a table is an
+    /// error.
+    #[schemars(default)]
+    row_security: bool,
 }
 
 /// How a table is cut into ranges and batches.
@@ -131,8 +145,31 @@ enum PlanRule {
     Strict,
 }
 
-fn yes() -> bool {
-    true
+/// In which transaction a step is executed.
+#[derive(JsonSchema, serde::Serialize)]
+#[serde(untagged)]
+enum TransactionOf {
+    Shared(bool),
+    Own(Own),
+}
+
+#[derive(JsonSchema, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Own {
+    Own,
+}
+
+fn shared() -> TransactionOf {
+    TransactionOf::Shared(true)
+}
+
+/// An isolation level.
+#[derive(JsonSchema, serde::Serialize)]
+enum IsolationOf {
+    #[serde(rename = "repeatable read")]
+    RepeatableRead,
+    #[serde(rename = "serializable")]
+    Serializable,
 }
 
 #[cfg(test)]

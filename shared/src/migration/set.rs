@@ -205,4 +205,6 @@ pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod sharing;
+#[cfg(test)]
 mod tests;

@@ -1,5 +1,6 @@
 //! SQL as text: quoting, and what can be told about a statement without a database.
 
+mod changes;
 pub(crate) mod foreign;
 mod index;
 pub(crate) mod lex;
@@ -10,6 +11,7 @@ mod quote;
 pub mod reading;
 pub(crate) mod statement;
 
+pub use changes::{Change, changes};
 pub use index::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex};
 pub use quote::{quote_ident, quote_literal};
 pub use statement::{commits_by_itself, drops_index_concurrently, preparable};

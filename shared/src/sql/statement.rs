@@ -134,6 +134,36 @@ impl<'a> Statement<'a> {
         })
     }
 
+    /// The words behind SET, or SET LOCAL, or SET SESSION.
+    fn set(&self) -> Option<&[Token<'a>]> {
+        let behind = if self.begins(&["SET", "LOCAL"]) || self.begins(&["SET", "SESSION"]) { 2 } else { 1 };
+        if self.begins(&["SET"]) { self.tokens.get(behind..) } else { None }
+    }
+
+    fn sets(&self, name: &str) -> bool {
+        self.set().and_then(<[_]>::first).is_some_and(|token| token.is_word(name))
+    }
+
+    /// True for a SET of the isolation of the transaction.
+    pub(crate) fn sets_isolation(&self) -> bool {
+        self.sets("TRANSACTION_ISOLATION") || (self.sets("TRANSACTION") && self.has("ISOLATION"))
+    }
+
+    /// True for a SET that makes the transaction read-only.
+    pub(crate) fn sets_read_only(&self) -> bool {
+        let read_only = |pair: &[Token<'_>]| pair[0].is_word("READ") && pair[1].is_word("ONLY");
+        self.sets("TRANSACTION_READ_ONLY") || (self.sets("TRANSACTION") && self.tokens.windows(2).any(read_only))
+    }
+
+    /// What sets something that lasts to the end of the transaction and that nothing takes back before; `None` for all else.
+    pub(crate) fn sets_the_transaction(&self) -> Option<&'static str> {
+        if self.begins(&["SET", "CONSTRAINTS"]) {
+            return Some("SET CONSTRAINTS");
+        }
+        let whole = ["TRANSACTION", "TRANSACTION_ISOLATION", "TRANSACTION_READ_ONLY", "TRANSACTION_DEFERRABLE"];
+        whole.iter().any(|name| self.sets(name)).then_some("SET TRANSACTION")
+    }
+
     /// True for a COPY that talks to the client.
     pub(crate) fn copies_with_the_client(&self) -> bool {
         self.begins(&["COPY"]) && (self.has("STDIN") || self.has("STDOUT"))
@@ -241,6 +271,28 @@ mod tests {
         for sql in ["DO $$ BEGIN COMMIT; END $$", "SELECT 'BEGIN'", "PREPARE p AS SELECT 1", "\"begin\""] {
             assert!(!statements(sql)[0].controls_transactions(), "{sql}");
         }
+    }
+
+    #[test]
+    fn what_is_set_for_the_rest_of_the_transaction_is_known() {
+        for sql in [
+            "SET CONSTRAINTS ALL DEFERRED",
+            "set transaction isolation level serializable",
+            "SET LOCAL transaction_isolation = 'serializable'",
+            "SET TRANSACTION READ WRITE",
+            "SET LOCAL TRANSACTION DEFERRABLE",
+        ] {
+            assert!(statements(sql)[0].sets_the_transaction().is_some(), "{sql}");
+        }
+        for sql in
+            ["SET LOCAL search_path = transaction", "UPDATE t SET transaction = 1", "SET LOCAL constraints.a = 1"]
+        {
+            assert_eq!(statements(sql)[0].sets_the_transaction(), None, "{sql}");
+        }
+        assert!(statements("SET TRANSACTION READ ONLY, ISOLATION LEVEL SERIALIZABLE")[0].sets_isolation());
+        assert!(statements("SET transaction_isolation TO 'serializable'")[0].sets_isolation());
+        assert!(statements("SET TRANSACTION READ ONLY")[0].sets_read_only());
+        assert!(!statements("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")[0].sets_read_only());
     }
 
     #[test]

@@ -10,7 +10,7 @@ use dunlin_shared::sql::quote_ident;
 use futures::FutureExt;
 use futures::future::join;
 use serde_json::{Map, Value};
-use tokio_postgres::{Client, IsolationLevel};
+use tokio_postgres::Client;
 
 use super::guarded::LEFT_OUT;
 use super::order::Job;
@@ -180,10 +180,11 @@ impl Worker<'_> {
     /// Begins the transaction of a batch and changes its rows. The transaction cannot be committed by what this sends.
     async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
         let begin = self.frame.begin_entered(job.durability());
-        let change = format!("{begin};{}{}", settings(job), self.render(sql, job));
+        let (before, behind) = self.count.around();
+        let change = format!("{begin};{}{before}{}{behind}", settings(job), self.render(sql, job));
         let messages = client.simple_query(&change).await?;
         failpoint::at(client, RANGE.changed).await?;
-        Ok(Changed { rows: statement::rows_changed(&messages), transaction: framed::number(&messages) })
+        Ok(Changed { rows: self.count.rows(&messages), transaction: framed::number(&messages) })
     }
 
     /// What follows the commit of a batch in its message. In a session of the agent's own, what a batch leaves is there for the next one
@@ -227,7 +228,7 @@ impl Worker<'_> {
         connection.opening();
         connection.lend_to_definition();
         let removal = self.removal(connection, job);
-        let begin = connection.build_transaction().isolation_level(IsolationLevel::ReadCommitted);
+        let begin = connection.build_transaction().isolation_level(self.frame.isolation);
         let transaction = begin.start().await.map_err(of_postgres)?;
         let begin = format!("{WHICH};{};", frame.settings(job.durability()));
         let number = framed::number(&transaction.simple_query(&begin).await.map_err(of_postgres)?);

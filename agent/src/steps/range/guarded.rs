@@ -9,7 +9,7 @@ use super::order::Job;
 use crate::catalog::Guard;
 use crate::failpoint::{self, RANGE};
 use crate::failure::Place;
-use crate::steps::{Error, framed, statement};
+use crate::steps::{Error, framed};
 use crate::target::Connection;
 
 /// The name of the counter of rows that matched and that triggers left out.
@@ -49,7 +49,7 @@ impl Worker<'_> {
         failpoint::at(connection, RANGE.changed).await.map_err(of_postgres)?;
         let mut answers = answers(&messages);
         let changed = if guard.returns { answers.pop().unwrap_or_default() } else { Answer::default() };
-        let rows = if guard.shows { number(changed.rows.len()) } else { statement::rows_changed(&messages) };
+        let rows = if guard.shows { number(changed.rows.len()) } else { self.count.rows(&messages) };
         let matching = guard.matching.as_ref().and_then(|_| answers.pop()?.rows.first()?.first()?.parse().ok());
         if guard.shows {
             self.look(connection, guard, &changed.rows, place).await?;

@@ -31,6 +31,7 @@ use self::order::{Cursor, Jobs};
 use self::pace::Pace;
 use self::stripes::{HotShare, Shown};
 use super::context::names;
+use super::rows::Count;
 use super::subject::Again;
 use super::{Context, Ended, Error, given, seal};
 use crate::catalog::{self, Guard, Key, Table, Walk};
@@ -123,7 +124,8 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         key,
         range,
         body,
-        frame: context.frame(),
+        count: Count::of(&step.sql),
+        frame: context.frame_of(step, &place)?,
         fixed_rows: given(settings.size),
         batch_rows: pace::FIRST,
         durable: Durable::default(),
@@ -167,6 +169,8 @@ struct Worker<'a> {
     key: Vec<KeyColumn>,
     range: KeyRange,
     body: Body,
+    /// How the rows of a batch are counted.
+    count: Count,
     /// How its transactions begin.
     frame: Frame,
     /// Rows of a batch, where the definition says.

@@ -28,7 +28,12 @@ async fn interrupted(lab: &Lab, rng: &mut StdRng, task: dunlin_proto::v1::grant:
     unreachable!("epochs do not end")
 }
 
-async fn once(seed: u64, columns: &str, key: &str, rows: &str, step: &Step, mut lab: Lab) -> Lab {
+async fn once(seed: u64, columns: &str, key: &str, rows: &str, step: &Step, lab: Lab) -> Lab {
+    once_within(150_000, seed, columns, key, rows, step, lab).await
+}
+
+/// `longest` is the time of a lease in microseconds, to begin with.
+async fn once_within(longest: u64, seed: u64, columns: &str, key: &str, rows: &str, step: &Step, mut lab: Lab) -> Lab {
     let mut rng = StdRng::seed_from_u64(seed);
     lab.sql(&format!("CREATE TABLE t ({columns}, n bigint NOT NULL DEFAULT 5, PRIMARY KEY ({key}))")).await;
     lab.sql(&format!("INSERT INTO t SELECT {rows} ON CONFLICT DO NOTHING")).await;
@@ -36,7 +41,7 @@ async fn once(seed: u64, columns: &str, key: &str, rows: &str, step: &Step, mut 
     let planned = lab.plan(step).await;
     let (mut total, mut interruptions) = (0, 0);
     for range in &planned.ranges {
-        let (ended, epochs) = interrupted(&lab, &mut rng, range_task(step, &planned, range), 150_000).await;
+        let (ended, epochs) = interrupted(&lab, &mut rng, range_task(step, &planned, range), longest).await;
         let Ended::Done { rows, rows_walked, .. } = ended else { panic!("{ended:?}") };
         assert_eq!(rows_walked, range.rows_total, "seed {seed}");
         total += rows;
@@ -69,7 +74,7 @@ async fn stripes_of_pages_that_are_alike() {
     let step = batch_step("t", UPDATE, 20, 1000, 0);
     let lab = Lab::new().await;
     let columns = "id bigint, filler text DEFAULT repeat('x', 300)";
-    let lab = once(8, columns, "id", "i - 700 FROM generate_series(1, 2500) i", &step, lab).await;
+    let lab = once_within(600_000, 8, columns, "id", "i - 700 FROM generate_series(1, 2500) i", &step, lab).await;
     let fitted =
         "SELECT count(*) FROM dunlin.checkpoints WHERE cursor #>> '{window,stripes}' = '[5, 9, 13, 17, 20, 23]'";
     // A page has 23 rows. Where a lease ended late in its range, too few rows were left for the next one to tell.
