@@ -28,28 +28,18 @@ pub(super) fn in_transaction(error: Error, task: &StatementTask) -> Error {
     let before: Vec<&str> =
         task.steps.iter().map(|step| step.name.as_str()).take_while(|name| *name != failed.step).collect();
     let (who, what) = if before.is_empty() || failed.step.is_empty() {
-        (
-            "All statements of a step are one transaction".to_owned(),
-            "put what comes first into a step of its own before it",
-        )
+        let what = "Put what comes first into a step of its own before it, with `transaction = \"own\"`";
+        ("All statements of a step are one transaction".to_owned(), what.to_owned())
     } else {
-        let who = format!(
-            "This migration is one transaction, which {} shares with {}",
-            quoted(&[&failed.step]),
-            quoted(&before)
+        let (step, before) = (quoted(&[&failed.step]), quoted(&before));
+        let what = format!(
+            "Write `transaction = \"own\"` into {step}: each step of the migration is then committed by itself"
         );
-        (who, "take them apart")
+        (format!("This migration is one transaction, which {step} shares with {before}"), what)
     };
-    failed.next = format!(
-        "{who}. {why}. {}: {APART}; then `dunlin register DIR` and `dunlin run {}`.",
-        capital(what),
-        failed.migration_id
-    );
+    failed.next = format!("{who}. {why}. {what}; then `dunlin register DIR` and `dunlin run {}`.", failed.migration_id);
     Error::Final(failed)
 }
-
-/// How steps get transactions of their own.
-const APART: &str = "a migration of its own for what comes first, which the other names in `run_after`";
 
 /// An error of a step outside a transaction.
 pub(super) async fn outside(error: Error, step: &Step, session: &Client) -> Error {
@@ -111,9 +101,4 @@ fn quoted(names: &[&str]) -> String {
     let quoted: Vec<String> = names.iter().map(|name| format!("{name:?}")).collect();
     let word = if quoted.len() == 1 { "the step" } else { "the steps" };
     format!("{word} {}", quoted.join(", "))
-}
-
-fn capital(text: &str) -> String {
-    let mut letters = text.chars();
-    letters.next().map_or_else(String::new, |first| first.to_uppercase().chain(letters).collect())
 }

@@ -85,11 +85,7 @@ impl Seen {
                     "this looks like the value '{value}' that ALTER TYPE adds at {place}, in the same transaction: PostgreSQL \
                      lets a new value be used once it is committed"
                 );
-                found.push(sql.warning(
-                    at,
-                    message,
-                    "add the value in a migration of its own, which this one names in `run_after`",
-                ));
+                found.push(sql.warning(at, message, "add the value in a step with `transaction = \"own\"`"));
                 self.values.remove(&value);
             }
         }
@@ -137,11 +133,11 @@ struct Long {
     apart: &'static str,
 }
 
-const ROWS: &str = "change rows in a step with `batch`, or in a migration of its own";
+const ROWS: &str = "change rows in a step with `batch`, or in a step with `transaction = \"own\"`";
 const VALIDATE: &str =
-    "put VALIDATE CONSTRAINT alone into a step with `transaction = false`: it hinders neither readers nor writers";
+    "give VALIDATE CONSTRAINT a step with `transaction = \"own\"`: it hinders neither readers nor writers then";
 const INDEX: &str = "build the index in a step with `transaction = false`: CREATE INDEX CONCURRENTLY";
-const REWRITE: &str = "put it into a migration of its own";
+const REWRITE: &str = "give it a step with `transaction = \"own\"`";
 
 fn read(statement: &Statement<'_>) -> Read {
     let mut words = Words(statement.tokens());

@@ -31,7 +31,7 @@ async fn a_new_enum_value_that_is_used_too_early_names_the_steps_of_the_transact
     let steps = vec![named("add it", add), named("use it", "UPDATE public.t SET s = 'paid'")];
     let error = refusal(lab.work(1, atomic_task(steps, &[], &[])).await);
     assert_eq!((error.sqlstate.as_str(), error.step.as_str()), ("55P04", "use it"));
-    says(&error, &["one transaction", "\"add it\"", "\"use it\"", "`run_after`", "`dunlin run sample`"]);
+    says(&error, &["one transaction", "\"add it\"", "\"use it\"", "`transaction = \"own\"`", "`dunlin run sample`"]);
 
     let one = named("both", &format!("{add}; UPDATE public.t SET s = 'paid'"));
     let error = refusal(lab.work(2, atomic_task(vec![one], &[], &[])).await);
