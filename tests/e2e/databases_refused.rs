@@ -59,7 +59,7 @@ async fn a_full_disk_is_told_waited_for_and_costs_nothing() {
     numbers::create(fleet.main(), ROWS).await;
     run_short(fleet.main(), "numbers", "53100").await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 500"))]).await;
-    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "triple", "--wait-for-agent", "--detach"]).await.ended(0);
     let released = until("the lease is given back", async || {
         let events = fleet.events().await;
         events.into_iter().find(|event| event.r#type() == EventType::LeaseReleased)
@@ -90,7 +90,7 @@ async fn a_full_disk_of_the_controllers_is_told_and_loses_no_lease() {
     numbers::create(fleet.main(), ROWS).await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 500"))]).await;
     let gate = dunlin_tests::gate::Gate::close(fleet.main(), "numbers", "true").await;
-    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "triple", "--wait-for-agent", "--detach"]).await.ended(0);
     gate.reached_by(2).await;
     run_short(fleet.control(), "dunlin_controller.tasks", "53100").await;
     fleet
@@ -152,7 +152,7 @@ async fn a_target_without_a_free_connection_is_away_until_there_is_one() {
         (status.text().contains("unreachable: too many connections") && status.text().contains("53300")).then_some(())
     })
     .await;
-    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "triple", "--wait-for-agent", "--detach"]).await.ended(0);
     let run = fleet.last_run("triple").await.unwrap();
     assert!(run.waits.iter().any(|wait| wait.message.contains("53300")), "{run:?}");
     main.execute(&format!("ALTER ROLE {role} CONNECTION LIMIT -1")).await;
@@ -234,7 +234,7 @@ async fn a_standby_is_told_apart_and_worked_on_once_it_is_promoted() {
         status.text().contains("read-only standby: give the agent the URL of the primary").then_some(())
     })
     .await;
-    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "triple", "--wait-for-agent", "--detach"]).await.ended(0);
     let run = fleet.last_run("triple").await.unwrap();
     assert!(run.waits.iter().any(|wait| wait.message.contains("read-only standby")), "{run:?}");
 
@@ -264,7 +264,7 @@ async fn a_target_that_is_made_read_only_says_how_to_end_that() {
         status.text().contains("default_transaction_read_only is on").then_some(())
     })
     .await;
-    let _started = fleet.dunlin(&["run", "triple", "--detach"]).await.ended(0);
+    let _started = fleet.dunlin(&["run", "triple", "--wait-for-agent", "--detach"]).await.ended(0);
     let run = fleet.last_run("triple").await.unwrap();
     server
         .command(&format!(
