@@ -126,7 +126,7 @@ impl Outcome {
 
     /// The counters that have a reserved name or do not fit into a `bigint`.
     pub(crate) fn unusable_counter(&self) -> Option<&str> {
-        const RESERVED: [&str; 3] = ["success", "message", "rows"];
+        const RESERVED: [&str; 4] = ["success", "message", "rows", "mended"];
         self.counters
             .iter()
             .find(|(name, value)| name.is_empty() || RESERVED.contains(&name.as_str()) || value.as_i64().is_none())
@@ -193,7 +193,7 @@ mod tests {
 
     #[test]
     fn names_of_the_result_itself_are_refused() {
-        for name in ["success", "message", "rows", ""] {
+        for name in ["success", "message", "rows", "mended", ""] {
             assert_eq!(Outcome::rows(1).count(name, 1).unusable_counter(), Some(name));
         }
         assert_eq!(Outcome::rows(1).count("fine", 1).unusable_counter(), None);

@@ -13,6 +13,7 @@ mod follow;
 mod operator;
 mod output;
 mod render;
+mod who;
 
 use std::process::ExitCode;
 

@@ -57,6 +57,9 @@ CREATE TABLE dunlin_controller.targets (
     -- Of the registry as last reported; NULL when it must be compared row by row.
     registry_digest text,
     reported_at timestamptz,
+    -- The steps of half-done migrations as last reported, and when they were so, by the clock of the target.
+    held jsonb NOT NULL DEFAULT '[]',
+    held_at timestamptz,
     -- The number of the last event in the history of the target. Its row is the last that a transaction locks.
     last_sequence bigint NOT NULL DEFAULT 0 CHECK (last_sequence >= 0),
     created_at timestamptz NOT NULL DEFAULT now()
@@ -127,9 +130,16 @@ CREATE TABLE dunlin_controller.runs (
     -- The run that must succeed first; NULL once it has, or when there is none.
     after_run_id bigint REFERENCES dunlin_controller.runs,
     run_after text[] NOT NULL,
+    -- How the run goes on with a half-done migration: steps that are carried out again, and steps that go on with another text.
+    redo_steps text[] NOT NULL DEFAULT '{}',
+    continue_steps text[] NOT NULL DEFAULT '{}',
+    -- Why, and who asked for it, as the caller said.
+    reason text NOT NULL DEFAULT '',
+    requested_by text NOT NULL DEFAULT '',
     -- How often the target's registry must say that the migration was applied; known from the start of the run.
     applications integer CHECK (applications >= 0),
-    -- The newest epoch of all earlier runs of the migration on the target: leases of this run are above it.
+    -- One more than the newest epoch of all earlier runs of the migration on the target: leases of this run are above it, and what
+    -- is fenced in the target between those and these has room.
     base_epoch bigint NOT NULL CHECK (base_epoch >= 0),
     -- The newest epoch of its tasks, known once it has ended: a later run need not look at them all.
     newest_epoch bigint CHECK (newest_epoch >= 0),

@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use dunlin_shared::ids::{self, MigrationId, StepName, TransformName};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
+use dunlin_shared::migration::mending::{Standing, Wanted};
 use dunlin_shared::migration::{Batch, Check, Definition, Isolation, PlanRule, Step, StepBody, Version};
 
 use crate::v1;
@@ -125,8 +126,13 @@ pub fn isolation(field: &'static str, number: i32) -> Result<Option<Isolation>, 
 
 impl From<&Step> for v1::Step {
     fn from(step: &Step) -> Self {
-        let mut message =
-            Self { name: step.name.to_string(), checksum: step.checksum().to_string(), ..Self::default() };
+        let mut message = Self {
+            name: step.name.to_string(),
+            was: step.was.as_ref().map(ToString::to_string).unwrap_or_default(),
+            idempotent: step.idempotent,
+            checksum: step.checksum().to_string(),
+            ..Self::default()
+        };
         message.isolation = isolation_out(step.isolation);
         message.row_security = step.row_security;
         message.own_transaction = step.own_transaction;
@@ -165,13 +171,60 @@ impl TryFrom<&v1::Step> for Step {
                 transform: id("transform", TransformName::parse(step.transform.as_str()))?,
             },
         };
+        let was = match step.was.as_str() {
+            "" => None,
+            was => Some(id("was", StepName::parse(was))?),
+        };
         Ok(Self {
             name: id("name", StepName::parse(step.name.as_str()))?,
+            was,
+            idempotent: step.idempotent,
             body,
             isolation: isolation("step.isolation", step.isolation)?,
             row_security: step.row_security,
             own_transaction: step.own_transaction,
         })
+    }
+}
+
+impl From<&Step> for v1::StepOutline {
+    fn from(step: &Step) -> Self {
+        let v1::Step { name, was, kind, checksum, idempotent, .. } = step.into();
+        Self { name, was, kind, checksum, idempotent }
+    }
+}
+
+impl From<&v1::Step> for v1::StepOutline {
+    fn from(step: &v1::Step) -> Self {
+        Self {
+            name: step.name.clone(),
+            was: step.was.clone(),
+            kind: step.kind,
+            checksum: step.checksum.clone(),
+            idempotent: step.idempotent,
+        }
+    }
+}
+
+impl From<&v1::StepOutline> for Wanted {
+    fn from(step: &v1::StepOutline) -> Self {
+        Self {
+            name: step.name.clone(),
+            was: Some(step.was.clone()).filter(|was| !was.is_empty()),
+            checksum: step.checksum.clone(),
+            walks: matches!(step.kind(), v1::StepKind::Batch | v1::StepKind::Transform),
+            idempotent: step.idempotent,
+        }
+    }
+}
+
+impl From<Standing> for v1::HeldState {
+    fn from(standing: Standing) -> Self {
+        match standing {
+            Standing::Prepared => Self::Prepared,
+            Standing::Begun => Self::Begun,
+            Standing::Done => Self::Done,
+        }
     }
 }
 
@@ -364,6 +417,8 @@ mod tests {
             sql = "SELECT true"
             [[step]]
             name = "plain"
+            was = "pain"
+            idempotent = true
             sql = "CREATE TABLE t (id int PRIMARY KEY)"
             [[step]]
             name = "outside"

@@ -106,6 +106,7 @@ impl Operator {
             target: self.target.to_owned(),
             rerun: true,
             wait_for_agent: true,
+            ..RunMigrationRequest::default()
         };
         let send = |channel, request| async move { client::runs(channel).run_migration(request).await };
         let queued = self.api.call(request, send).await;

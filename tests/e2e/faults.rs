@@ -77,7 +77,7 @@ async fn an_agent_frozen_for_longer_than_its_lease_changes_nothing_afterwards() 
     // And the agent that was frozen is of use again.
     fleet.agents_connected(2).await;
     fleet.agent(1).kill();
-    let _again = fleet.dunlin(&["run", "triple", "--rerun"]).await.ended(0);
+    let _again = fleet.dunlin(&["run", "triple", "--rerun", "--yes"]).await.ended(0);
     let expected: bool = fleet.main().value("SELECT bool_and(n = (was * 3 + 1) * 3 + 1) FROM numbers").await;
     assert!(expected, "the rerun has transformed every row once more");
 }

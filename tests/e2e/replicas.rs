@@ -336,7 +336,7 @@ async fn a_controller_that_stands_still_is_left_before_the_leases_of_its_agents_
     for other in (0..3).filter(|index| *index != left) {
         fleet.controller(other).kill();
     }
-    let _again = fleet.dunlin(&["run", "triple", "--rerun"]).await.ended(0);
+    let _again = fleet.dunlin(&["run", "triple", "--rerun", "--yes"]).await.ended(0);
 }
 
 /// What a later version of the controllers makes of their schema, and a later version of the agents of the ledger.

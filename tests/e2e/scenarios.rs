@@ -124,7 +124,7 @@ async fn what_is_applied_is_skipped_and_repeated_only_on_demand() {
     assert_eq!(counted().await, 1);
     let _skipped = fleet.dunlin(&["run", "count"]).await.ended(0).says(&["count", "applied"]);
     assert_eq!(counted().await, 1);
-    let _again = fleet.dunlin(&["run", "count", "--rerun"]).await.ended(0);
+    let _again = fleet.dunlin(&["run", "count", "--rerun", "--yes"]).await.ended(0);
     assert_eq!(counted().await, 2);
 
     let rows = fleet
@@ -144,7 +144,7 @@ async fn a_batched_migration_can_be_repeated_deliberately() {
         batched("count", 1, "table = \"counted\", size = 50, range = 100", "UPDATE counted SET n = n + 1 WHERE :batch");
     fleet.register(&[("count.toml", &definition)]).await;
     for expected in 1..=3 {
-        let arguments: &[&str] = if expected == 1 { &["run", "count"] } else { &["run", "count", "--rerun"] };
+        let arguments: &[&str] = if expected == 1 { &["run", "count"] } else { &["run", "count", "--rerun", "--yes"] };
         let _run = fleet.dunlin(arguments).await.ended(0);
         let counts: Vec<i32> = fleet.main().values("SELECT DISTINCT n FROM counted").await;
         assert_eq!(counts, [expected]);

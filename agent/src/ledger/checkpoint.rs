@@ -21,7 +21,7 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    pub(super) fn step_text(&self) -> String {
+    pub(crate) fn step_text(&self) -> String {
         self.step.as_ref().map(ToString::to_string).unwrap_or_default()
     }
 }
@@ -40,7 +40,7 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
-    const fn as_str(self) -> &'static str {
+    pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Statement => "statement",
             Self::Plan => "plan",
@@ -83,6 +83,10 @@ pub(crate) struct Claim {
     pub(crate) applications: i32,
     /// The step's checksum.
     pub(crate) checksum: String,
+    /// The place of the step in its definition; `None` for a range, a seal and an atomic migration.
+    pub(crate) ordinal: Option<i32>,
+    /// The request that the step is carried out again for, where it is.
+    pub(crate) redo: Option<String>,
     /// True when this lease may have taken the task before, over a connection that was lost.
     pub(crate) again: bool,
 }
@@ -94,8 +98,12 @@ pub(crate) struct Checkpoint {
     pub(crate) fresh: bool,
     /// Whether there is work left.
     pub(crate) state: State,
-    /// The checksum of the step that the row was written for.
-    pub(crate) checksum: String,
+    /// True when nothing of it can have taken effect.
+    pub(crate) untouched: bool,
+    /// True when it is carried out again over what it has done before.
+    pub(crate) again: bool,
+    /// The epoch that its ranges begin with.
+    pub(crate) fence: i64,
     /// The table and its key, where the step is batched.
     pub(crate) key: Option<Value>,
     /// Where to go on.
@@ -138,25 +146,29 @@ pub(crate) enum Taken {
     Applied(Box<Applied>),
     /// The lease is not current.
     Stale(Stale),
+    /// The range is of another text: it was cut, or is worked on, for what the step was before or is by now.
+    OtherText,
 }
 
 // Taking again is for the same lease only. Its epoch alone does not name it: a controller that has lost what it knew of an earlier
 // run grants its epochs again, while a late holder of them may still be about. Where the runs have one number, too, both can
 // take; then the number of batches alone keeps each batch from being done twice.
 const INSERT: &str = "
-INSERT INTO dunlin.checkpoints AS c (migration, step, range, kind, epoch, checksum, run_id)
-VALUES ($1, $2, $3, $4, $5, $6, $7)
+INSERT INTO dunlin.checkpoints AS c (migration, step, range, kind, epoch, checksum, run_id, ordinal, redo)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $9, $10)
 ON CONFLICT (migration, step, range) DO UPDATE
 SET epoch = excluded.epoch, run_id = excluded.run_id, updated_at = now()
 WHERE c.epoch < excluded.epoch OR ($8 AND c.epoch = excluded.epoch AND c.run_id = excluded.run_id)
-RETURNING c.xmax = 0, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
+RETURNING c.xmax = 0, c.state, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total, c.redo IS NOT NULL,
+          coalesce(c.fence, 0)";
 
-// Only the plan inserts ranges, so that a range which is unknown to the target cannot come into being here.
+// Only the plan inserts ranges, so that a range which is unknown to the target cannot come into being here. One that was cut for
+// another text can be met where the target was put back to a time before the step was begun again.
 const UPDATE: &str = "
-UPDATE dunlin.checkpoints AS c SET epoch = $5, checksum = $6, run_id = $7, updated_at = now()
-WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4
+UPDATE dunlin.checkpoints AS c SET epoch = $5, run_id = $7, updated_at = now()
+WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4 AND c.checksum = $6
   AND (c.epoch < $5 OR ($8 AND c.epoch = $5 AND c.run_id = $7))
-RETURNING false, c.state, c.checksum, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total";
+RETURNING false, c.state, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total, false, 0::bigint";
 
 /// Takes a task within the transaction that is open. The caller commits when it is mine, and rolls back otherwise.
 ///
@@ -167,7 +179,7 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
     let migration = claim.address.migration.as_str();
     let step = claim.address.step_text();
     let kind = claim.kind.as_str();
-    let parameters: [(&(dyn ToSql + Sync), Type); 8] = [
+    let parameters: [(&(dyn ToSql + Sync), Type); 10] = [
         (&migration, Type::TEXT),
         (&step, Type::TEXT),
         (&claim.address.range, Type::INT4),
@@ -176,6 +188,8 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
         (&claim.checksum, Type::TEXT),
         (&claim.run.0, Type::INT8),
         (&claim.again, Type::BOOL),
+        (&claim.ordinal, Type::INT4),
+        (&claim.redo, Type::TEXT),
     ];
     let taking = client.query_typed(sql, &parameters);
     // Sent together, executed one after the other: the second has a snapshot that is younger than the row lock of the first.
@@ -193,7 +207,11 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
     match taken.first() {
         Some(row) => Ok(Taken::Mine(read(row)?)),
         None => {
-            Ok(Taken::Stale(Stale { stored: look(client, &claim.address).await?.map(|seen| seen.epoch), applications }))
+            let seen = look(client, &claim.address).await?;
+            if claim.kind == Kind::Range && seen.as_ref().is_some_and(|seen| seen.checksum != claim.checksum) {
+                return Ok(Taken::OtherText);
+            }
+            Ok(Taken::Stale(Stale { stored: seen.map(|seen| seen.epoch), applications }))
         }
     }
 }
@@ -203,23 +221,27 @@ fn read(row: &Row) -> Result<Checkpoint, Error> {
     Ok(Checkpoint {
         fresh: row.try_get(0)?,
         state: if state == "done" { State::Done } else { State::Open },
-        checksum: row.try_get(2)?,
-        key: row.try_get(3)?,
-        cursor: row.try_get(4)?,
-        batches: row.try_get(5)?,
-        rows: row.try_get(6)?,
-        rows_walked: row.try_get(7)?,
-        rows_total: row.try_get(8)?,
+        untouched: false,
+        key: row.try_get(2)?,
+        cursor: row.try_get(3)?,
+        batches: row.try_get(4)?,
+        rows: row.try_get(5)?,
+        rows_walked: row.try_get(6)?,
+        rows_total: row.try_get(7)?,
+        again: row.try_get(8)?,
+        fence: row.try_get(9)?,
     })
 }
 
 /// What a look at a checkpoint shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Seen {
     /// The epoch.
     pub(crate) epoch: i64,
     /// The transactions that have advanced it.
     pub(crate) batches: i64,
+    /// The checksum of the step that it is of.
+    pub(crate) checksum: String,
 }
 
 /// Reads a checkpoint without taking it.
@@ -229,7 +251,7 @@ pub(crate) struct Seen {
 pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Seen>, Error> {
     let row = client
         .query_typed_opt(
-            "SELECT epoch, batches FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3",
+            "SELECT epoch, batches, checksum FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3",
             &[
                 (&address.migration.as_str(), Type::TEXT),
                 (&address.step_text(), Type::TEXT),
@@ -237,7 +259,7 @@ pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Se
             ],
         )
         .await?;
-    row.map(|row| Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)? })).transpose()
+    row.map(|row| Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)? })).transpose()
 }
 
 /// True when the target has a checkpoint of the migration other than the one of `address`.

@@ -13,13 +13,16 @@
 //!    older holders; the number of batches refuses the ghost of a transaction of one's own whose connection was cut while it
 //!    was under way. A checkpoint that does not match makes the *server* abort, so a commit that is on its way behind it
 //!    cannot happen.
-//! 3. **Look.** What became of a transaction is never concluded from an error; it is read from the checkpoint.
+//! 3. **Compare.** What begins a step, goes on with one or ends a migration first compares the definition's steps with those that the
+//!    target holds ([`hold`], [`holdings`]), and gives them their new names.
+//! 4. **Look.** What became of a transaction is never concluded from an error; it is read from the checkpoint.
 
 mod advance;
 mod checkpoint;
 mod ranges;
 mod registry;
 mod schema;
+mod steps;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +35,9 @@ pub(crate) use registry::{Applied, Fingerprint, Sums, erase, fingerprint, record
 #[cfg(test)]
 pub(crate) use schema::LOCK as PREPARE_LOCK;
 pub(crate) use schema::{Error as PrepareError, Facts, prepare, survey};
+pub(crate) use steps::{
+    Holding, Request, adopt, all_holdings, begin_again, hold, holdings, note_repaired, rename, stories,
+};
 
 /// What can go wrong with the ledger.
 #[derive(Debug, thiserror::Error)]

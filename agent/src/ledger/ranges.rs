@@ -30,7 +30,8 @@ pub(crate) struct StoredRange {
     pub(crate) rows: i64,
 }
 
-/// Writes ranges, in the transaction that advances the plan. They start with epoch 0, below that of any lease.
+/// Writes ranges, in the transaction that advances the plan. They start with the epoch of the step's fence: above that of every
+/// lease from before the step was begun again, and below that of any lease of theirs.
 ///
 /// # Errors
 /// Those of PostgreSQL.
@@ -39,6 +40,7 @@ pub(crate) async fn insert_ranges(
     plan: &Address,
     checksum: &str,
     run: i64,
+    fence: i64,
     ranges: &[NewRange],
 ) -> Result<(), Error> {
     let ordinals: Vec<i32> = ranges.iter().map(|range| range.ordinal).collect();
@@ -49,7 +51,7 @@ pub(crate) async fn insert_ranges(
     client
         .execute_typed(
             "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id, low, high, rows_total)
-             SELECT $1, $2, r.ordinal, 'range', 0, $3, $4,
+             SELECT $1, $2, r.ordinal, 'range', $9, $3, $4,
                     CASE WHEN r.low IS NOT NULL
                          THEN ARRAY(SELECT e.v FROM json_array_elements_text(r.low::json) WITH ORDINALITY AS e(v, n) ORDER BY n) END,
                     ARRAY(SELECT e.v FROM json_array_elements_text(r.high::json) WITH ORDINALITY AS e(v, n) ORDER BY n),
@@ -65,6 +67,7 @@ pub(crate) async fn insert_ranges(
                 (&lows, Type::TEXT_ARRAY),
                 (&highs, Type::TEXT_ARRAY),
                 (&totals, Type::INT8_ARRAY),
+                (&fence, Type::INT8),
             ],
         )
         .await?;
@@ -120,28 +123,18 @@ pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result
     Ok(row.try_get(0)?)
 }
 
-/// Notes in the checkpoint of a step what it does, within the transaction that has taken it: its checksum, and for a plan the
-/// table and its key. Beside them stands the oid of the ledger, which is another one after a dump was restored.
+/// Notes in the checkpoint of a step what it works on, within the transaction that has taken it: for a plan the table and its key.
+/// From here on it can have an effect. Beside them stands the oid of the ledger, which is another one after a dump was restored.
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn describe(
-    client: &Client,
-    step: &Address,
-    checksum: &str,
-    key: Option<&Value>,
-) -> Result<(), Error> {
+pub(crate) async fn describe(client: &Client, step: &Address, key: Option<&Value>) -> Result<(), Error> {
     client
         .execute_typed(
             "UPDATE dunlin.checkpoints
-             SET checksum = $3, key = $4 || jsonb_build_object('ledger', 'dunlin.checkpoints'::regclass::oid::text)
+             SET key = $3 || jsonb_build_object('ledger', 'dunlin.checkpoints'::regclass::oid::text), repaired = NULL
              WHERE migration = $1 AND step = $2 AND range = 0",
-            &[
-                (&step.migration.as_str(), Type::TEXT),
-                (&step.step_text(), Type::TEXT),
-                (&checksum, Type::TEXT),
-                (&key, Type::JSONB),
-            ],
+            &[(&step.migration.as_str(), Type::TEXT), (&step.step_text(), Type::TEXT), (&key, Type::JSONB)],
         )
         .await?;
     Ok(())

@@ -57,25 +57,30 @@ pub(crate) async fn registry(client: &Client) -> Result<Vec<AppliedMigration>, E
     client.query_typed(&sql, &[]).await?.iter().map(|row| Ok(read(row)?.message)).collect()
 }
 
-/// What the whole registry adds up to: two that differ are told apart without reading either.
+/// What the whole registry, and the steps of half-done migrations, add up to: two that differ are told apart without reading either.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) struct Fingerprint {
     rows: i64,
     hash: i64,
+    held: i64,
 }
 
-/// The fingerprint of the registry as it is now.
+/// The fingerprint of the registry, and of what is half done, as they are now.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn fingerprint(client: &Client) -> Result<Fingerprint, Error> {
     let row = client
         .query_typed_one(
-            "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0) FROM dunlin.migrations_registry AS r",
+            "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0),
+                    (SELECT coalesce(bit_xor(hash_record_extended(
+                        ROW(c.migration, c.step, c.checksum, c.state, c.redo, c.repaired), 0)), 0)
+                     FROM dunlin.checkpoints c WHERE c.range = 0 AND c.step <> '')
+             FROM dunlin.migrations_registry AS r",
             &[],
         )
         .await?;
-    Ok(Fingerprint { rows: row.try_get(0)?, hash: row.try_get(1)? })
+    Ok(Fingerprint { rows: row.try_get(0)?, hash: row.try_get(1)?, held: row.try_get(2)? })
 }
 
 fn read(row: &Row) -> Result<Applied, Error> {

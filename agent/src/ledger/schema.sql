@@ -41,14 +41,28 @@ CREATE TABLE dunlin.checkpoints (
     rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
     rows_total  bigint NOT NULL DEFAULT 0 CHECK (rows_total >= 0),
     counters    jsonb NOT NULL DEFAULT '{}',
+    ordinal     integer,
+    was         text,
+    redo        text,
+    fence       bigint CHECK (fence >= 0),
+    repaired    boolean,
+    story       jsonb,
     run_id      bigint NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (migration, step, range),
     CHECK ((kind = 'range') = (range >= 1)),
-    CHECK ((kind = 'range') = (high IS NOT NULL))
+    CHECK ((kind = 'range') = (high IS NOT NULL)),
+    CHECK (range = 0 OR (ordinal IS NULL AND was IS NULL AND redo IS NULL AND fence IS NULL AND repaired IS NULL
+                         AND story IS NULL))
 ) WITH (fillfactor = 50);
 COMMENT ON TABLE dunlin.checkpoints IS 'How far unfinished migrations are, and under which epoch. Each row is advanced in the transactions that do the work.';
+COMMENT ON COLUMN dunlin.checkpoints.ordinal IS 'The place of the step among those of the definition that it was begun under';
+COMMENT ON COLUMN dunlin.checkpoints.was IS 'The name that the step had before a definition gave it this one';
+COMMENT ON COLUMN dunlin.checkpoints.redo IS 'The request that the step is carried out again for';
+COMMENT ON COLUMN dunlin.checkpoints.fence IS 'The epoch that ranges of the step begin with: above that of every lease from before it was begun again';
+COMMENT ON COLUMN dunlin.checkpoints.repaired IS 'True when the last attempt at a step outside a transaction has left nothing';
+COMMENT ON COLUMN dunlin.checkpoints.story IS 'How the step was carried out again, or went on with another text';
 
 CREATE TABLE dunlin.meta (
     name  text PRIMARY KEY,

@@ -28,6 +28,8 @@ fn claim(epoch: i64, again: bool) -> Claim {
         run: RunId(1),
         applications: 0,
         checksum: "c".to_owned(),
+        ordinal: None,
+        redo: None,
         again,
     }
 }

@@ -338,6 +338,11 @@ impl Lease {
         self.book.lock().report(self.id, message, false);
     }
 
+    /// Tells what was found out about the target of the lease.
+    pub(crate) fn report_target(&self, report: TargetReport) {
+        self.book.report_target(report);
+    }
+
     /// Ends the lease with a last report, or without one when it is lost.
     pub(crate) fn end(self, message: Option<Message>) {
         let mut inner = self.book.lock();

@@ -6,14 +6,16 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dunlin_proto::convert;
-use dunlin_proto::v1::Step;
+use dunlin_proto::v1::{Mending, Step};
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TargetName, TransformName};
 use dunlin_shared::migration::Isolation;
+use dunlin_shared::migration::mending::Wanted;
 use futures::future::join;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 
 use super::Error;
+use super::compare::{self, Compared};
 use super::range::Learnt;
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
@@ -69,8 +71,10 @@ pub(crate) struct Context {
     pub(crate) migration: MigrationId,
     /// How often the registry must say that the migration was applied.
     pub(crate) applications: i32,
-    /// The steps that the target must have finished before a step can begin.
-    pub(crate) steps_before: Vec<String>,
+    /// The steps of the migration, in order; empty for a range.
+    pub(crate) steps: Vec<Wanted>,
+    /// How the run goes on with a half-done migration.
+    pub(crate) mending: Mending,
     /// What the operator allows.
     pub(crate) limits: Limits,
     /// The code transforms.
@@ -128,6 +132,10 @@ impl Context {
 
     /// The claim of this lease to a checkpoint.
     pub(super) fn claim(&self, address: &Address, kind: Kind, checksum: &str, again: bool) -> Claim {
+        let name = address.step_text();
+        let whole = address.range == 0;
+        let place = self.steps.iter().position(|step| whole && step.name == name);
+        let redo = whole && self.mending.redo_steps.contains(&name);
         Claim {
             address: address.clone(),
             kind,
@@ -135,6 +143,8 @@ impl Context {
             run: self.run,
             applications: self.applications,
             checksum: checksum.to_owned(),
+            ordinal: place.and_then(|place| i32::try_from(place + 1).ok()),
+            redo: redo.then(|| self.mending.request_id.clone()),
             again,
         }
     }
@@ -159,25 +169,30 @@ impl Context {
         self.target.direct().await.map_err(|error| of_target(error, place))
     }
 
-    /// Begins a transaction and takes the task in it. The transaction stays open when the task is mine, and is rolled back
-    /// otherwise.
+    /// Begins a transaction and takes the task in it, after the steps of the definition were compared with those that the target
+    /// holds. The transaction stays open when the task is mine, and is rolled back otherwise.
     pub(super) async fn take(
         &self,
         connection: &mut Connection,
         claim: &Claim,
         durability: Durability,
         place: &Place,
-    ) -> Result<Taken, Error> {
-        let taken = self.try_take(connection, claim, durability).await;
-        match &taken {
-            Ok(Taken::Mine(checkpoint)) => {
-                let in_order = if checkpoint.fresh { self.in_order(connection, place).await } else { Ok(()) };
-                if let Err(error) = in_order {
-                    connection.rollback().await;
-                    return Err(error);
+    ) -> Result<(Taken, Compared), Error> {
+        let taken = match claim.kind {
+            Kind::Range => self.try_take(connection, claim, durability).await.map(|taken| (taken, Compared::default())),
+            Kind::Statement | Kind::Plan | Kind::Seal => {
+                match compare::take(self, connection, claim, durability, place).await {
+                    Ok(taken) => Ok(taken),
+                    Err(compare::Error::Ledger(error)) => Err(error),
+                    Err(compare::Error::Refused(error)) => {
+                        connection.rollback().await;
+                        return Err(error);
+                    }
                 }
             }
-            _ => connection.rollback().await,
+        };
+        if !matches!(&taken, Ok((Taken::Mine(_), _))) {
+            connection.rollback().await;
         }
         let missing = matches!(&taken, Err(ledger::Error::Postgres(error))
             if matches!(error.code(), Some(&SqlState::UNDEFINED_TABLE | &SqlState::INVALID_SCHEMA_NAME)));
@@ -188,16 +203,6 @@ impl Context {
             return Err(Error::Moved);
         }
         taken.map_err(|error| Error::of_ledger(error, place))
-    }
-
-    /// A step that begins needs the effects of those before it, and a target that was put back has them no more.
-    async fn in_order(&self, connection: &Connection, place: &Place) -> Result<(), Error> {
-        if self.steps_before.is_empty() {
-            return Ok(());
-        }
-        let unfinished = ledger::unfinished_steps(connection, &self.migration, &self.steps_before).await;
-        let unfinished = unfinished.map_err(|error| Error::of_ledger(error, place))?;
-        if unfinished.is_empty() { Ok(()) } else { Err(put_back(&unfinished, place)) }
     }
 
     async fn try_take(

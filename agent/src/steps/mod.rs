@@ -6,6 +6,7 @@
 
 mod advice;
 mod check;
+mod compare;
 mod context;
 mod framed;
 mod no_transaction;

@@ -12,6 +12,7 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::{StatementTask, Step};
+use dunlin_shared::sql::{concurrent_index, concurrent_reindex};
 use serde_json::Map;
 use tokio::time::Instant;
 use tokio_postgres::Client;
@@ -48,14 +49,14 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
         return Err(needs_direct(&step.name, &place));
     }
     let claim = context.claim(&address, Kind::Statement, &step.checksum, again);
-    let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
-        Taken::Mine(checkpoint) => checkpoint,
-        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
-        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    let (checkpoint, compared) = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
+        (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
+        (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
+        (Taken::OtherText, _) => return Err(Error::Moved),
     };
     if checkpoint.state == State::Done {
-        connection.rollback().await;
-        return statement::done_before(&checkpoint, &step.checksum, again, &place);
+        return statement::done_before(context, &mut connection, &checkpoint, compared, again, &place).await;
     }
     if checkpoint.fresh {
         let begun = ledger::anything_begun(&connection, &address).await;
@@ -69,13 +70,14 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
             return Err(error);
         }
     } else {
-        let kept = ledger::describe(&connection, &address, &step.checksum, None).await;
+        let kept = ledger::describe(&connection, &address, None).await;
         if let Err(error) = kept {
             connection.rollback().await;
             return Err(Error::of_ledger(error, &place));
         }
     }
     connection.commit().await.map_err(of_postgres)?;
+    compared.tell(context);
     failpoint::at(&connection, OUTSIDE.taken).await.map_err(of_postgres)?;
     drop(connection);
 
@@ -90,6 +92,11 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
         return Ok(Ended::Told);
     }
     attempt.execute().await
+}
+
+/// Statements that leave nothing once they have failed and were repaired. Others may have committed some of their work.
+fn repairable(sql: &str) -> bool {
+    concurrent_index(sql).is_some() || concurrent_reindex(sql).is_some()
 }
 
 struct Attempt<'a> {
@@ -110,7 +117,8 @@ impl Attempt<'_> {
 
     /// Polls the advisory lock of the step. False when the worker was told to stop meanwhile.
     async fn lock(&self) -> Result<bool, Error> {
-        let name = format!("dunlin {} {}", self.place.migration, self.place.step);
+        // Of the migration and not of the step: a step that was renamed is the same one.
+        let name = format!("dunlin {}", self.place.migration);
         let deadline = Instant::now() + BUSY_LIMIT;
         loop {
             self.context.beat();
@@ -153,7 +161,8 @@ impl Attempt<'_> {
             return Err(Error::Moved);
         }
         let repair = Repair { session: &self.session, context: self.context, place: self.place };
-        let built = if self.checkpoint.fresh { false } else { repair.begun(&self.step.sql).await? };
+        // What is carried out again was built before, perhaps by another text: what is there is no proof then.
+        let built = !self.checkpoint.fresh && repair.begun(&self.step.sql).await? && !self.checkpoint.again;
         if !self.checkpoint.fresh {
             repair.repeated(&self.step.sql);
         }
@@ -165,10 +174,14 @@ impl Attempt<'_> {
             Ok(rows) => rows,
             Err(Error::Final(failed)) => {
                 // Nobody may ever come back to this step. What exists already is somebody else's.
-                if failed.sqlstate != SqlState::DUPLICATE_TABLE.code()
-                    && let Err(error) = repair.begun(&self.step.sql).await
-                {
-                    tracing::warn!(?error, "what the failed step has left was not removed");
+                let left = match failed.sqlstate == SqlState::DUPLICATE_TABLE.code() {
+                    true => Ok(false),
+                    false => repair.begun(&self.step.sql).await,
+                };
+                match left {
+                    Ok(_) if repairable(&self.step.sql) => self.note_repaired().await,
+                    Ok(_) => {}
+                    Err(error) => tracing::warn!(?error, "what the failed step has left was not removed"),
                 }
                 return Err(Error::Final(failed));
             }
@@ -177,6 +190,14 @@ impl Attempt<'_> {
         repair.assert_whole(&self.step.sql).await?;
         failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
+    }
+
+    /// Another text may take the place of this one. Where that cannot be noted, it is asked for.
+    async fn note_repaired(&self) {
+        let (epoch, batches) = (self.context.epoch.0, self.checkpoint.batches);
+        if let Err(error) = ledger::note_repaired(&self.session, &self.address, epoch, batches).await {
+            tracing::warn!(?error, "it was not noted that the failed step has left nothing");
+        }
     }
 
     /// True when the target has the checkpoint that this session does not see.

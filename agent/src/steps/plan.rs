@@ -14,19 +14,21 @@ use std::time::Duration;
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{EventType, PlanTask, PlannedRange, RangesPlanned};
 use dunlin_shared::key::{KeyBound, KeyRange};
+use dunlin_shared::migration::mending;
 use futures::future::join3;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::time::Instant;
 
+use super::compare::{self, Compared};
 use super::context::names;
 use super::subject::{self, Subject};
-use super::{Context, Ended, Error, check, given, seal, statement};
+use super::{Context, Ended, Error, check, given, seal};
 use crate::catalog::{Key, Table, Walk, Writers};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
-use crate::ledger::{self, Address, Advance, Checkpoint, Kind, NewRange, State, StoredRange, Taken};
+use crate::ledger::{self, Address, Advance, Checkpoint, Claim, Kind, NewRange, State, StoredRange, Taken};
 use crate::target::Connection;
 
 /// Rows in a range where the definition does not say: what is left of the table, shared out over the slots that could work on it,
@@ -83,11 +85,13 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
 
     let address = context.address(Some(&names.step), 0);
     let claim = context.claim(&address, Kind::Plan, &step.checksum, again);
-    let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
-        Taken::Mine(checkpoint) => checkpoint,
-        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
-        Taken::Stale(stale) => return Err(Error::Stale(stale)),
-    };
+    let (mut checkpoint, mut compared) =
+        match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+            (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
+            (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
+            (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
+            (Taken::OtherText, _) => return Err(Error::Moved),
+        };
     let plan = Plan {
         context,
         frame,
@@ -100,13 +104,14 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         key,
         fixed_rows: given(settings.range),
     };
-    let entered = match plan.enter(&mut connection, &checkpoint).await {
+    let entered = match plan.enter(&mut connection, &claim, &mut checkpoint, &mut compared).await {
         Ok(entered) => entered,
         Err(error) => {
             connection.rollback().await;
             return Err(error);
         }
     };
+    compared.tell(context);
     failpoint::at(&connection, PLAN.taken).await.map_err(|error| Error::of_postgres(&error, &place))?;
     plan.report_known(&connection, entered.cursor.as_ref()).await?;
     if checkpoint.state == State::Done {
@@ -115,7 +120,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     }
     let Some(mut cursor) = entered.cursor else {
         // The table was empty.
-        plan.write(&mut connection, &[], None, checkpoint.batches, State::Done).await?;
+        plan.write(&mut connection, &[], None, (checkpoint.batches, checkpoint.fence), State::Done).await?;
         return Ok(Ended::Done { rows: 0, rows_walked: 0, already_done: false, applied: None });
     };
     if !plan.outwait(&connection, &mut cursor).await? {
@@ -159,7 +164,13 @@ fn range_rows(rows: Option<i64>, cut: i64, slots: i32) -> u32 {
 impl Plan<'_> {
     /// Ends the transaction that has taken the task: with the checks before where nothing was begun, with a look at what was
     /// begun otherwise. The first reads the upper bound.
-    async fn enter(&self, connection: &mut Connection, checkpoint: &Checkpoint) -> Result<Entered, Error> {
+    async fn enter(
+        &self,
+        connection: &mut Connection,
+        claim: &Claim,
+        checkpoint: &mut Checkpoint,
+        compared: &mut Compared,
+    ) -> Result<Entered, Error> {
         let mut cursor: Option<Cursor> = checkpoint.position().map_err(|error| Error::of_ledger(error, self.place))?;
         let of_ledger = |error| Error::of_ledger(error, self.place);
         let mut unfinished = 0;
@@ -170,29 +181,27 @@ impl Plan<'_> {
                 check::all(self.context, connection, &self.task.before, Durability::AtCommit, self.place).await?;
             }
         } else {
-            unfinished = ledger::unfinished_ranges(connection, &self.address).await.map_err(of_ledger)?;
             let begun = checkpoint.state == State::Done || cursor.as_ref().is_some_and(|cursor| cursor.ranges > 0);
-            if checkpoint.state == State::Done && unfinished == 0 && checkpoint.checksum != self.checksum {
-                return Err(statement::changed(self.place));
-            }
             let moved = checkpoint.key.as_ref().is_some_and(|key| !subject::same(key, &self.stored_key));
             if moved && !begun {
                 cursor = None;
             } else if moved {
-                return Err(Error::Final(self.place.refuse(
-                    format!(
-                        "the step {} is half done along another table or key: {}",
-                        self.place.step,
-                        checkpoint.key.as_ref().map_or_else(String::new, Value::to_string)
-                    ),
-                    format!(
-                        "Restore the step's table and key, then `dunlin register DIR` and `dunlin run {}`.",
-                        self.place.migration
-                    ),
-                )));
+                let place = claim.ordinal.and_then(|ordinal| usize::try_from(ordinal - 1).ok());
+                match place.and_then(|place| compared.holding(place).cloned()).filter(|_| checkpoint.untouched) {
+                    // Nothing was changed along it: it is cut anew.
+                    Some(holding) => {
+                        let again = compare::again(self.context, connection, claim, &holding, compared.notes()).await;
+                        checkpoint.fence = again.map_err(of_ledger)?;
+                        checkpoint.state = State::Open;
+                        (checkpoint.cursor, checkpoint.rows_total) = (None, 0);
+                        cursor = None;
+                    }
+                    None => return Err(self.elsewhere(checkpoint)),
+                }
             }
+            unfinished = ledger::unfinished_ranges(connection, &self.address).await.map_err(of_ledger)?;
         }
-        ledger::describe(connection, &self.address, self.checksum, Some(&self.stored_key)).await.map_err(of_ledger)?;
+        ledger::describe(connection, &self.address, Some(&self.stored_key)).await.map_err(of_ledger)?;
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         if cursor.is_none() && checkpoint.state == State::Open {
             let bound = self.walk().last(connection).await.map_err(of_postgres)?;
@@ -242,6 +251,22 @@ impl Plan<'_> {
         Walk { table: &self.table, key: &self.key.columns, frame: &self.frame }
     }
 
+    /// The table or the key is another one now, by the definition, by the catalog or by the search path.
+    fn elsewhere(&self, checkpoint: &Checkpoint) -> Error {
+        let (migration, step) = (&self.place.migration, &self.place.step);
+        Error::Final(self.place.refuse(
+            format!(
+                "the step {step} is half done along another table or key: {}",
+                checkpoint.key.as_ref().map_or_else(String::new, Value::to_string)
+            ),
+            format!(
+                "Restore the step's table and key, then `dunlin register DIR` and `dunlin run {migration}`; or carry the step out again \
+                 over all rows, with `dunlin run {migration} --redo {}`.",
+                mending::quoted(step)
+            ),
+        ))
+    }
+
     /// Reports the ranges that the target has and the controller does not know.
     async fn report_known(&self, connection: &Connection, cursor: Option<&Cursor>) -> Result<(), Error> {
         let there = cursor.map_or(0, |cursor| cursor.ranges);
@@ -271,6 +296,7 @@ impl Plan<'_> {
         checkpoint: &Checkpoint,
     ) -> Result<Ended, Error> {
         let mut batches = checkpoint.batches;
+        let fence = checkpoint.fence;
         let walk = self.walk();
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let began = Instant::now();
@@ -305,7 +331,7 @@ impl Plan<'_> {
                 || cut >= YIELD_SMALL_RANGES;
             if stop || waiting.len() >= WRITE_RANGES || written.elapsed() >= WRITE_AFTER {
                 let state = if more { State::Open } else { State::Done };
-                self.write(connection, &waiting, Some(&cursor), batches, state).await?;
+                self.write(connection, &waiting, Some(&cursor), (batches, fence), state).await?;
                 batches += 1;
                 let report: Vec<StoredRange> = std::mem::take(&mut waiting)
                     .into_iter()
@@ -332,7 +358,7 @@ impl Plan<'_> {
         connection: &mut Connection,
         ranges: &[NewRange],
         cursor: Option<&Cursor>,
-        batches: i64,
+        (batches, fence): (i64, i64),
         state: State,
     ) -> Result<(), Error> {
         let counters = Map::new();
@@ -354,7 +380,7 @@ impl Plan<'_> {
         connection.opening();
         let begin = self.context.frame().begin(Durability::AtCommit);
         let insert = async {
-            ledger::insert_ranges(connection, &self.address, self.checksum, self.context.run.0, ranges).await?;
+            ledger::insert_ranges(connection, &self.address, self.checksum, self.context.run.0, fence, ranges).await?;
             failpoint::at(connection, PLAN.changed).await.map_err(ledger::Error::from)
         };
         let advance = advance.commit(connection, PLAN, "", "");

@@ -1,6 +1,7 @@
 //! The end of a migration: the checks after it, the registry row, and the end of its checkpoints, in one transaction.
 
 use dunlin_proto::v1::SealTask;
+use futures::future::try_join;
 use serde_json::{Value, json};
 
 use super::{Context, Ended, Error, check};
@@ -16,14 +17,17 @@ pub(super) async fn run(context: &Context, task: &SealTask, again: bool) -> Resu
     let checksum = task.migration.as_ref().map_or("", |migration| migration.checksum.as_str());
     let mut connection = context.lend(&place).await?;
     let claim = context.claim(&address, Kind::Seal, checksum, again);
-    match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
-        Taken::Mine(_) => {}
-        Taken::Applied(applied) => return Ok(applied_before(context, *applied, again)),
-        Taken::Stale(stale) => return Err(Error::Stale(stale)),
-    }
+    let compared = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        (Taken::Mine(_), compared) => compared,
+        (Taken::Applied(applied), _) => return Ok(applied_before(context, *applied, again)),
+        (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
+        (Taken::OtherText, _) => return Err(Error::Moved),
+    };
     let ended = execute(context, &mut connection, task, &address, &place).await;
-    if ended.is_err() {
-        connection.rollback().await;
+    match ended {
+        Ok(Ended::Done { .. }) => compared.tell(context),
+        Ok(_) => {}
+        Err(_) => connection.rollback().await,
     }
     ended
 }
@@ -44,8 +48,11 @@ async fn execute(
     if !unfinished.is_empty() {
         return Err(super::context::put_back(&unfinished, place));
     }
-    let sums = ledger::sums(connection, &context.migration).await.map_err(of_ledger)?;
-    let applied = write(context, connection, task, address, &sums, place).await?;
+    let (sums, stories) =
+        try_join(ledger::sums(connection, &context.migration), ledger::stories(connection, &context.migration))
+            .await
+            .map_err(of_ledger)?;
+    let applied = write(context, connection, task, address, &sums, stories, place).await?;
     failpoint::at(connection, SEAL.advanced).await.map_err(of_postgres)?;
     if context.lost() {
         connection.rollback().await;
@@ -63,6 +70,7 @@ pub(super) async fn write(
     task: &SealTask,
     address: &Address,
     sums: &Sums,
+    stories: Vec<Value>,
     place: &Place,
 ) -> Result<Box<dunlin_proto::v1::AppliedMigration>, Error> {
     let place = Place { step: String::new(), ..place.clone() };
@@ -73,7 +81,7 @@ pub(super) async fn write(
             "Use a controller and agents of the same version.",
         )));
     };
-    let result = result(migration, sums);
+    let result = result(migration, sums, stories);
     let (recorded, erased) = futures::future::join(
         ledger::record(connection, migration, context.run, context.agent.as_str(), sums.rows, &result),
         ledger::erase(connection, address, context.epoch.0, &context.mark()),
@@ -86,7 +94,7 @@ pub(super) async fn write(
     }
 }
 
-fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums) -> Value {
+fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums, stories: Vec<Value>) -> Value {
     let under: Vec<&str> =
         migration.steps.iter().filter(|step| step.row_security).map(|step| step.name.as_str()).collect();
     let under = match under.as_slice() {
@@ -100,6 +108,9 @@ fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums) -> Value {
     });
     if let Value::Object(result) = &mut result {
         result.extend(sums.counters.clone());
+        if !stories.is_empty() {
+            result.insert("mended".to_owned(), stories.into());
+        }
     }
     result
 }

@@ -5,9 +5,12 @@
 //! the checkpoint or the registry when the step is run again.
 
 use dunlin_proto::v1::{StatementTask, Step, StepKind};
+use dunlin_shared::migration::mending::Fate;
+use futures::future::try_join;
 use serde_json::Map;
 use tokio_postgres::IsolationLevel;
 
+use super::compare::{self, Compared};
 use super::context::{isolation, names};
 use super::framed::Framed;
 use super::rows::Count;
@@ -44,15 +47,17 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
     let isolation = isolation(level, &place)?;
     let mut connection = context.lend(&place).await?;
     let claim = context.claim(&address, Kind::Statement, checksum, again);
-    let checkpoint = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
-        Taken::Mine(checkpoint) => checkpoint,
-        Taken::Applied(applied) if task.seal.is_some() => return Ok(seal::applied_before(context, *applied, again)),
-        Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
-        Taken::Stale(stale) => return Err(Error::Stale(stale)),
+    let (checkpoint, mut compared) = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
+        (Taken::Applied(applied), _) if task.seal.is_some() => {
+            return Ok(seal::applied_before(context, *applied, again));
+        }
+        (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
+        (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
+        (Taken::OtherText, _) => return Err(Error::Moved),
     };
     if checkpoint.state == State::Done {
-        connection.rollback().await;
-        return done_before(&checkpoint, checksum, again, &place);
+        return done_before(context, &mut connection, &checkpoint, compared, again, &place).await;
     }
     if !matches!(isolation, IsolationLevel::ReadCommitted) {
         // The task was taken with statements that must see what others have committed meanwhile. The SQL must not: it has a transaction
@@ -63,30 +68,27 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
         connection.begin(&frame.begin_isolated(Durability::AtCommit)).await.map_err(of_postgres)?;
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
-    let ended = work.execute(&mut connection).await.map_err(|error| advice::in_transaction(error, task));
-    if ended.is_err() {
-        connection.rollback().await;
+    let ended = work.execute(&mut connection, &mut compared).await.map_err(|error| advice::in_transaction(error, task));
+    match ended {
+        Ok(Ended::Done { .. }) => compared.tell(context),
+        Ok(_) => {}
+        Err(_) => connection.rollback().await,
     }
     ended
 }
 
-/// The answer for a step that the target has finished already.
-pub(super) fn done_before(checkpoint: &Checkpoint, checksum: &str, again: bool, place: &Place) -> Result<Ended, Error> {
-    if checkpoint.checksum != checksum {
-        return Err(changed(place));
-    }
+/// The answer for a step that the target has finished already. Its name may be a new one.
+pub(super) async fn done_before(
+    context: &Context,
+    connection: &mut Connection,
+    checkpoint: &Checkpoint,
+    compared: Compared,
+    again: bool,
+    place: &Place,
+) -> Result<Ended, Error> {
+    connection.commit().await.map_err(|error| Error::of_postgres(&error, place))?;
+    compared.tell(context);
     Ok(Ended::Done { rows: checkpoint.rows, rows_walked: checkpoint.rows_walked, already_done: !again, applied: None })
-}
-
-/// A finished step has another text now.
-pub(super) fn changed(place: &Place) -> Error {
-    Error::Final(place.refuse(
-        format!("the step {} was carried out already with another text", place.step),
-        format!(
-            "Restore its text and put the difference into a new step, then `dunlin register DIR` and `dunlin run {}`.",
-            place.migration
-        ),
-    ))
 }
 
 /// Where work on a task can be made to fail on purpose.
@@ -107,7 +109,7 @@ struct Work<'a> {
 }
 
 impl Work<'_> {
-    async fn execute(&self, connection: &mut Connection) -> Result<Ended, Error> {
+    async fn execute(&self, connection: &mut Connection, compared: &mut Compared) -> Result<Ended, Error> {
         let of_ledger = |error| Error::of_ledger(error, self.place);
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let points = points(self.task);
@@ -119,14 +121,28 @@ impl Work<'_> {
         let framed =
             Framed::within(connection, self.context.frame(), Durability::AtCommit).await.map_err(of_postgres)?;
         let mut rows = 0;
-        for step in &self.task.steps {
+        for (place, step) in self.task.steps.iter().enumerate() {
+            if self.task.seal.is_some() && !self.begin(connection, compared, place, step).await? {
+                continue;
+            }
             rows += self.step(connection, &framed, step).await?;
         }
         failpoint::at(connection, points.changed).await.map_err(of_postgres)?;
         let applied = match &self.task.seal {
             Some(task) => {
-                let sums = ledger::Sums { rows, ..ledger::Sums::default() };
-                Some(seal::write(self.context, connection, task, self.address, &sums, self.place).await?)
+                let (sums, stories) = match compared.anything_held() {
+                    // What was done of it step by step, by an earlier definition.
+                    true => try_join(
+                        ledger::sums(connection, &self.context.migration),
+                        ledger::stories(connection, &self.context.migration),
+                    )
+                    .await
+                    .map_err(of_ledger)?,
+                    false => (ledger::Sums::default(), Vec::new()),
+                };
+                rows = rows.saturating_add(sums.rows);
+                let sums = ledger::Sums { rows, ..sums };
+                Some(seal::write(self.context, connection, task, self.address, &sums, stories, self.place).await?)
             }
             None => {
                 self.advance(connection, rows).await?;
@@ -141,6 +157,31 @@ impl Work<'_> {
         connection.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, points.committed).await.map_err(of_postgres)?;
         Ok(Ended::Done { rows, rows_walked: 0, already_done: false, applied })
+    }
+
+    /// Whether a step of an atomic migration is to be carried out: an earlier definition may not have been atomic, and what was done
+    /// of it then is not done again.
+    async fn begin(
+        &self,
+        connection: &Connection,
+        compared: &mut Compared,
+        place: usize,
+        step: &Step,
+    ) -> Result<bool, Error> {
+        match (compared.fate(place), compared.holding(place).cloned()) {
+            (Fate::Skip, _) => {
+                compared.note(format!("the step {:?} was skipped: the target has it done already", step.name));
+                return Ok(false);
+            }
+            (Fate::Again, Some(holding)) => {
+                let address = self.context.address(Some(&names(step, self.place)?.step), 0);
+                let claim = self.context.claim(&address, Kind::Statement, &step.checksum, false);
+                let again = compare::again(self.context, connection, &claim, &holding, compared.notes()).await;
+                again.map_err(|error| Error::of_ledger(error, self.place))?;
+            }
+            (Fate::Work | Fate::Again | Fate::Adopt, _) => {}
+        }
+        Ok(true)
     }
 
     async fn step(&self, connection: &Connection, framed: &Framed, step: &Step) -> Result<i64, Error> {

@@ -10,7 +10,9 @@
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use dunlin_proto::v1::TargetReport;
+use dunlin_proto::convert::timestamp;
+use dunlin_proto::v1::{HeldState, HeldStep, TargetReport};
+use dunlin_shared::migration::mending::Held;
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
@@ -191,9 +193,30 @@ impl Eye {
         for row in &mut applied {
             row.target = target.name.to_string();
         }
-        let report =
+        let mut report =
             TargetReport { reachable: true, server_version: survey.facts.version, applied, ..TargetReport::default() };
+        if ledger {
+            let (time, held) = ledger::all_holdings(client).await.map_err(lost)?;
+            report.held_time = Some(timestamp(time));
+            report.held = held.into_iter().map(|(migration, held)| told(migration, held)).collect();
+        }
         Ok((sight, Some(report)))
+    }
+}
+
+/// A step of a half-done migration, as controllers read it.
+fn told(migration_id: String, held: Held) -> HeldStep {
+    HeldStep {
+        migration_id,
+        name: held.name,
+        was: held.was,
+        ordinal: held.ordinal,
+        checksum: held.checksum,
+        walks: held.walks,
+        state: HeldState::from(held.standing).into(),
+        rows: held.rows,
+        rows_walked: held.rows_walked,
+        redo: held.redo,
     }
 }
 

@@ -121,6 +121,7 @@ impl AgentStream {
 
     pub(crate) fn grant(&self, task_id: i64, task: grant::Task) -> Lease {
         let lease = Lease { task_id, epoch: 1 };
+        let steps = super::steps_of(&task).iter().map(Into::into).collect();
         self.say(Hearing::Grant(Grant {
             lease: Some(lease),
             target: "main".to_owned(),
@@ -128,7 +129,8 @@ impl AgentStream {
             migration_id: MIGRATION.to_owned(),
             applications: 0,
             task: Some(task),
-            steps_before: Vec::new(),
+            steps,
+            mending: None,
         }));
         lease
     }

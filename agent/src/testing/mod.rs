@@ -9,10 +9,11 @@ use std::time::Duration;
 
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{
-    Batch, Check, KeyColumn, Migration, PlanTask, PlannedRange, RangeTask, SealTask, StatementTask, Step, StepKind,
-    TaskNote, WorkRequest, grant,
+    Batch, Check, KeyColumn, Mending, Migration, PlanTask, PlannedRange, RangeTask, SealTask, StatementTask, Step,
+    StepKind, StepOutline, TaskNote, WorkRequest, grant,
 };
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, TargetName, TransformName};
+use dunlin_shared::migration::mending::Wanted;
 use dunlin_shared::postgres::throwaway;
 use dunlin_tests::pooler::Pooler;
 use tokio::sync::mpsc;
@@ -43,7 +44,9 @@ pub(crate) struct Lab {
     pub(crate) limits: Limits,
     pub(crate) run: RunId,
     pub(crate) applications: i32,
-    pub(crate) steps_before: Vec<String>,
+    /// The steps of the migration; where there are none, those of the task that is worked on.
+    pub(crate) steps: Vec<Step>,
+    pub(crate) mending: Mending,
 }
 
 /// A step's ranges as a controller keeps them.
@@ -119,7 +122,8 @@ impl Lab {
             limits: Limits::default(),
             run: RunId(1),
             applications: 0,
-            steps_before: Vec::new(),
+            steps: Vec::new(),
+            mending: Mending { request_id: "request".to_owned(), ..Mending::default() },
         }
     }
 
@@ -150,7 +154,8 @@ impl Lab {
             run: self.run,
             migration: MigrationId::parse(MIGRATION).unwrap(),
             applications: self.applications,
-            steps_before: self.steps_before.clone(),
+            steps: wanted(&self.steps),
+            mending: self.mending.clone(),
             limits: self.limits,
             transforms: self.transforms.clone(),
             tuning: self.tuning.clone(),
@@ -159,9 +164,15 @@ impl Lab {
         }
     }
 
+    /// A lease with an epoch, of a migration that has the steps of the task where the laboratory has none.
+    pub(crate) fn context_of(&self, epoch: i64, task: &grant::Task) -> Context {
+        let context = self.context(epoch);
+        if context.steps.is_empty() { Context { steps: wanted(&steps_of(task)), ..context } } else { context }
+    }
+
     /// Lets a worker work on a task to the end of its lease, and returns its last report.
     pub(crate) async fn perform(&mut self, epoch: i64, task: grant::Task) -> Message {
-        worker::work(self.context(epoch), task).await;
+        worker::work(self.context_of(epoch, &task), task).await;
         let mut last = None;
         while let Ok(request) = self.stream.try_recv() {
             match request.message {
@@ -177,7 +188,7 @@ impl Lab {
     }
 
     pub(crate) async fn work(&self, epoch: i64, task: grant::Task) -> Result<Ended, Error> {
-        steps::run(&self.context(epoch), &task, false).await
+        steps::run(&self.context_of(epoch, &task), &task, false).await
     }
 
     /// The notes and planned ranges that were sent since the last call.
@@ -246,6 +257,20 @@ pub(crate) async fn until(client: &Client, sql: &str) {
         }
     };
     tokio::time::timeout(Duration::from_secs(20), wait).await.unwrap_or_else(|_| panic!("never true: {sql}"));
+}
+
+/// The steps that a task names.
+pub(crate) fn steps_of(task: &grant::Task) -> Vec<Step> {
+    match task {
+        grant::Task::Statement(task) => task.steps.clone(),
+        grant::Task::Plan(task) => task.step.clone().into_iter().collect(),
+        grant::Task::Range(_) => Vec::new(),
+        grant::Task::Seal(task) => task.migration.iter().flat_map(|migration| migration.steps.clone()).collect(),
+    }
+}
+
+fn wanted(steps: &[Step]) -> Vec<Wanted> {
+    steps.iter().map(|step| Wanted::from(&StepOutline::from(step))).collect()
 }
 
 pub(crate) fn sql_step(sql: &str) -> Step {

@@ -53,6 +53,11 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
         Verdict::Failed(error, false)
     });
     log(&context, id, &verdict);
+    if matches!(verdict, Verdict::Failed(_, false)) {
+        // What the target holds comes before the failure that ends the run: whoever asks for the next run is told by it.
+        let report = context.target.report(target::PROBE_LIMIT).await;
+        context.lease.report_target(report);
+    }
     let report = report(&context, verdict);
     context.lease.end(report);
     failpoint::reported(steps::points_of(&task).reported).await;

@@ -92,6 +92,7 @@ impl Controllers {
             target: target.to_owned(),
             rerun,
             wait_for_agent: true,
+            ..Default::default()
         };
         let run = self.runs().run_migration(request).await?.into_inner().run;
         Ok(run.ok_or_else(|| Error::Unexpected(format!("migration {migration} was skipped")))?.id)

@@ -11,6 +11,7 @@ pub(crate) mod list;
 pub(crate) mod new;
 pub(crate) mod plan;
 pub(crate) mod register;
+mod repeat;
 pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod show;

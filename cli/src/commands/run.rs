@@ -5,6 +5,7 @@ use dunlin_proto::v1::{
     RunPendingMigrationsResponse,
 };
 
+use super::repeat;
 use super::watch::{Patience, report, runs_text};
 use crate::args::Target;
 use crate::connection::Controllers;
@@ -12,6 +13,7 @@ use crate::error::Error;
 use crate::follow::{Follow, Followed, follow};
 use crate::output::{Output, tell};
 use crate::render::{runs, words};
+use crate::who;
 
 /// The options of `dunlin run`.
 #[derive(Debug, clap::Args)]
@@ -29,6 +31,18 @@ pub(crate) struct Args {
     /// Queue also where no agent reaches the target now: what is queued waits for one
     #[arg(long)]
     wait_for_agent: bool,
+    /// Carry out a step of a half-done migration again from its beginning, with the text that is registered now; can be repeated
+    #[arg(long, value_name = "STEP", requires = "id", conflicts_with = "pending")]
+    redo: Vec<String>,
+    /// Let a half-done step with `batch` go on with another text for the rest of the rows; needs --reason; can be repeated
+    #[arg(long = "continue", value_name = "STEP", requires_all = ["id", "reason"], conflicts_with = "pending")]
+    go_on: Vec<String>,
+    /// Why, for the history and the result
+    #[arg(long, value_name = "TEXT", requires = "id", conflicts_with = "pending")]
+    reason: Option<String>,
+    /// Do not ask whether steps may be repeated
+    #[arg(long, short)]
+    yes: bool,
     /// Start and do not follow
     #[arg(long, short)]
     detach: bool,
@@ -67,11 +81,18 @@ async fn pending(args: &Args, controllers: &Controllers, output: &Output) -> Res
 
 async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let target = &args.target.target;
+    if args.rerun && !args.yes {
+        repeat::confirm(id, target, controllers).await?;
+    }
     let request = RunMigrationRequest {
         migration_id: id.to_owned(),
         target: target.clone(),
         rerun: args.rerun,
         wait_for_agent: args.wait_for_agent,
+        redo_steps: args.redo.clone(),
+        continue_steps: args.go_on.clone(),
+        reason: args.reason.clone().unwrap_or_default(),
+        requested_by: who::asks(),
     };
     let started = controllers.runs().await?.run_migration(request).await?.into_inner();
     let Some(run) = started.run.clone() else {

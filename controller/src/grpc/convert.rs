@@ -7,6 +7,7 @@ use dunlin_proto::convert::{self, duration, struct_of, timestamp};
 use dunlin_proto::v1;
 use dunlin_shared::ids::{Epoch, TargetName, TaskId};
 use dunlin_shared::key::KeyColumn;
+use dunlin_shared::migration::mending::{Held, Standing};
 use dunlin_shared::migration::{Definition, Step as DefinedStep};
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
@@ -20,6 +21,7 @@ use crate::domain::{EventType, Severity};
 use crate::store::claims::Granted;
 use crate::store::events::Written;
 use crate::store::following::Sight;
+use crate::store::half_done::HeldStep;
 use crate::store::runs::{StepView, View, to_f64};
 
 /// The longest text in bytes that is kept of a message.
@@ -28,6 +30,9 @@ const LONGEST: usize = 64 * 1024;
 /// The longest id of a migration that a registry is believed to have, and the most applications.
 const LONGEST_ID: usize = 1024;
 const MOST_APPLICATIONS: i32 = 1 << 30;
+
+/// The most steps of half-done migrations that are kept of a target.
+const MOST_HELD: usize = 10_000;
 
 /// The end of the year 9999: behind it times have no common form.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -80,7 +85,39 @@ pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared
         error,
         server_version: clean(&report.server_version),
         applied: if report.reachable { report.applied.iter().filter_map(applied_in).collect() } else { Vec::new() },
+        held: report.held_time.as_ref().filter(|_| report.reachable).and_then(|time| {
+            let held = report.held.iter().filter_map(held_in).take(MOST_HELD).collect();
+            Some((
+                convert::system_time(time).filter(|time| *time <= UNIX_EPOCH + Duration::from_secs(LAST_SECOND))?,
+                held,
+            ))
+        }),
         asked: report.look_time.as_ref().and_then(convert::system_time),
+    })
+}
+
+/// `None` for a step that cannot be compared with anything.
+fn held_in(step: &v1::HeldStep) -> Option<HeldStep> {
+    let standing = match step.state() {
+        v1::HeldState::Unspecified => return None,
+        v1::HeldState::Prepared => Standing::Prepared,
+        v1::HeldState::Begun => Standing::Begun,
+        v1::HeldState::Done => Standing::Done,
+    };
+    let counted = counted(step.rows, step.rows_walked);
+    Some(HeldStep {
+        migration: clean(&step.migration_id),
+        held: Held {
+            name: clean(&step.name),
+            was: clean(&step.was),
+            ordinal: step.ordinal,
+            checksum: clean(&step.checksum),
+            walks: step.walks,
+            standing,
+            rows: counted.rows,
+            rows_walked: counted.rows_walked,
+            redo: clean(&step.redo),
+        },
     })
 }
 
@@ -211,11 +248,11 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
     let definition = &granted.definition;
     let index = usize::try_from(granted.step).ok().and_then(|ordinal| ordinal.checked_sub(1));
     let step = index.and_then(|index| definition.steps.get(index));
-    let steps_before = match granted.kind {
-        Kind::Statement | Kind::Plan => {
-            definition.steps.iter().take(index.unwrap_or(0)).map(|step| step.name.to_string()).collect()
+    let (steps, mending) = match granted.kind {
+        Kind::Statement | Kind::Plan | Kind::Seal => {
+            (definition.steps.iter().map(Into::into).collect(), Some(mending_out(granted)))
         }
-        Kind::Range | Kind::Seal => Vec::new(),
+        Kind::Range => (Vec::new(), None),
     };
     let before = |first: bool| match first {
         true => definition.before.iter().map(Into::into).collect(),
@@ -252,7 +289,19 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
         migration_id: granted.migration.to_string(),
         applications: granted.applications,
         task: Some(task),
-        steps_before,
+        steps,
+        mending,
+    }
+}
+
+fn mending_out(granted: &Granted) -> v1::Mending {
+    let mending = granted.mending.clone();
+    v1::Mending {
+        request_id: granted.request.clone(),
+        redo_steps: mending.redo_steps,
+        continue_steps: mending.continue_steps,
+        reason: mending.reason,
+        requested_by: mending.requested_by,
     }
 }
 

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use dunlin_proto::status::{self, Obstacle};
 use dunlin_proto::v1;
 use dunlin_proto::v1::run_service_server::RunService;
-use dunlin_shared::ids::{MigrationId, RunId, TargetName};
+use dunlin_shared::ids::{MigrationId, RunId, StepName, TargetName};
+use dunlin_shared::migration::mending::Refusal;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status};
@@ -17,11 +18,13 @@ use super::status::{
     STATED, bad_field, bad_id, known, no_migration, no_run, no_target, of_store, stated, target, unreached,
 };
 use super::watch;
+use crate::domain::Mending;
 use crate::domain::run::State;
 use crate::replica::Replica;
 use crate::store;
 use crate::store::cancelling::Cancel;
 use crate::store::events::Filter;
+use crate::store::half_done::HalfDone;
 use crate::store::queueing::{All, Single};
 use crate::store::runs::RunFilter;
 
@@ -71,6 +74,7 @@ impl RunService for Runs {
             All::Queued(queued) => queued,
             All::NoTarget => return Err(no_target(&target)),
             All::Unreached(fleet) => return Err(unreached(&target, &fleet)),
+            All::HalfDone(found) => return Err(half_done(&target, &found)),
         };
         self.replica.wake(&queued.wakes);
         let runs = self.runs(&queued.runs).await?;
@@ -84,7 +88,9 @@ impl RunService for Runs {
         let request = request.into_inner();
         let target = target(&request.target)?;
         let id = MigrationId::parse(request.migration_id.as_str()).map_err(|error| bad_id("migration_id", &error))?;
-        let asked = self.replica.store.queue_one(&target, &id, request.rerun, request.wait_for_agent).await;
+        let mending = mending_in(&request)?;
+        let (rerun, wait) = (request.rerun, request.wait_for_agent);
+        let asked = self.replica.store.queue_mending(&target, &id, rerun, wait, &mending).await;
         match asked.map_err(|error| self.refused(error))? {
             Single::Queued(queued) => {
                 self.replica.wake(&queued.wakes);
@@ -100,6 +106,14 @@ impl RunService for Runs {
             Single::Unreached(fleet) => Err(unreached(&target, &fleet)),
             Single::Unfinished(run) => Err(unfinished_run(&id, &target, run)),
             Single::Lacking(missing) => Err(lacking(&id, &target, &missing)),
+            Single::HalfDone(found) => Err(half_done(&target, &[found])),
+            Single::NothingToMend => {
+                let message = format!(
+                    "{id} is applied on target {target}: its steps are not half done; what is to be changed goes into a new migration, \
+                     and the whole is repeated with rerun"
+                );
+                Err(status::precondition("APPLIED", message.clone(), [Obstacle::new("APPLIED", id.as_str(), message)]))
+            }
         }
     }
 
@@ -181,6 +195,38 @@ impl RunService for Runs {
     }
 }
 
+/// The most characters of a reason, and of who asks.
+const REASON: usize = 1000;
+const REQUESTED_BY: usize = 200;
+
+fn mending_in(request: &v1::RunMigrationRequest) -> Result<Mending, Status> {
+    for (field, steps) in [("redo_steps", &request.redo_steps), ("continue_steps", &request.continue_steps)] {
+        for step in steps {
+            StepName::parse(step.as_str()).map_err(|error| bad_id(field, &error))?;
+        }
+    }
+    for (field, text, most) in
+        [("reason", &request.reason, REASON), ("requested_by", &request.requested_by, REQUESTED_BY)]
+    {
+        if text.chars().count() > most {
+            return Err(bad_field(field, format!("it has more than {most} characters")));
+        }
+    }
+    if let Some(step) = request.redo_steps.iter().find(|step| request.continue_steps.contains(step)) {
+        return Err(bad_field("continue_steps", format!("the step {step:?} cannot go on and begin again at once")));
+    }
+    if !request.continue_steps.is_empty() && request.reason.trim().is_empty() {
+        let wrong = "a step goes on with another text only for a reason, which the history keeps";
+        return Err(bad_field("reason", wrong));
+    }
+    Ok(Mending {
+        redo_steps: request.redo_steps.clone(),
+        continue_steps: request.continue_steps.clone(),
+        reason: convert::clean(request.reason.trim()),
+        requested_by: convert::clean(request.requested_by.trim()),
+    })
+}
+
 /// The migration of a filter; `None` for all.
 fn id(id: &str) -> Result<Option<String>, Status> {
     match id {
@@ -204,6 +250,26 @@ fn ended(run: i64, state: State) -> Status {
     let state = state.as_str();
     let message = format!("run {run} has ended and is {state}; there is nothing to cancel");
     status::precondition("RUN_ENDED", message.clone(), [Obstacle::new(state, run.to_string(), message)])
+}
+
+/// What a target holds is not what the definitions have. A step that the caller has named and that there is none of is a mistake of
+/// the call; anything else must be decided first.
+fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
+    let told = |half_done: &HalfDone| {
+        let HalfDone { migration, refusal } = half_done;
+        let on = if *target == TargetName::default() { String::new() } else { format!(" -t {target}") };
+        let what = refusal.describe(&format!("target {target}"));
+        format!("{migration}: {what}. {}", refusal.next(&format!("dunlin run {migration}{on}")))
+    };
+    if let [HalfDone { refusal: Refusal::Unknown { .. }, .. }] = found {
+        return bad_field("steps", found.iter().map(told).collect::<String>());
+    }
+    let message = match found {
+        [one] => format!("nothing was queued: {}", told(one)),
+        many => format!("nothing was queued: {} migrations are half done otherwise than they are defined", many.len()),
+    };
+    let obstacles = found.iter().map(|half_done| Obstacle::new("HALF_DONE", half_done.refusal.step(), told(half_done)));
+    status::precondition("HALF_DONE", message, obstacles)
 }
 
 fn lacking(id: &MigrationId, target: &TargetName, missing: &[MigrationId]) -> Status {

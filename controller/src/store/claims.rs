@@ -18,12 +18,14 @@ use futures::future::try_join;
 use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
+use uuid::Uuid;
 
 use super::advancing::{migration, target, unknown};
 use super::agents::lease;
 use super::database::Store;
 use super::error::Error;
 use super::session::Statement;
+use crate::domain::Mending;
 use crate::domain::report::Range;
 use crate::domain::task::{Kind, Lease};
 
@@ -89,6 +91,10 @@ pub struct Granted {
     pub slots: i32,
     /// The columns of the key.
     pub key: Vec<KeyColumn>,
+    /// The request that queued the run.
+    pub request: String,
+    /// How the run goes on with a half-done migration.
+    pub mending: Mending,
     /// What the run executes.
     pub definition: Arc<Definition>,
 }
@@ -135,7 +141,8 @@ pub(super) const GRANT: Statement = Statement::new(
              t.rows_total, t.transform
      )
      SELECT l.id, l.epoch, l.agent_id, l.target, l.run_id, l.kind, l.step, l.range, l.range_low, l.range_high,
-         l.rows_total, r.migration_id, r.checksum, r.revision, r.applications, s.ranges_total AS known_ranges, s.key,
+         l.rows_total, r.migration_id, r.checksum, r.revision, r.applications, r.request_id, r.redo_steps, r.continue_steps, r.reason,
+         r.requested_by, s.ranges_total AS known_ranges, s.key,
          CASE WHEN l.kind = 'plan' THEN (
              SELECT least(sum(a.slots), 10000)::int FROM dunlin_controller.agent_targets reach
              JOIN dunlin_controller.agents a ON a.id = reach.agent_id
@@ -228,6 +235,13 @@ fn granted(row: &Row, definition: Arc<Definition>) -> Result<Granted, Error> {
         known_ranges: row.get::<_, Option<i32>>("known_ranges").unwrap_or(0),
         slots: row.get::<_, Option<i32>>("slots").unwrap_or(0),
         key: row.get::<_, Option<Json<Vec<KeyColumn>>>>("key").map(|key| key.0).unwrap_or_default(),
+        request: row.get::<_, Uuid>("request_id").to_string(),
+        mending: Mending {
+            redo_steps: row.get("redo_steps"),
+            continue_steps: row.get("continue_steps"),
+            reason: row.get("reason"),
+            requested_by: row.get("requested_by"),
+        },
         definition,
     })
 }

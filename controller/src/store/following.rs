@@ -13,6 +13,7 @@ use super::advancing::migration;
 use super::applied::{digest, read_applied, take_over};
 use super::database::Store;
 use super::error::Error;
+use super::half_done::{self, HeldStep};
 use super::locks;
 use super::reports::finish;
 use super::session::{Session, Statement};
@@ -33,6 +34,8 @@ pub struct Sight {
     pub server_version: String,
     /// The whole registry, when it was reached.
     pub applied: Vec<Applied>,
+    /// The steps of half-done migrations, and when they were so by the clock of the target, when it was reached.
+    pub held: Option<(SystemTime, Vec<HeldStep>)>,
     /// When the look was asked for that showed this, by the clock of the controllers' database; `None` when it was not.
     pub asked: Option<SystemTime>,
 }
@@ -169,6 +172,9 @@ impl Store {
             if change.started && !wakes.contains(&Wake::Dispatch) {
                 wakes.push(Wake::Dispatch);
             }
+        }
+        if let Some((at, held)) = &sight.held {
+            half_done::keep(&session, target, (*at, held)).await?;
         }
         let error = if is_reached { "" } else { error };
         session.execute(&WRITE_TARGET, &[&name, &is_reached, &error, &sight.server_version, &seen, &reached]).await?;

@@ -10,6 +10,7 @@ mod error;
 pub mod events;
 mod flush;
 pub mod following;
+pub mod half_done;
 pub mod leases;
 mod listening;
 mod locks;

@@ -18,6 +18,7 @@ use uuid::Uuid;
 use super::advancing::{migration, unknown};
 use super::database::Store;
 use super::error::Error;
+use super::half_done::{HalfDone, HeldStep};
 use super::locks;
 use super::reports::finish;
 use super::runs::{FLEET_OF, fleet};
@@ -25,7 +26,7 @@ use super::session::{Session, Statement};
 use super::starting::{TURN_COME, turn_come};
 use super::wake::Wake;
 use crate::domain::waits::Fleet;
-use crate::domain::{Event, EventType, Severity};
+use crate::domain::{Event, EventType, Mending, Severity};
 
 /// A migration that a target does not have.
 #[derive(Clone, Debug)]
@@ -50,7 +51,7 @@ pub struct Pending {
     pub unfinished: Option<RunId>,
     /// Its last run, when that failed.
     pub failed: Option<RunId>,
-    checksum: String,
+    pub(super) checksum: String,
     revision: i32,
     base_epoch: i64,
 }
@@ -73,6 +74,8 @@ pub enum All {
     NoTarget,
     /// No agent reaches the target now, so what is pending there cannot be known.
     Unreached(Fleet),
+    /// The target holds half-done migrations otherwise than their definitions have them.
+    HalfDone(Vec<HalfDone>),
 }
 
 /// What became of a request to run one migration.
@@ -92,10 +95,14 @@ pub enum Single {
     Unfinished(RunId),
     /// Migrations that must be applied first are not.
     Lacking(Vec<MigrationId>),
+    /// The target holds it half done, and otherwise than its definition has it.
+    HalfDone(HalfDone),
+    /// It is applied already, and steps of it were to be mended.
+    NothingToMend,
 }
 
 const TARGET_EXISTS: Statement =
-    Statement::new("target_exists", "SELECT name FROM dunlin_controller.targets WHERE name = $1");
+    Statement::new("target_exists", "SELECT name, held FROM dunlin_controller.targets WHERE name = $1");
 
 const PENDING: Statement = Statement::new(
     "pending",
@@ -105,7 +112,7 @@ const PENDING: Statement = Statement::new(
          (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r
           WHERE r.target = $1 AND r.migration_id = m.id AND r.state IN ('succeeded', 'failed')
           ORDER BY r.id DESC LIMIT 1) AS failed,
-         coalesce((SELECT max(r.newest_epoch) FROM dunlin_controller.runs r
+         coalesce((SELECT max(r.newest_epoch) + 1 FROM dunlin_controller.runs r
                    WHERE r.target = $1 AND r.migration_id = m.id), 0) AS base_epoch
      FROM dunlin_controller.migrations m
      WHERE CASE WHEN $2::text IS NULL
@@ -132,11 +139,12 @@ const DRAW_RUN_IDS: Statement = Statement::new(
 const ADD_RUNS: Statement = Statement::new(
     "add_runs",
     "INSERT INTO dunlin_controller.runs (id, target, migration_id, version, checksum, revision, state, rerun, request_id, in_order,
-         after_run_id, run_after, base_epoch)
+         after_run_id, run_after, base_epoch, redo_steps, continue_steps, reason, requested_by)
      SELECT n.id, $1, n.migration_id, n.version, n.checksum, n.revision, 'queued', n.rerun, $2, n.in_order, n.after_run_id,
-         n.run_after, n.base_epoch
+         n.run_after, n.base_epoch, n.redo_steps, n.continue_steps, n.reason, n.requested_by
      FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version int, checksum text, revision int, rerun boolean,
-         in_order boolean, after_run_id bigint, run_after text[], base_epoch bigint)
+         in_order boolean, after_run_id bigint, run_after text[], base_epoch bigint,
+         redo_steps text[], continue_steps text[], reason text, requested_by text)
      ORDER BY n.id",
 );
 
@@ -159,6 +167,8 @@ struct RunRow<'a> {
     after_run_id: Option<i64>,
     run_after: &'a [MigrationId],
     base_epoch: i64,
+    #[serde(flatten)]
+    mending: &'a Mending,
 }
 
 #[derive(Debug, Serialize)]
@@ -218,16 +228,22 @@ impl Store {
         session.begin().await?;
         locks::registry_shared(&session).await?;
         locks::schedule(&session, target).await?;
-        if session.query_opt(&TARGET_EXISTS, &[&name]).await?.is_none() {
+        let Some(known) = session.query_opt(&TARGET_EXISTS, &[&name]).await? else {
             session.roll_back().await?;
             return Ok(All::NoTarget);
-        }
+        };
         let (fleet, pending) = try_join(fleet(&session, target), pending(&session, target)).await?;
         if fleet.reaching == 0 && (!wait || pending.is_empty()) {
             session.roll_back().await?;
             return Ok(All::Unreached(fleet));
         }
         let new: Vec<&Pending> = pending.iter().filter(|migration| migration.unfinished.is_none()).collect();
+        let mending = Mending::default();
+        let half_done = self.half_done(&session, held(&known), &new, &mending).await?;
+        if !half_done.is_empty() {
+            session.roll_back().await?;
+            return Ok(All::HalfDone(half_done));
+        }
         let mut ids = self.draw(&session, new.len()).await?;
         ids.sort_unstable();
         let last: Option<i64> = session.query_one(&LAST_IN_ORDER, &[&name]).await?.get("id");
@@ -236,7 +252,7 @@ impl Store {
             .iter()
             .zip(&ids)
             .zip(before)
-            .map(|((migration, id), before)| run_row(migration, *id, before, true, false))
+            .map(|((migration, id), before)| run_row(migration, *id, before, true, false, &mending))
             .collect();
         let drawn: HashMap<&MigrationId, i64> = new.iter().map(|migration| &migration.id).zip(ids).collect();
         let runs = pending
@@ -262,7 +278,22 @@ impl Store {
         rerun: bool,
         wait: bool,
     ) -> Result<Single, Error> {
-        self.repeat(|| self.queue_one_once(target, id, rerun, wait)).await
+        self.queue_mending(target, id, rerun, wait, &Mending::default()).await
+    }
+
+    /// Queues a run of one migration that may go on with a half-done one in another way than from where it stands.
+    ///
+    /// # Errors
+    /// The database is not available, or refuses.
+    pub async fn queue_mending(
+        &self,
+        target: &TargetName,
+        id: &MigrationId,
+        rerun: bool,
+        wait: bool,
+        mending: &Mending,
+    ) -> Result<Single, Error> {
+        self.repeat(|| self.queue_one_once(target, id, rerun, wait, mending)).await
     }
 
     async fn queue_one_once(
@@ -271,6 +302,7 @@ impl Store {
         id: &MigrationId,
         rerun: bool,
         wait: bool,
+        mending: &Mending,
     ) -> Result<Single, Error> {
         let session = self.session().await?;
         let name = target.as_str();
@@ -302,6 +334,7 @@ impl Store {
             Some(_) if fleet.reaching == 0 && (!wait || applied.contains(id.as_str()) && !rerun) => {
                 Some(Single::Unreached(fleet))
             }
+            Some(_) if applied.contains(id.as_str()) && !rerun && mending.names_steps() => Some(Single::NothingToMend),
             Some(_) if applied.contains(id.as_str()) && !rerun => Some(Single::Applied),
             Some(row) => {
                 let pending = read(row)?;
@@ -319,9 +352,16 @@ impl Store {
             return Ok(refused);
         }
         let pending = rows.first().map(read).transpose()?.ok_or(Error::NoRow { statement: "pending" })?;
-        let ids = self.draw(&session, 1).await?;
         let again = rerun && applied.contains(id.as_str());
-        let rows: Vec<RunRow<'_>> = ids.iter().map(|number| run_row(&pending, *number, None, false, again)).collect();
+        // Of a repetition the registry tells more than what was reported before the first application ended: the target decides.
+        let known = exists.as_ref().filter(|_| !again).map_or_else(Vec::new, held);
+        if let Some(half_done) = self.half_done(&session, known, &[&pending], mending).await?.pop() {
+            session.roll_back().await?;
+            return Ok(Single::HalfDone(half_done));
+        }
+        let ids = self.draw(&session, 1).await?;
+        let rows: Vec<RunRow<'_>> =
+            ids.iter().map(|number| run_row(&pending, *number, None, false, again, mending)).collect();
         let wakes = self.add(session, target, &[&pending], &rows).await?;
         Ok(Single::Queued(Queued { runs: ids, wakes }))
     }
@@ -374,7 +414,18 @@ impl Store {
     }
 }
 
-fn run_row(migration: &Pending, id: i64, after: Option<i64>, in_order: bool, rerun: bool) -> RunRow<'_> {
+fn held(known: &Row) -> Vec<HeldStep> {
+    known.get::<_, Json<Vec<HeldStep>>>("held").0
+}
+
+fn run_row<'a>(
+    migration: &'a Pending,
+    id: i64,
+    after: Option<i64>,
+    in_order: bool,
+    rerun: bool,
+    mending: &'a Mending,
+) -> RunRow<'a> {
     RunRow {
         id,
         migration_id: &migration.id,
@@ -386,6 +437,7 @@ fn run_row(migration: &Pending, id: i64, after: Option<i64>, in_order: bool, rer
         after_run_id: after,
         run_after: &migration.run_after,
         base_epoch: migration.base_epoch,
+        mending,
     }
 }
 
@@ -403,11 +455,13 @@ fn step_rows(run_id: i64, definition: &Definition) -> impl Iterator<Item = StepR
 
 fn queued(target: &TargetName, row: &RunRow<'_>) -> Event {
     let again = if row.rerun { ": it repeats an applied migration" } else { "" };
-    let message = format!("run {} of {} was queued{again}", row.id, row.migration_id);
-    Event::new(EventType::RunQueued, Severity::Info, message)
+    let mending = row.mending.describe();
+    let message = format!("run {} of {} was queued{again}{mending}", row.id, row.migration_id);
+    let event = Event::new(EventType::RunQueued, Severity::Info, message)
         .of_target(target)
         .of_migration(row.migration_id)
-        .of_run(row.id.into())
+        .of_run(row.id.into());
+    row.mending.detail(event)
 }
 
 async fn pending(session: &Session, target: &TargetName) -> Result<Vec<Pending>, Error> {

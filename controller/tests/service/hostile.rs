@@ -107,6 +107,23 @@ fn applied() -> impl Strategy<Value = v1::AppliedMigration> {
     )
 }
 
+fn held() -> impl Strategy<Value = v1::HeldStep> {
+    (text(), text(), text(), any::<i32>(), -1..5, number(), any::<bool>()).prop_map(
+        |(migration_id, name, redo, ordinal, state, rows, walks)| v1::HeldStep {
+            migration_id,
+            was: name.clone(),
+            checksum: redo.clone(),
+            name,
+            ordinal,
+            walks,
+            state,
+            rows,
+            rows_walked: rows,
+            redo,
+        },
+    )
+}
+
 fn report() -> impl Strategy<Value = v1::TargetReport> {
     // Never `main`, whose registry is that of the agent that behaves.
     (
@@ -115,14 +132,17 @@ fn report() -> impl Strategy<Value = v1::TargetReport> {
         text(),
         prop::collection::vec(applied(), 0..3),
         prop::option::of((any::<i64>(), any::<i32>())),
+        prop::collection::vec(held(), 0..3),
     )
-        .prop_map(|(name, reachable, error, applied, time)| v1::TargetReport {
+        .prop_map(|(name, reachable, error, applied, time, held)| v1::TargetReport {
             name,
             reachable,
             server_version: error.clone(),
             error,
             applied,
             look_time: time.map(|(seconds, nanos)| pbjson_types::Timestamp { seconds, nanos }),
+            held,
+            held_time: time.map(|(seconds, nanos)| pbjson_types::Timestamp { seconds, nanos }),
         })
 }
 
@@ -413,6 +433,7 @@ async fn requests_beyond_the_limits_are_refused() {
             migration_id: text.clone(),
             rerun: true,
             wait_for_agent: true,
+            ..Default::default()
         };
         let codes = [
             runs.list_runs(list).await.err(),

@@ -177,7 +177,7 @@ pub(crate) fn target(name: &str, applied: Vec<v1::AppliedMigration>) -> v1::Targ
         error: String::new(),
         server_version: "15.1".to_owned(),
         applied,
-        look_time: None,
+        ..v1::TargetReport::default()
     }
 }
 

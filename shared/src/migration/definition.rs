@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::checksum::{Checksum, checksum};
 use super::isolation::{self, Isolation};
+use super::mending::Wanted;
 use crate::ids::{MigrationId, StepName, TransformName};
 use crate::sql::lex;
 
@@ -103,6 +104,12 @@ fn is_false(flag: &bool) -> bool {
 pub struct Step {
     /// The name, unique among the steps of the migration.
     pub name: StepName,
+    /// The name that the step had in an earlier text of the definition: what a target has of it goes on under the new one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub was: Option<StepName>,
+    /// True when the step may be carried out again over what it has done already.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub idempotent: bool,
     /// What the step does.
     pub body: StepBody,
     /// The isolation of its transactions. `None`: read committed, or what the migration says.
@@ -117,15 +124,35 @@ pub struct Step {
 }
 
 impl Step {
-    /// The checksum over what the step does. Its name does not count, for steps are told apart by it already; nor does the question
-    /// whether it shares its transaction, since it does the same.
+    /// The checksum over what the step does to the database. Its name does not count, for steps are told apart by it already; nor does
+    /// in how many pieces it is done, or whether it shares its transaction: those may change between two attempts at it.
     #[must_use]
     pub fn checksum(&self) -> Checksum {
+        let uncut = |batch: &Batch| Batch { size: None, range: None, stripes: None, plan: None, ..batch.clone() };
+        let body = match &self.body {
+            StepBody::Batch { batch, sql } => StepBody::Batch { batch: uncut(batch), sql: sql.clone() },
+            StepBody::Transform { batch, transform } => {
+                StepBody::Transform { batch: uncut(batch), transform: transform.clone() }
+            }
+            body @ StepBody::Sql { .. } => body.clone(),
+        };
         // With the defaults, the body alone: so it was before there were others.
         if self.isolation.is_none() && !self.row_security {
-            return checksum("step", &self.body);
+            return checksum("step", &body);
         }
-        checksum("step", &(&self.body, self.isolation, self.row_security))
+        checksum("step", &(&body, self.isolation, self.row_security))
+    }
+
+    /// What is compared with a target that has the migration half done.
+    #[must_use]
+    pub fn wanted(&self) -> Wanted {
+        Wanted {
+            name: self.name.to_string(),
+            was: self.was.as_ref().map(ToString::to_string),
+            checksum: self.checksum().into(),
+            walks: matches!(self.body, StepBody::Batch { .. } | StepBody::Transform { .. }),
+            idempotent: self.idempotent,
+        }
     }
 }
 

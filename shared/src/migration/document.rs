@@ -32,7 +32,7 @@ pub(super) const MIGRATION: &[&str] = &[
 ];
 pub(super) const CHECK: &[&str] = &["name", "sql", "row_security"];
 pub(super) const STEP: &[&str] =
-    &["name", "sql", "file", "transform", "batch", "transaction", "isolation", "row_security"];
+    &["name", "was", "sql", "file", "transform", "batch", "transaction", "isolation", "row_security", "idempotent"];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
 /// What could be read of a definition.
@@ -175,6 +175,7 @@ impl<'s> Document<'s, '_> {
         let values = fields.tables(&mut self.reader, list);
         let count = (is_list && self.reader.count() == before).then_some(values.len());
         let mut names = HashMap::new();
+        let mut earlier = Vec::new();
         let (mut steps, mut noted) = (Vec::new(), Vec::new());
         let given = values.len();
         for value in values {
@@ -183,6 +184,9 @@ impl<'s> Document<'s, '_> {
                 .required_string(&mut self.reader, "name")
                 .and_then(|name| checked(&mut self.reader, &name, StepName::parse));
             self.unique(&mut names, name.as_ref(), "step", list);
+            let was =
+                fields.string(&mut self.reader, "was").and_then(|was| checked(&mut self.reader, &was, StepName::parse));
+            let idempotent = fields.boolean(&mut self.reader, "idempotent").is_some_and(|flag| flag.value);
             let isolation = isolation::read(&mut self.reader, &mut fields);
             let row_security = fields.boolean(&mut self.reader, "row_security").is_some_and(|flag| flag.value);
             let transaction = self.transaction(&mut fields);
@@ -192,14 +196,40 @@ impl<'s> Document<'s, '_> {
             if let (Some(name), Some(body)) = (name, body) {
                 let isolation = isolation.map(|isolation| isolation.value);
                 let own_transaction = transaction.value == Transaction::Own;
-                steps.push(Step { name: name.value, body, isolation, row_security, own_transaction });
+                if let Some(was) = &was {
+                    earlier.push((name.value.clone(), was.clone()));
+                }
+                let was = was.map(|was| was.value);
+                steps.push(Step { name: name.value, was, idempotent, body, isolation, row_security, own_transaction });
                 noted.push(shared);
             }
         }
         if steps.len() == given {
             isolation::together(&mut self.reader, isolation, &steps, noted);
         }
+        self.renamed(&earlier, &names);
         (steps, count)
+    }
+
+    /// A name that a step had is that of one step only: what a target has under it must have one place to go to.
+    fn renamed(&mut self, earlier: &[(StepName, At<StepName>)], names: &HashMap<StepName, usize>) {
+        let mut taken: HashSet<&StepName> = HashSet::new();
+        for (name, was) in earlier {
+            let moved_on = earlier.iter().any(|(other, _)| *other == was.value);
+            if *name == was.value {
+                let help = "name the one that it had in the text that was run, or leave `was` out";
+                self.reader.tell_with_help(was.at, format!("the step `{name}` was called `{name}` already"), help);
+            } else if names.contains_key(&was.value) && !moved_on {
+                let message = format!("another step is called `{}`", was.value);
+                let help =
+                    "a name that a step had is free only when the step that has it now was called something else";
+                self.reader.tell_with_help(was.at, message, help);
+            } else if !taken.insert(&was.value) {
+                let message = format!("two steps say that they were called `{}`", was.value);
+                let help = "leave `was` out of the one that is new";
+                self.reader.tell_with_help(was.at, message, help);
+            }
+        }
     }
 
     fn unique(&mut self, names: &mut HashMap<StepName, usize>, name: Option<&At<StepName>>, what: &str, list: &str) {

@@ -9,6 +9,7 @@ mod fields;
 mod files;
 mod isolation;
 pub mod limits;
+pub mod mending;
 mod position;
 mod raw;
 mod rules;

@@ -89,6 +89,9 @@ struct Step {
     /// The name of the step, unique in its list.
     #[schemars(length(min = 1, max = 100))]
     name: String,
+    /// The name that the step had in an earlier text: what a target has of it goes on under the new name.
+    #[schemars(default, length(min = 1, max = 100), with = "String")]
+    was: Option<String>,
     /// SQL; one statement with `:batch` where the step has `batch`.
     #[schemars(default, length(min = 1), with = "String")]
     sql: Option<String>,
@@ -112,6 +115,9 @@ struct Step {
     /// error.
     #[schemars(default)]
     row_security: bool,
+    /// True when the step may be carried out again over what it has done already.
+    #[schemars(default)]
+    idempotent: bool,
 }
 
 /// How a table is cut into ranges and batches.

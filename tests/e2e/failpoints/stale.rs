@@ -75,7 +75,7 @@ async fn finished_by_another(fault: &str, column: &str, definition: String) {
     // And it is of use: now the other one is gone, and the migration is repeated on purpose.
     fleet.agents_connected(2).await;
     fleet.agent(1).kill();
-    let _again = fleet.dunlin(&["run", "stale", "--rerun"]).await.ended(0);
+    let _again = fleet.dunlin(&["run", "stale", "--rerun", "--yes"]).await.ended(0);
     let twice = right("(was * 3 + 1) * 3 + 1");
     assert_eq!(fleet.main().value::<i64>(&twice).await, i64::from(ROWS), "{fault}: after the rerun");
 }

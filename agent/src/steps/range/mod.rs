@@ -68,7 +68,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     let address = context.address(Some(&names.step), planned.ordinal);
     let mut connection = context.lend(&place).await?;
     let claim = context.claim(&address, Kind::Range, &step.checksum, again);
-    let checkpoint = match context.take(&mut connection, &claim, Durability::Later, &place).await? {
+    let checkpoint = match context.take(&mut connection, &claim, Durability::Later, &place).await?.0 {
         Taken::Mine(checkpoint) => checkpoint,
         Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
         Taken::Stale(stale) if stale.stored.is_none() && stale.applications == context.applications => {
@@ -78,6 +78,15 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
             )));
         }
         Taken::Stale(stale) => return Err(Error::Stale(stale)),
+        Taken::OtherText => {
+            return Err(Error::Final(place.refuse(
+                format!(
+                    "the target has range {} for another text of the step: it was put back to an earlier state",
+                    planned.ordinal
+                ),
+                format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),
+            )));
+        }
     };
     let of_postgres = |error| Error::of_postgres(&error, &place);
     connection.commit().await.map_err(of_postgres)?;

@@ -8,6 +8,7 @@ mod framed;
 mod isolation;
 mod key_plans;
 mod keys;
+mod mending;
 mod newer;
 mod no_transaction;
 mod plan;

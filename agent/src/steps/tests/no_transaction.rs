@@ -53,10 +53,10 @@ async fn an_interrupted_build_is_removed_and_done_again() {
 #[tokio::test]
 async fn an_index_that_was_built_without_being_recorded_counts_as_done() {
     let mut lab = lab().await;
-    lab.sql(
+    lab.sql(&format!(
         "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id)
-         VALUES ('sample', 'change', 0, 'statement', 1, '', 1)",
-    )
+         VALUES ('sample', 'change', 0, 'statement', 1, '{BUILD}', 1)"
+    ))
     .await;
     lab.sql(BUILD).await;
     lab.work(2, statement_task(outside(BUILD))).await.unwrap();
@@ -75,7 +75,7 @@ async fn an_index_of_somebody_else_is_not_taken_for_an_own() {
 async fn two_leases_never_build_at_the_same_time() {
     let lab = lab().await;
     let other = connect(&lab.url).await;
-    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample change', 0))").await.unwrap();
+    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample', 0))").await.unwrap();
     let context = lab.context(1);
     let task = statement_task(outside(BUILD));
     let building = crate::steps::run(&context, &task, false);
@@ -97,7 +97,7 @@ async fn two_leases_never_build_at_the_same_time() {
 async fn a_lease_that_was_overtaken_while_it_waited_does_nothing() {
     let lab = lab().await;
     let other = connect(&lab.url).await;
-    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample change', 0))").await.unwrap();
+    other.batch_execute("SELECT pg_advisory_lock(hashtextextended('dunlin sample', 0))").await.unwrap();
     let context = lab.context(1);
     let task = statement_task(outside(BUILD));
     let building = crate::steps::run(&context, &task, false);

@@ -1,7 +1,7 @@
 use dunlin_shared::key::{KeyBound, KeyRange};
 
 use crate::steps::Ended;
-use crate::testing::{Lab, Planned, batch_step, plan_task, refusal};
+use crate::testing::{Lab, Planned, batch_step, plan_task, range_task, refusal};
 
 const UPDATE: &str = "UPDATE t SET n = n + 1 WHERE :batch";
 
@@ -85,7 +85,7 @@ async fn a_plan_that_the_target_has_forgotten_is_refused() {
 }
 
 #[tokio::test]
-async fn a_half_done_step_may_get_another_text_and_not_another_key() {
+async fn a_step_that_is_only_planned_may_get_another_text_or_key_and_a_half_done_one_not_another_key() {
     let mut lab = Lab::new().await;
     lab.sql(
         "CREATE TABLE t (id bigint PRIMARY KEY, other bigint NOT NULL UNIQUE, n int);
@@ -94,10 +94,13 @@ async fn a_half_done_step_may_get_another_text_and_not_another_key() {
     .await;
     lab.plan(&batch_step("t", UPDATE, 10, 100, 0)).await;
     let mended = batch_step("t", "UPDATE t SET n = n + 2 WHERE :batch", 10, 100, 0);
-    lab.work(90, plan_task(&mended, 5)).await.unwrap();
+    assert_eq!(lab.plan(&mended).await.ranges.len(), 5);
     let mut moved = mended.clone();
     moved.batch.as_mut().unwrap().key = vec!["other".to_owned()];
-    let error = refusal(lab.work(91, plan_task(&moved, 5)).await);
+    let planned = lab.plan(&moved).await;
+    assert_eq!((planned.ranges.len(), planned.key[0].name.as_str()), (5, "other"));
+    lab.work(80, range_task(&moved, &planned, &planned.ranges[0])).await.unwrap();
+    let error = refusal(lab.work(91, plan_task(&mended, 5)).await);
     assert!(error.message.contains("another table or key"), "{}", error.message);
 }
 

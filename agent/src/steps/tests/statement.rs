@@ -1,6 +1,6 @@
 use std::time::Duration;
 
-use dunlin_proto::v1::{StatementTask, grant};
+use dunlin_proto::v1::{StatementTask, Step, grant};
 use dunlin_shared::ids::RunId;
 
 use crate::limits::Limits;
@@ -13,8 +13,9 @@ use crate::testing::{
 async fn a_step_does_not_begin_on_a_target_that_lacks_the_steps_before_it() {
     let mut lab = Lab::new().await;
     lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n int)").await;
-    lab.steps_before = vec!["first".to_owned()];
+    let named = |name: &str, step: Step| Step { name: name.to_owned(), ..step };
     let second = batch_step("t", "UPDATE t SET n = 1 WHERE :batch", 10, 10, 1);
+    lab.steps = vec![named("first", sql_step("SELECT 1")), second.clone()];
     for task in [statement_task(sql_step("CREATE TABLE too_early (n int)")), plan_task(&second, 0)] {
         let refused = refusal(lab.work(1, task).await);
         assert!(refused.message.contains("finished: first") && refused.message.contains("put back"), "{refused:?}");
@@ -22,7 +23,7 @@ async fn a_step_does_not_begin_on_a_target_that_lacks_the_steps_before_it() {
     assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints").await, 0);
     lab.sql(
         "INSERT INTO dunlin.checkpoints (migration, step, range, kind, epoch, checksum, run_id, state)
-         VALUES ('sample', 'first', 0, 'statement', 1, '', 1, 'done')",
+         VALUES ('sample', 'first', 0, 'statement', 1, 'SELECT 1', 1, 'done')",
     )
     .await;
     let ended = lab.work(1, statement_task(sql_step("CREATE TABLE in_time (n int)"))).await.unwrap();
@@ -104,7 +105,8 @@ async fn a_finished_step_is_not_carried_out_again_and_cannot_change() {
 
 #[tokio::test]
 async fn checks_before_run_only_when_nothing_was_begun() {
-    let lab = Lab::new().await;
+    let mut lab = Lab::new().await;
+    lab.steps = vec![sql_step("SELECT 1"), Step { name: "first".to_owned(), ..sql_step("SELECT 1") }];
     let task = |step: &str| {
         let mut step_of = sql_step("SELECT 1");
         step_of.name = step.to_owned();

@@ -117,7 +117,7 @@ impl Lab {
         asked: Option<SystemTime>,
     ) -> Option<SystemTime> {
         let (server_version, applied) = ("15".to_owned(), applied.to_vec());
-        let sight = Sight { target: main(), error: None, server_version, applied, asked };
+        let sight = Sight { target: main(), error: None, server_version, applied, asked, held: None };
         self.store.see_target(&worker.id, &sight).await.unwrap().ask
     }
 

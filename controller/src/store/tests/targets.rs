@@ -110,6 +110,7 @@ async fn tasks_that_waited_for_a_target_go_on_as_soon_as_it_is_reached_again() {
         server_version: String::new(),
         applied: Vec::new(),
         asked: None,
+        held: None,
     };
     lab.store.see_target(&agent.id, &away).await.unwrap();
     assert_eq!(lab.claim(&agent, 10).await.len(), 0);
@@ -178,6 +179,7 @@ async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
         server_version: String::new(),
         applied: Vec::new(),
         asked: None,
+        held: None,
     };
     lab.store.see_target(&one.id, &away).await.unwrap();
     let target = async || lab.store.list_targets("", 10).await.unwrap().remove(0);
@@ -199,8 +201,14 @@ async fn agents_that_come_in_a_crowd_leave_connections_to_leases_and_reports() {
     // As if the database were slow with what every one of them writes.
     let lock = "BEGIN; LOCK TABLE dunlin_controller.agent_targets IN EXCLUSIVE MODE";
     lab.client.batch_execute(lock).await.unwrap();
-    let sight =
-        Sight { target: main(), error: None, server_version: "15".to_owned(), applied: Vec::new(), asked: None };
+    let sight = Sight {
+        target: main(),
+        error: None,
+        server_version: "15".to_owned(),
+        applied: Vec::new(),
+        asked: None,
+        held: None,
+    };
     let crowd = (0..20).map(|_| lab.store.see_target(&agent.id, &sight));
     let work = async {
         let granted = lab.claim_one(&agent).await;

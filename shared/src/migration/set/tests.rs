@@ -485,3 +485,48 @@ proptest! {
         let _told = told(&[file("a.toml", &lines.join("\n"))], &[]);
     }
 }
+
+#[test]
+fn a_name_that_a_step_had_leads_to_one_step_only() {
+    let with = |steps: &[(&str, Option<&str>)]| {
+        let steps: String = steps
+            .iter()
+            .map(|(name, was)| {
+                let was = was.map_or_else(String::new, |was| format!("was = \"{was}\"\n"));
+                format!("[[step]]\nname = \"{name}\"\n{was}sql = \"SELECT 1\"\n")
+            })
+            .collect();
+        let content = format!("id = \"a\"\nname = \"A\"\ndescription = \"A.\"\nversion = 1\n{steps}");
+        let problems = Set::parse(&[SourceFile { path: "a.toml".to_owned(), content }], &[]).err().unwrap_or_default();
+        problems.into_iter().map(|problem| problem.message).collect::<Vec<_>>()
+    };
+    let none: [&str; 0] = [];
+    assert_eq!(with(&[("new", Some("old")), ("b", None)]), none);
+    assert_eq!(with(&[("b", Some("a")), ("a", Some("b"))]), none, "two that change their names");
+    assert_eq!(with(&[("a", Some("a"))]), ["the step `a` was called `a` already"]);
+    assert_eq!(with(&[("new", Some("b")), ("b", None)]), ["another step is called `b`"]);
+    assert_eq!(with(&[("x", Some("a")), ("y", Some("a"))]), ["two steps say that they were called `a`"]);
+}
+
+#[test]
+fn how_a_step_is_cut_and_what_it_is_called_is_no_part_of_what_it_does() {
+    let with = |fields: &str, batch: &str| {
+        let content = format!(
+            "id = \"a\"\nname = \"A\"\ndescription = \"A.\"\nversion = 1\n[[step]]\nname = \"s\"\n{fields}\
+             batch = {{ table = \"t\"{batch} }}\nsql = \"DELETE FROM t WHERE :batch\"\n"
+        );
+        let set = Set::parse(&[SourceFile { path: "a.toml".to_owned(), content }], &[]).unwrap();
+        let definition = &set.entries[0].definition;
+        (definition.steps[0].checksum(), definition.checksum())
+    };
+    let plain = with("", "");
+    for (fields, batch) in
+        [("", ", size = 10"), ("was = \"x\"\n", ""), ("idempotent = true\n", ", range = 5000, stripes = 2")]
+    {
+        let other = with(fields, batch);
+        assert_eq!(other.0, plain.0, "{fields}{batch}");
+        assert_ne!(other.1, plain.1, "{fields}{batch}: another text all the same");
+    }
+    assert_ne!(with("", ", key = [\"id\"]").0, plain.0);
+    assert_eq!(with("idempotent = false\n", "").1, plain.1);
+}
