@@ -46,7 +46,18 @@ async fn a_failed_migration_is_read_mended_and_run_again() {
 
     // Mend, register, run again: by its id.
     fleet.register(&[("2.toml", &years("nullif(born, 'unknown')::int"))]).await;
-    let _mended = fleet.dunlin(&["run", "years"]).await.ended(0);
+    let runs: i64 = fleet.control().value("SELECT count(*) FROM dunlin_controller.runs").await;
+    for arguments in [&["run", "years"][..], &["run", "--pending"]] {
+        let refused = fleet.dunlin(arguments).await.ended(4);
+        let _ways = refused.says(&["fill the year", "rows were walked", "--redo 'fill the year'", "--continue"]);
+    }
+    assert_eq!(
+        fleet.control().value::<i64>("SELECT count(*) FROM dunlin_controller.runs").await,
+        runs,
+        "no run is made"
+    );
+    let _unknown = fleet.dunlin(&["run", "years", "--redo", "fill the yaer"]).await.ended(2).says(&["no step"]);
+    let _mended = fleet.dunlin(&["run", "years", "--redo", "fill the year"]).await.ended(0);
     let wrong: i64 = fleet
         .main()
         .value("SELECT count(*) FROM people WHERE year IS DISTINCT FROM nullif(born, 'unknown')::int")
@@ -94,7 +105,7 @@ async fn steps_that_are_done_are_skipped_and_may_not_change() {
 
     // The first step has happened. Another text for it would be a lie.
     fleet.register(&[("m.toml", &migration("INSERT INTO told VALUES ('other')", "SELECT 1"))]).await;
-    let _refused = fleet.dunlin(&["run", "two-steps"]).await.ended(1).says(&["first"]);
+    let _refused = fleet.dunlin(&["run", "two-steps"]).await.ended(4).says(&["first", "--redo first", "new step"]);
     fleet.register(&[("m.toml", &migration(first, "INSERT INTO told VALUES ('second')"))]).await;
     let _mended = fleet.dunlin(&["run", "two-steps"]).await.ended(0);
     let told: Vec<String> = fleet.main().values("SELECT what FROM told").await;
@@ -166,4 +177,78 @@ async fn a_check_that_fails_before_keeps_the_first_step_from_running() {
     fleet.main().execute("UPDATE users SET role = 'student'").await;
     let _again = fleet.dunlin(&["run", "roles"]).await.ended(0);
     assert_eq!(fleet.main().value::<String>("SELECT role FROM users").await, "STUDENT");
+}
+
+#[tokio::test]
+async fn a_step_that_is_renamed_while_another_is_mended_is_not_done_twice() {
+    let fleet = Fleet::start().await;
+    numbers::create(fleet.main(), 300).await;
+    let migration = |first: &str, second: &str| {
+        format!(
+            "{}\n[[step]]\n{first}\nbatch = {{ table = \"numbers\", size = 50, range = 100 }}\n\
+             sql = \"UPDATE numbers SET n = n * 3 + 1 WHERE :batch\"\n\n[[step]]\nname = \"check column\"\nsql = \"{second}\"\n",
+            head("triple", 1)
+        )
+    };
+    let right = "ALTER TABLE numbers ADD CONSTRAINT whole CHECK (n > 0)";
+    fleet.register(&[("m.toml", &migration("name = \"tripel\"", "ALTER TABLE numbers ADD CHECK (m > 0)"))]).await;
+    let _failed = fleet.dunlin(&["run", "triple"]).await.ended(1).says(&["check column", "42703"]);
+
+    fleet.register(&[("m.toml", &migration("name = \"triple\"", right))]).await;
+    let _refused = fleet.dunlin(&["run", "triple"]).await.ended(4).says(&["\"tripel\"", "was = \"tripel\""]);
+    // The controllers lose what they know of the target: it has the last word.
+    fleet.control().execute("UPDATE dunlin_controller.targets SET held = '[]'").await;
+    let _refused = fleet.dunlin(&["run", "triple"]).await.ended(1).says(&["\"tripel\"", "was = \"tripel\""]);
+    numbers::assert_transformed_once(fleet.main(), 300).await;
+
+    fleet.register(&[("m.toml", &migration("name = \"triple\"\nwas = \"tripel\"", right))]).await;
+    let _mended = fleet.dunlin(&["run", "triple"]).await.ended(0);
+    numbers::assert_transformed_once(fleet.main(), 300).await;
+}
+
+#[tokio::test]
+async fn a_wrong_step_that_a_check_shows_is_mended_and_carried_out_again() {
+    let fleet = Fleet::start().await;
+    fleet.main().execute("CREATE TABLE people (id int PRIMARY KEY, born int, age int)").await;
+    fleet.main().execute("INSERT INTO people SELECT i, 1950 + i % 50 FROM generate_series(1, 400) AS i").await;
+    let migration = |expression: &str| {
+        format!(
+            "{}\n[[step]]\nname = \"fill\"\nbatch = {{ table = \"people\", size = 50, range = 100 }}\n\
+             sql = \"UPDATE people SET age = {expression} WHERE :batch\"\n\n\
+             [[after]]\nname = \"nobody is unborn\"\nsql = \"SELECT NOT EXISTS (SELECT FROM people WHERE age < 0)\"\n",
+            head("ages", 1)
+        )
+    };
+    fleet.register(&[("m.toml", &migration("born - 2026"))]).await;
+    let _failed = fleet.dunlin(&["run", "ages"]).await.ended(1).says(&["nobody is unborn", "--redo"]);
+    fleet.register(&[("m.toml", &migration("2026 - born"))]).await;
+    let _refused = fleet.dunlin(&["run", "ages"]).await.ended(4).says(&["fill", "--redo fill", "new step"]);
+    let arguments = ["run", "ages", "--redo", "fill", "--reason", "the difference was the wrong way round"];
+    let _mended = fleet.dunlin(&arguments).await.ended(0);
+    let wrong: i64 = fleet.main().value("SELECT count(*) FROM people WHERE age <> 2026 - born").await;
+    assert_eq!(wrong, 0);
+    let story = "SELECT result #>> '{mended,0,step}' || ': ' || (result #>> '{mended,0,reason}') FROM dunlin.migrations_registry";
+    assert_eq!(fleet.main().value::<String>(story).await, "fill: the difference was the wrong way round");
+    let queued = fleet.events().await.into_iter().rev().find(|event| event.message.contains("was queued")).unwrap();
+    assert!(queued.message.contains("carries out again the step \"fill\""), "{queued:?}");
+    assert!(queued.message.contains("the wrong way round") && queued.message.contains("asked for by"), "{queued:?}");
+    let _applied = fleet.dunlin(&["run", "ages", "--redo", "fill"]).await.ended(4).says(&["is applied"]);
+}
+
+#[tokio::test]
+async fn a_repetition_of_steps_that_do_not_say_that_they_may_be_repeated_is_asked_for_twice() {
+    let fleet = Fleet::start().await;
+    let migration = |id: &str, version: u32, more: &str| {
+        format!("{}\n[[step]]\nname = \"insert\"\n{more}sql = \"SELECT 1\"\n", head(id, version))
+    };
+    fleet
+        .register(&[("a.toml", &migration("plain", 1, "")), ("b.toml", &migration("safe", 2, "idempotent = true\n"))])
+        .await;
+    let _first = fleet.dunlin(&["run", "--pending"]).await.ended(0);
+    let _asked = fleet.dunlin(&["run", "plain", "--rerun"]).await.ended(4).says(&["\"insert\"", "--yes"]);
+    let _again = fleet.dunlin(&["run", "plain", "--rerun", "--yes"]).await.ended(0);
+    let _safe = fleet.dunlin(&["run", "safe", "--rerun"]).await.ended(0);
+    let applications =
+        fleet.main().values::<i32>("SELECT applications FROM dunlin.migrations_registry ORDER BY id").await;
+    assert_eq!(applications, [2, 2]);
 }

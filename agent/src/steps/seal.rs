@@ -1,6 +1,7 @@
 //! The end of a migration: the checks after it, the registry row, and the end of its checkpoints, in one transaction.
 
 use dunlin_proto::v1::SealTask;
+use dunlin_shared::migration::mending::{Wanted, quoted};
 use futures::future::try_join;
 use serde_json::{Value, json};
 
@@ -52,7 +53,8 @@ async fn execute(
         try_join(ledger::sums(connection, &context.migration), ledger::stories(connection, &context.migration))
             .await
             .map_err(of_ledger)?;
-    let applied = write(context, connection, task, address, &sums, stories, place).await?;
+    let applied = write(context, connection, task, address, &sums, stories, place).await;
+    let applied = applied.map_err(|error| after_steps(context, place, error))?;
     failpoint::at(connection, SEAL.advanced).await.map_err(of_postgres)?;
     if context.lost() {
         connection.rollback().await;
@@ -61,6 +63,42 @@ async fn execute(
     connection.commit().await.map_err(of_postgres)?;
     failpoint::at(connection, SEAL.committed).await.map_err(of_postgres)?;
     Ok(Ended::Done { rows: sums.rows, rows_walked: 0, already_done: false, applied: Some(applied) })
+}
+
+/// A check that does not hold once the steps are done: running the migration again would skip them, so the ways are named that do not.
+fn after_steps(context: &Context, place: &Place, error: Error) -> Error {
+    let Error::Final(mut failed) = error else { return error };
+    if failed.check.is_empty() || failed.next != place.mend() {
+        return Error::Final(failed);
+    }
+    let run = format!("dunlin run {}", place.migration);
+    let (repeatable, others): (Vec<&Wanted>, Vec<&Wanted>) =
+        context.steps.iter().filter(|step| step.walks).partition(|step| step.idempotent);
+    let redo = |steps: &[&Wanted]| {
+        let options: Vec<String> = steps.iter().map(|step| format!("--redo {}", quoted(&step.name))).collect();
+        format!("`{run} {}`", options.join(" "))
+    };
+    let mut ways = Vec::new();
+    if !(repeatable.is_empty() && others.is_empty()) {
+        let mut way =
+            "If rows were written behind the walk, make sure that they are written right (a default, a trigger), then"
+                .to_owned();
+        if !repeatable.is_empty() {
+            way.push_str(&format!(" {}", redo(&repeatable)));
+        }
+        if !others.is_empty() {
+            let or = if repeatable.is_empty() { "" } else { ", or" };
+            way.push_str(&format!("{or} {} if that may be repeated over rows that it has changed", redo(&others)));
+        }
+        ways.push(way);
+    }
+    ways.push(format!(
+        "If a step was wrong, mend its text, `dunlin register DIR`, and carry it out again with `{run} --redo STEP`, or put the \
+         difference into a new step behind it"
+    ));
+    ways.push(format!("If the data are wrong, mend them and `{run}`"));
+    failed.next = format!("{}.", ways.join(". "));
+    Error::Final(failed)
 }
 
 /// Everything that a migration ends with, up to the commit.

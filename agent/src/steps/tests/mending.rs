@@ -146,7 +146,7 @@ async fn a_late_lease_under_the_old_name_cannot_commit_once_the_step_is_renamed(
     next_run(&mut lab, "second");
     let new = Step { was: "old".to_owned(), ..named("new", old.clone()) };
     assert_eq!(work_through(&mut lab, 11, &new).await, 3);
-    assert!(late.commit("UPDATE t SET n = n * 3 + 1 WHERE id BETWEEN 21 AND 30").await.is_err());
+    assert!(late.commit("UPDATE public.t SET n = n * 3 + 1 WHERE id BETWEEN 21 AND 30").await.is_err());
     assert_eq!(rows_with(&lab, 16).await, ROWS);
 }
 
@@ -181,7 +181,7 @@ async fn a_step_that_has_changed_nothing_yet_may_have_any_text() {
     next_run(&mut lab, "second");
     let right = walk("UPDATE t SET n = n * 3 + 1 WHERE :batch");
     work_through(&mut lab, 11, &right).await;
-    assert!(late.commit("UPDATE t SET n = 0 WHERE id = 25").await.is_err(), "the old text is out");
+    assert!(late.commit("UPDATE public.t SET n = 0 WHERE id = 25").await.is_err(), "the old text is out");
     assert_eq!(rows_with(&lab, 16).await, ROWS);
     assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints WHERE story IS NOT NULL").await, 0);
 }
@@ -234,7 +234,7 @@ async fn a_late_lease_from_before_a_step_was_begun_again_cannot_commit_although_
     let again = plan(&mut lab, 11, &new).await;
     let stale = lab.work(1, range_task(&new, &again, &again.ranges[2])).await;
     assert!(matches!(stale, Err(Error::Stale(_))), "the fence is above it: {stale:?}");
-    assert!(late.commit("UPDATE t SET n = 0 WHERE id = 41").await.is_err());
+    assert!(late.commit("UPDATE public.t SET n = 0 WHERE id = 41").await.is_err());
     for range in &again.ranges {
         lab.work(12, range_task(&new, &again, range)).await.unwrap();
     }
@@ -255,7 +255,7 @@ async fn a_step_goes_on_with_another_text_for_a_reason_and_nobody_goes_on_with_t
     lab.mending.reason = "only new rows differ".to_owned();
     let new = walk("UPDATE t SET n = n + 10 WHERE :batch");
     let again = plan(&mut lab, 11, &new).await;
-    assert!(late.commit("UPDATE t SET n = n + 1 WHERE id BETWEEN 21 AND 30").await.is_err());
+    assert!(late.commit("UPDATE public.t SET n = n + 1 WHERE id BETWEEN 21 AND 30").await.is_err());
     for range in again.ranges.iter().filter(|range| !range.done) {
         lab.work(12, range_task(&new, &again, range)).await.unwrap();
     }
@@ -358,4 +358,24 @@ async fn a_target_that_was_put_back_under_a_step_that_is_done_again_is_noticed()
     assert!(error.message.contains("put back"), "{error:?}");
     let error = refusal(lab.work(12, grant::Task::Seal(seal(&[new], &[]))).await);
     assert!(error.message.contains("put back"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_check_that_does_not_hold_behind_the_steps_names_the_walk_that_may_be_repeated() {
+    let mut lab = lab().await;
+    let step = Step { idempotent: true, ..walk("UPDATE t SET n = 7 WHERE :batch") };
+    work_through(&mut lab, 1, &step).await;
+    lab.sql("INSERT INTO t VALUES (1000)").await;
+    let check = "SELECT NOT EXISTS (SELECT FROM t WHERE n <> 7)";
+    let seal = |step: &Step| grant::Task::Seal(seal(std::slice::from_ref(step), &[check]));
+    let error = refusal(lab.work(11, seal(&step)).await);
+    assert!(
+        error.next.contains("behind the walk") && error.next.contains("`dunlin run sample --redo change`"),
+        "{error:?}"
+    );
+    next_run(&mut lab, "second");
+    lab.mending.redo_steps = vec!["change".to_owned()];
+    work_through(&mut lab, 21, &step).await;
+    lab.work(31, seal(&step)).await.unwrap();
+    assert_eq!(rows_with(&lab, 7).await, ROWS + 1);
 }
