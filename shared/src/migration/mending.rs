@@ -100,7 +100,7 @@ pub enum Refusal {
     /// The definition does not have a step that is done or begun.
     Gone {
         /// The step in the target.
-        held: Held,
+        held: Box<Held>,
     },
     /// A step that is done has another text now.
     Changed {
@@ -112,7 +112,7 @@ pub enum Refusal {
         /// The step.
         step: String,
         /// What was done of it.
-        held: Held,
+        held: Box<Held>,
         /// True when it can go on with the new text where it stands.
         can_go_on: bool,
     },
@@ -121,7 +121,7 @@ pub enum Refusal {
         /// The step.
         step: String,
         /// The step behind it.
-        behind: Held,
+        behind: Box<Held>,
     },
     /// Steps were carried out in another order.
     Order {
@@ -157,7 +157,7 @@ pub fn compare(wanted: &[Wanted], held: &[Held], asked: Asked<'_>) -> Result<Pla
     for step in held.iter().filter(|step| !explained.contains(step.name.as_str())) {
         match step.standing {
             Standing::Prepared => plan.forgotten.push(step.name.clone()),
-            Standing::Begun | Standing::Done => return Err(Refusal::Gone { held: step.clone() }),
+            Standing::Begun | Standing::Done => return Err(Refusal::Gone { held: Box::new(step.clone()) }),
         }
     }
     in_order(wanted, &found)?;
@@ -208,7 +208,7 @@ fn in_order(wanted: &[Wanted], found: &[Option<&Held>]) -> Result<(), Refusal> {
                     && held.redo.is_empty()
                     && let Some(behind) = behind()
                 {
-                    return Err(Refusal::Before { step: step.name.clone(), behind: behind.clone() });
+                    return Err(Refusal::Before { step: step.name.clone(), behind: Box::new(behind.clone()) });
                 }
                 last = Some(held);
             }
@@ -216,7 +216,7 @@ fn in_order(wanted: &[Wanted], found: &[Option<&Held>]) -> Result<(), Refusal> {
             None if held.is_some_and(|held| !held.redo.is_empty()) => {}
             None => {
                 if let Some(behind) = behind() {
-                    return Err(Refusal::Before { step: step.name.clone(), behind: behind.clone() });
+                    return Err(Refusal::Before { step: step.name.clone(), behind: Box::new(behind.clone()) });
                 }
             }
         }
@@ -243,7 +243,7 @@ fn fate(step: &Wanted, held: Option<&Held>, asked: Asked<'_>) -> Result<Fate, Re
             if goes_on && can_go_on {
                 return Ok(Fate::Adopt);
             }
-            Err(Refusal::BegunOtherwise { step: step.name.clone(), held: held.clone(), can_go_on })
+            Err(Refusal::BegunOtherwise { step: step.name.clone(), held: Box::new(held.clone()), can_go_on })
         }
     }
 }
