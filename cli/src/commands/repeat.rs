@@ -16,7 +16,7 @@ use crate::output::tell;
 /// # Errors
 /// Nobody has said yes, or the controller does not answer.
 pub(crate) async fn confirm(id: &str, target: &str, controllers: &Controllers) -> Result<(), Error> {
-    let request = GetMigrationRequest { id: id.to_owned() };
+    let request = GetMigrationRequest { id: id.to_owned(), ..GetMigrationRequest::default() };
     let answer = controllers.registry().await?.get_migration(request).await?.into_inner();
     let steps: Vec<String> = answer
         .migration
