@@ -60,7 +60,9 @@ impl Walk<'_> {
             table = self.table.source(),
             order = self.descending(),
         );
-        let messages = connection.simple_query(&format!("{};{sql}", limits::WALK)).await?;
+        let messages = connection.simple_query(&format!("{};{};{sql}", self.frame.enter(), limits::WALK)).await?;
+        // Statements of the agent come next.
+        connection.batch_execute(&self.frame.settings(Durability::AtCommit)).await?;
         Ok(rows(&messages).into_iter().next().map(KeyBound))
     }
 
