@@ -182,8 +182,9 @@ async fn controllers_that_lose_their_database_learn_from_the_targets_what_is_app
              WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )
         .await;
-    until("the controllers serve", async || {
-        (fleet.dunlin(&["status"]).await.code == 0 && version(&fleet).await == 2).then_some(())
+    until("the controllers serve, and the agents are back", async || {
+        // It ends so only where an agent reaches the target.
+        (fleet.dunlin(&["plan"]).await.code == 0 && version(&fleet).await == 2).then_some(())
     })
     .await;
     fleet.register(&definitions).await;
