@@ -173,7 +173,7 @@ async fn a_half_done_step_goes_on_with_its_own_text_only() {
 #[tokio::test]
 async fn a_step_that_has_changed_nothing_yet_may_have_any_text() {
     let mut lab = lab().await;
-    let wrong = walk("UPDATE t SET nn = 1 WHERE :batch");
+    let wrong = walk("UPDATE t SET n = 1 / (n - n) WHERE :batch");
     let planned = plan(&mut lab, 1, &wrong).await;
     refusal(lab.work(1, range_task(&wrong, &planned, &planned.ranges[0])).await);
     let late = Late::take(&lab, "change", 2, 1).await;
@@ -280,7 +280,7 @@ async fn a_migration_that_has_become_atomic_does_not_repeat_the_steps_that_are_d
     let mut lab = lab().await;
     let first = named("first", sql_step("UPDATE t SET n = n * 3 + 1"));
     let second = |sql: &str| named("second", sql_step(sql));
-    lab.steps = vec![first.clone(), named("second", walk("UPDATE t SET nn = 1 WHERE :batch"))];
+    lab.steps = vec![first.clone(), named("second", walk("UPDATE t SET n = 1 / (n - n) WHERE :batch"))];
     lab.work(1, statement_task(first.clone())).await.unwrap();
     let wrong = lab.steps[1].clone();
     let planned = plan(&mut lab, 2, &wrong).await;
