@@ -38,7 +38,8 @@ async fn follow(urls: String, run_ids: Vec<i64>, mut after: i64, heard: Arc<Mute
             continue;
         };
         last = Some(choice.url);
-        let request = WatchRunsRequest { run_ids: run_ids.clone(), after_sequence: after, ..Default::default() };
+        let (all, run_ids) = (run_ids.is_empty(), run_ids.clone());
+        let request = WatchRunsRequest { run_ids, after_sequence: after, all, ..Default::default() };
         let Ok(answer) = client::runs(choice.channel).watch_runs(request).await else { continue };
         heard.lock().unwrap().streams += 1;
         let mut stream = answer.into_inner();
