@@ -9,11 +9,14 @@ pub struct Limits {
     pub lock_timeout: Duration,
     /// How long a statement may run. Zero: without end.
     pub statement_timeout: Duration,
+    /// How long a statement outside a transaction may wait for transactions that began before it, counted from its beginning. Zero:
+    /// without end.
+    pub build_deadline: Duration,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lock_timeout: Duration::from_secs(5), statement_timeout: Duration::ZERO }
+        Self { lock_timeout: Duration::from_secs(5), statement_timeout: Duration::ZERO, build_deadline: Duration::ZERO }
     }
 }
 

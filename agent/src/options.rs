@@ -45,6 +45,11 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", default_value = "0s", value_parser = humantime::parse_duration)]
     statement_timeout: Duration,
 
+    /// How long a step outside a transaction may wait for transactions that began before it, such as a concurrent build, counted from
+    /// its beginning; it blocks nobody meanwhile; 0s: without end
+    #[arg(long, env = "DUNLIN_BUILD_DEADLINE", default_value = "0s", value_parser = humantime::parse_duration)]
+    build_deadline: Duration,
+
     /// Where to tell the agent's health by gRPC's health protocol, such as 0.0.0.0:7441: SERVING while there is a controller and
     /// every target can be worked on [default: nowhere]
     #[arg(long, env = "DUNLIN_HEALTH_LISTEN", value_name = "ADDRESS:PORT")]
@@ -71,10 +76,11 @@ impl Options {
     /// # Errors
     /// A target is not written as NAME=URL.
     pub fn builder(self) -> Result<Builder, Error> {
-        let mut builder = Agent::builder()
-            .controller(self.controller)
-            .slots(self.slots)
-            .limits(Limits { lock_timeout: self.lock_timeout, statement_timeout: self.statement_timeout });
+        let mut builder = Agent::builder().controller(self.controller).slots(self.slots).limits(Limits {
+            lock_timeout: self.lock_timeout,
+            statement_timeout: self.statement_timeout,
+            build_deadline: self.build_deadline,
+        });
         let named = |text: &[String]| -> Result<Vec<(String, String)>, Error> {
             let words = text.iter().flat_map(|words| words.split_whitespace());
             words

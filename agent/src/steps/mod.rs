@@ -20,6 +20,7 @@ mod statement;
 mod subject;
 #[cfg(test)]
 mod tests;
+mod watched;
 
 pub(crate) use context::{Context, Tuning};
 

@@ -22,6 +22,7 @@ use tokio_postgres::types::Type;
 use super::context::{names, needs_direct};
 use super::repair::Repair;
 use super::rows::Count;
+use super::watched::{self, Patience};
 use super::{Context, Ended, Error, advice, check, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
@@ -172,24 +173,29 @@ impl Attempt<'_> {
         };
         let rows = match done {
             Ok(rows) => rows,
-            Err(Error::Final(failed)) => {
-                // Nobody may ever come back to this step. What exists already is somebody else's.
-                let left = match failed.sqlstate == SqlState::DUPLICATE_TABLE.code() {
-                    true => Ok(false),
-                    false => repair.begun(&self.step.sql).await,
-                };
-                match left {
-                    Ok(_) if repairable(&self.step.sql) => self.note_repaired().await,
-                    Ok(_) => {}
-                    Err(error) => tracing::warn!(?error, "what the failed step has left was not removed"),
-                }
-                return Err(Error::Final(failed));
-            }
-            Err(error) => return Err(error),
+            Err(error) => return Err(self.cleaned(error, &repair).await),
         };
         repair.assert_whole(&self.step.sql).await?;
         failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
+    }
+
+    /// The same error, once what the failed attempt has left half-built is removed: nobody may ever come back to this step. What could
+    /// not be removed is named, and the next attempt removes it first.
+    async fn cleaned(&self, mut error: Error, repair: &Repair<'_>) -> Error {
+        let last = matches!(error, Error::Final(_));
+        let (Error::Final(failed) | Error::Passing(failed)) = &mut error else { return error };
+        // What exists already is somebody else's.
+        if failed.sqlstate == SqlState::DUPLICATE_TABLE.code() {
+            return error;
+        }
+        match repair.remove_left(&self.step.sql).await {
+            Ok(None) if last && repairable(&self.step.sql) => self.note_repaired().await,
+            Ok(None) => {}
+            Ok(Some(left)) => failed.message = format!("{}; {left}", failed.message),
+            Err(left) => tracing::warn!(error = ?left, "it was not seen what the failed step has left"),
+        }
+        error
     }
 
     /// Another text may take the place of this one. Where that cannot be noted, it is asked for.
@@ -211,13 +217,12 @@ impl Attempt<'_> {
         // The settings of the session, since there is no transaction; the session ends with the step.
         let limits = self.context.limits;
         let settings = format!(
-            "SET row_security = {};SET lock_timeout = {};SET statement_timeout = {}",
+            "SET row_security = {};SET lock_timeout = 0;SET statement_timeout = {}",
             if self.step.row_security { "on" } else { "off" },
-            limits.lock_timeout.as_millis(),
             limits.statement_timeout.as_millis()
         );
         self.session.batch_execute(&settings).await.map_err(|error| self.failed(&error))?;
-        let answer = self.session.simple_query(&self.step.sql).await;
+        let answer = self.watched(self.session.simple_query(&self.step.sql)).await?;
         let messages = answer.map_err(|error| {
             let exists = matches!(
                 error.code(),
@@ -237,6 +242,28 @@ impl Attempt<'_> {
         })?;
         self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
         Ok(Count::of(&self.step.sql).rows(&messages))
+    }
+
+    /// Waits for the statement of the step, and cancels it where it stands in a queue for too long.
+    async fn watched<T>(
+        &self,
+        work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+    ) -> Result<Result<T, tokio_postgres::Error>, Error> {
+        let limits = self.context.limits;
+        let patience = Patience { locks: limits.lock_timeout, transactions: limits.build_deadline };
+        let pid = watched::process(&self.session).await.map_err(|error| self.failed(&error))?;
+        let what = format!("the step {}", self.place.step);
+        match watched::watch(self.context, pid, &what, patience, work).await {
+            (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+                Err(cancelled.error(self.place))
+            }
+            (answer, Some(_)) => {
+                // It was done before it was cancelled. The next statement must not be cancelled in its place.
+                let _cancelled = self.session.batch_execute("SELECT 1").await;
+                Ok(answer)
+            }
+            (answer, None) => Ok(answer),
+        }
     }
 
     async fn finish(&self, rows: i64) -> Result<Ended, Error> {

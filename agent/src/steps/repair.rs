@@ -3,18 +3,25 @@
 //! An index that is built concurrently and not finished stays in the catalog: every write keeps it up to date, and no query uses
 //! it (`indisvalid` is false). Nothing of the kind may be left by a step that counts as done. What is removed belongs to the step:
 //! the index that it names, or what PostgreSQL calls `..._ccnew` and `..._ccold` beside the indexes that it builds anew. An attempt of
-//! somebody else that is still under way holds a lock that the removal does not get.
+//! somebody else that is still under way holds a lock that the removal does not get. A partition that is detached by half is detached.
+
+use std::time::Duration;
 
 use dunlin_proto::v1::EventType;
 use dunlin_shared::sql::{
-    ConcurrentIndex, ConcurrentReindex, commits_by_itself, concurrent_index, concurrent_reindex, quote_ident,
+    ConcurrentDetach, ConcurrentIndex, ConcurrentReindex, commits_by_itself, concurrent_detach, concurrent_index,
+    concurrent_reindex, quote_ident,
 };
-use tokio_postgres::types::Type;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
+use super::watched::{self, Patience};
 use super::{Context, Error};
-use crate::catalog;
 use crate::failure::Place;
+
+/// How long the removal of what is half-built may wait for transactions at most. What is not removed by then is removed by the next attempt.
+const REMOVED_WITHIN: Duration = Duration::from_secs(30);
 
 /// The indexes of a table, or of a table that is a partition of it, and those of their TOAST tables.
 const OF_TABLES: &str = "
@@ -34,8 +41,11 @@ impl Repair<'_> {
         Error::of_postgres(error, self.place)
     }
 
-    /// Removes what an earlier attempt at a statement has left half-built. True when it has carried the statement out.
+    /// Finishes or removes what an earlier attempt at a statement has left half-built. True when the statement is carried out.
     pub(super) async fn begun(&self, sql: &str) -> Result<bool, Error> {
+        if let Some(detach) = concurrent_detach(sql) {
+            return self.detached(&detach).await;
+        }
         if let Some(ConcurrentIndex { index: Some(index), table, .. }) = concurrent_index(sql) {
             return match self.look(&index, &table).await? {
                 None => Ok(false),
@@ -63,6 +73,72 @@ impl Repair<'_> {
         Ok(false)
     }
 
+    /// Removes what a statement that has failed has left half-built. What it could not remove, in words.
+    pub(super) async fn remove_left(&self, sql: &str) -> Result<Option<String>, Error> {
+        if let Some(detach) = concurrent_detach(sql) {
+            let pending = self.pending(&detach).await? == Some(true);
+            return Ok(pending.then(|| {
+                format!(
+                    "the partition {} is detached by half, which the next attempt finishes, as does ALTER TABLE {} DETACH \
+                     PARTITION {} FINALIZE",
+                    detach.partition, detach.table, detach.partition
+                )
+            }));
+        }
+        let mut left = Vec::new();
+        if let Some(ConcurrentIndex { index: Some(index), table, .. }) = concurrent_index(sql) {
+            left.extend(self.look(&index, &table).await?.filter(|found| !found.valid));
+        }
+        if let Some(reindex) = concurrent_reindex(sql) {
+            left.extend(self.half_built(&reindex).await?);
+        }
+        let mut kept = Vec::new();
+        for found in left {
+            match self.remove(&found).await {
+                Ok(()) => {
+                    self.note(format!("the index {}, left invalid by the step that failed, was removed", found.name))
+                }
+                Err(Error::Passing(error) | Error::Final(error)) => {
+                    kept.push(format!(
+                        "the half-built index {} could not be removed, which the next attempt does first ({})",
+                        found.quoted(),
+                        error.message
+                    ));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok((!kept.is_empty()).then(|| kept.join("; ")))
+    }
+
+    /// Whether a partition is detached by half; `None` where it is no partition of the table.
+    async fn pending(&self, detach: &ConcurrentDetach) -> Result<Option<bool>, Error> {
+        let sql =
+            "SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2)";
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
+            [(&detach.table, Type::TEXT), (&detach.partition, Type::TEXT)];
+        let row = self.session.query_typed_opt(sql, &parameters).await.map_err(|error| self.failed(&error))?;
+        row.map(|row| row.try_get(0)).transpose().map_err(|error| self.failed(&error))
+    }
+
+    async fn detached(&self, detach: &ConcurrentDetach) -> Result<bool, Error> {
+        let ConcurrentDetach { table, partition } = detach;
+        match self.pending(detach).await? {
+            Some(false) => return Ok(false),
+            Some(true) => {
+                let finalize = format!("ALTER TABLE {table} DETACH PARTITION {partition} FINALIZE");
+                self.patiently(&finalize, &format!("finishing to detach {partition}"), Duration::ZERO).await?;
+                self.note(format!(
+                    "the partition {partition}, detached by half by an attempt that did not finish, was detached (FINALIZE)"
+                ));
+            }
+            None => self.note(format!(
+                "the partition {partition} was detached by an earlier attempt whose end was not recorded: it counts as done"
+            )),
+        }
+        Ok(true)
+    }
+
     /// Tells that a statement which commits by itself is begun again: nothing says how far it came.
     pub(super) fn repeated(&self, sql: &str) {
         if let Some(what) = commits_by_itself(sql) {
@@ -80,20 +156,28 @@ impl Repair<'_> {
                 format!("the index {index} was there before this step, half-built: queries do not use it"),
                 format!("DROP INDEX CONCURRENTLY {}; then `dunlin run {}`.", found.quoted(), self.place.migration),
             ))),
-            Some(_) | None => Ok(()),
+            Some(_) => Ok(()),
+            None => Err(Error::Final(self.place.refuse(
+                format!(
+                    "the table {table} has no index {index} behind the step that builds it: something else has the name"
+                ),
+                format!(
+                    "Give the index another name, then `dunlin register DIR` and `dunlin run {}`.",
+                    self.place.migration
+                ),
+            ))),
         }
     }
 
     async fn look(&self, index: &str, table: &str) -> Result<Option<Found>, Error> {
-        let table = catalog::find(self.session, table).await;
-        let table = table.map_err(|error| super::range::of_catalog(error, self.place))?;
+        // The server cuts a name that is too long, in its own encoding.
         let row = self
             .session
             .query_typed_opt(
                 "SELECT n.nspname, x.relname, i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
                  JOIN pg_namespace n ON n.oid = x.relnamespace
-                 WHERE i.indrelid = $1 AND x.relname = $2",
-                &[(&table.oid, Type::OID), (&index, Type::TEXT)],
+                 WHERE i.indrelid = to_regclass($1) AND x.relname = $2::text::name",
+                &[(&table, Type::TEXT), (&index, Type::TEXT)],
             )
             .await
             .map_err(|error| self.failed(&error))?;
@@ -126,11 +210,30 @@ impl Repair<'_> {
     }
 
     async fn remove(&self, found: &Found) -> Result<(), Error> {
-        let limit = self.context.limits.lock_timeout.as_millis();
-        let settings = format!("SET lock_timeout = {limit}");
-        self.session.batch_execute(&settings).await.map_err(|error| self.failed(&error))?;
         let drop = format!("DROP INDEX CONCURRENTLY IF EXISTS {}", found.quoted());
-        self.session.batch_execute(&drop).await.map_err(|error| self.failed(&error))
+        let deadline = self.context.limits.build_deadline;
+        let within = if deadline.is_zero() { REMOVED_WITHIN } else { deadline.min(REMOVED_WITHIN) };
+        self.patiently(&drop, &format!("removing the index {}", found.name), within).await
+    }
+
+    /// Executes a statement that waits for transactions that began before it, `transactions` long at most; zero: without end.
+    async fn patiently(&self, sql: &str, what: &str, transactions: Duration) -> Result<(), Error> {
+        let settings = "SET lock_timeout = 0;SET statement_timeout = 0";
+        self.session.batch_execute(settings).await.map_err(|error| self.failed(&error))?;
+        let pid = watched::process(self.session).await.map_err(|error| self.failed(&error))?;
+        let patience = Patience { locks: self.context.limits.lock_timeout, transactions };
+        match watched::watch(self.context, pid, what, patience, self.session.batch_execute(sql)).await {
+            (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+                Err(cancelled.passing(self.place))
+            }
+            (Err(error), _) => Err(self.failed(&error)),
+            (Ok(()), Some(_)) => {
+                // It was done before it was cancelled. The next statement must not be cancelled in its place.
+                let _cancelled = self.session.batch_execute("SELECT 1").await;
+                Ok(())
+            }
+            (Ok(()), None) => Ok(()),
+        }
     }
 
     fn note(&self, message: String) {

@@ -93,6 +93,33 @@ pub fn concurrent_reindex(sql: &str) -> Option<ConcurrentReindex> {
     }
 }
 
+/// A partition that is detached concurrently.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConcurrentDetach {
+    /// The partitioned table as the statement writes it, fit for `to_regclass`.
+    pub table: String,
+    /// The partition, likewise.
+    pub partition: String,
+}
+
+/// The partition that the first statement of a text detaches concurrently; `None` when it is another statement.
+#[must_use]
+pub fn concurrent_detach(sql: &str) -> Option<ConcurrentDetach> {
+    let statements = statements(sql);
+    let mut words = Words(statements.first()?.tokens());
+    if !(words.take("ALTER") && words.take("TABLE")) {
+        return None;
+    }
+    let _if_exists = words.take("IF") && words.take("EXISTS");
+    words.take("ONLY");
+    let table = words.dotted()?;
+    if !(words.take("DETACH") && words.take("PARTITION")) {
+        return None;
+    }
+    let partition = words.dotted()?;
+    words.take("CONCURRENTLY").then_some(ConcurrentDetach { table, partition })
+}
+
 struct Words<'t, 'a>(&'t [Token<'a>]);
 
 impl<'t, 'a> Words<'t, 'a> {
@@ -127,6 +154,16 @@ impl<'t, 'a> Words<'t, 'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_partition_that_is_detached_concurrently_is_read() {
+        let detach = |sql| concurrent_detach(sql).map(|detach| (detach.table, detach.partition));
+        let expected = Some(("shop.\"T\"".to_owned(), "p1".to_owned()));
+        assert_eq!(detach("alter table if exists shop.\"T\" detach partition p1 concurrently"), expected);
+        for sql in ["ALTER TABLE t DETACH PARTITION p", "ALTER TABLE t DETACH PARTITION p FINALIZE", "SELECT 1"] {
+            assert_eq!(detach(sql), None, "{sql}");
+        }
+    }
 
     fn index(name: Option<&str>, table: &str, unique: bool, if_not_exists: bool) -> Option<ConcurrentIndex> {
         Some(ConcurrentIndex { index: name.map(str::to_owned), table: table.to_owned(), unique, if_not_exists })

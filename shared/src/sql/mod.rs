@@ -12,6 +12,8 @@ pub mod reading;
 pub(crate) mod statement;
 
 pub use changes::{Change, changes};
-pub use index::{ConcurrentIndex, ConcurrentReindex, concurrent_index, concurrent_reindex};
+pub use index::{
+    ConcurrentDetach, ConcurrentIndex, ConcurrentReindex, concurrent_detach, concurrent_index, concurrent_reindex,
+};
 pub use quote::{quote_ident, quote_literal};
 pub use statement::{commits_by_itself, drops_index_concurrently, preparable};

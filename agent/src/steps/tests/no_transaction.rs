@@ -31,23 +31,115 @@ async fn an_index_is_built_concurrently_once() {
     assert!(matches!(second, Ended::Done { already_done: true, .. }));
 }
 
+/// An agent that waits so long for the transactions before a build.
+fn hurried(lab: &mut Lab) {
+    lab.limits = Limits { build_deadline: Duration::from_millis(300), ..Limits::default() };
+}
+
 #[tokio::test]
-async fn an_interrupted_build_is_removed_and_done_again() {
+async fn a_build_that_could_not_be_finished_or_removed_says_so_and_is_removed_and_done_again() {
     let mut lab = lab().await;
-    lab.limits = Limits { lock_timeout: Duration::from_millis(100), ..Limits::default() };
-    // A transaction that wrote the table: the build waits for it, in vain.
+    hurried(&mut lab);
+    // A transaction that wrote the table: the build waits for it, in vain, and so does the removal.
     let writer = connect(&lab.url).await;
     writer.batch_execute("BEGIN; INSERT INTO t VALUES (1000, 1)").await.unwrap();
-    let blocked = lab.work(1, statement_task(outside(BUILD))).await;
-    assert!(matches!(&blocked, Err(Error::Passing(error)) if error.sqlstate == "55P03"), "{blocked:?}");
+    let error = refusal(lab.work(1, statement_task(outside(BUILD))).await);
+    assert!(error.message.contains("--build-deadline") || error.next.contains("--build-deadline"), "{error:?}");
+    assert!(error.message.contains("pid ") && error.message.contains("could not be removed"), "{error:?}");
     assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 1);
     writer.batch_execute("COMMIT").await.unwrap();
+    lab.sent();
     lab.work(2, statement_task(outside(BUILD))).await.unwrap();
     assert_eq!(lab.number(VALID).await, 1);
     let notes = lab.sent().0;
     assert_eq!(notes.len(), 1);
     assert_eq!(notes[0].r#type(), EventType::StepRepaired);
     assert!(notes[0].message.contains("t_n"), "{}", notes[0].message);
+}
+
+#[tokio::test]
+async fn a_build_waits_for_older_transactions_whatever_the_role_and_the_agent_say_of_locks_and_tells_whom() {
+    let mut lab = lab().await;
+    let (_, name) = lab.url.rsplit_once('/').unwrap();
+    lab.sql(&format!("ALTER DATABASE \"{name}\" SET lock_timeout = 50")).await;
+    lab.limits = Limits { lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    let reader = connect(&lab.url).await;
+    reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
+    let context = lab.context(1);
+    let task = statement_task(outside(BUILD));
+    let building = crate::steps::run(&context, &task, false);
+    let release = async {
+        until(
+            &lab.client,
+            "SELECT count(*) = 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+             WHERE a.datname = current_database() AND l.locktype = 'virtualxid' AND NOT l.granted
+             AND l.waitstart < clock_timestamp() - interval '2.5 s'",
+        )
+        .await;
+        reader.batch_execute("COMMIT").await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(building, release);
+    ended.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+    let notes = lab.sent().0;
+    assert!(
+        notes.iter().any(|note| note.message.contains("pid ") && note.message.contains("blocks nobody")),
+        "{notes:?}"
+    );
+}
+
+#[tokio::test]
+async fn a_build_that_stands_in_a_queue_gives_way_and_leaves_nothing() {
+    let mut lab = lab().await;
+    lab.limits = Limits { lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    let other = connect(&lab.url).await;
+    other.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await.unwrap();
+    let blocked = lab.work(1, statement_task(outside(BUILD))).await;
+    let Err(Error::Passing(error)) = blocked else { panic!("{blocked:?}") };
+    assert_eq!(error.sqlstate, "55P03");
+    assert!(error.message.contains(" t (ShareUpdateExclusiveLock)") && error.message.contains("pid "), "{error:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 't_n'").await, 0);
+    other.batch_execute("COMMIT").await.unwrap();
+    lab.work(2, statement_task(outside(BUILD))).await.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+}
+
+#[tokio::test]
+async fn an_index_whose_name_the_server_cuts_is_found_and_removed() {
+    // Cut after 63 bytes, and not within a letter.
+    for name in ["a".repeat(70), "ä".repeat(40)] {
+        let lab = lab().await;
+        lab.sql("INSERT INTO t VALUES (1000, 1)").await;
+        let build = format!("CREATE UNIQUE INDEX CONCURRENTLY \"{name}\" ON t (n)");
+        let error = refusal(lab.work(1, statement_task(outside(&build))).await);
+        assert_eq!(error.sqlstate, "23505");
+        assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0, "{name}");
+        lab.sql("DELETE FROM t WHERE id = 1000").await;
+        lab.work(2, statement_task(outside(&build))).await.unwrap();
+        let built = "SELECT count(*) FROM pg_index WHERE indrelid = 't'::regclass AND indisvalid AND NOT indisprimary";
+        assert_eq!(lab.number(built).await, 1, "{name}");
+    }
+}
+
+#[tokio::test]
+async fn a_partition_that_an_interrupted_attempt_has_detached_by_half_is_detached() {
+    let mut lab = Lab::new().await;
+    hurried(&mut lab);
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY) PARTITION BY RANGE (id);
+         CREATE TABLE p PARTITION OF t FOR VALUES FROM (0) TO (10)",
+    )
+    .await;
+    let detach = "ALTER TABLE t DETACH PARTITION p CONCURRENTLY";
+    let reader = connect(&lab.url).await;
+    reader.batch_execute("BEGIN; SELECT count(*) FROM t").await.unwrap();
+    let error = refusal(lab.work(1, statement_task(outside(detach))).await);
+    assert!(error.message.contains("FINALIZE"), "{error:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_inherits WHERE inhdetachpending").await, 1);
+    reader.batch_execute("COMMIT").await.unwrap();
+    lab.work(2, statement_task(outside(detach))).await.unwrap();
+    assert_eq!(lab.number("SELECT count(*) FROM pg_inherits WHERE inhparent = 't'::regclass").await, 0);
+    assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 'p'").await, 1);
 }
 
 #[tokio::test]
@@ -126,11 +218,11 @@ async fn an_interrupted_reindex_leaves_nothing_behind() {
         ("REINDEX (CONCURRENTLY) SCHEMA public", "t_pkey_ccnew"),
     ] {
         let mut lab = lab().await;
-        lab.limits = Limits { lock_timeout: Duration::from_millis(100), ..Limits::default() };
+        hurried(&mut lab);
         let writer = connect(&lab.url).await;
         writer.batch_execute("BEGIN; INSERT INTO t VALUES (1000, 1)").await.unwrap();
-        let blocked = lab.work(1, statement_task(outside(statement))).await;
-        assert!(matches!(&blocked, Err(Error::Passing(error)) if error.sqlstate == "55P03"), "{blocked:?}");
+        let error = refusal(lab.work(1, statement_task(outside(statement))).await);
+        assert!(error.message.contains(left) && error.message.contains("could not be removed"), "{error:?}");
         let half = format!("SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('{left}') AND NOT indisvalid");
         assert_eq!(lab.number(&half).await, 1, "{statement}: PostgreSQL leaves it");
         writer.batch_execute("COMMIT").await.unwrap();
