@@ -61,7 +61,7 @@ COMMENT ON COLUMN dunlin.checkpoints.ordinal IS 'The place of the step among tho
 COMMENT ON COLUMN dunlin.checkpoints.was IS 'The name that the step had before a definition gave it this one';
 COMMENT ON COLUMN dunlin.checkpoints.redo IS 'The request that the step is carried out again for';
 COMMENT ON COLUMN dunlin.checkpoints.fence IS 'The epoch that ranges of the step begin with: above that of every lease from before it was begun again';
-COMMENT ON COLUMN dunlin.checkpoints.repaired IS 'True when the last attempt at a step outside a transaction has left nothing';
+COMMENT ON COLUMN dunlin.checkpoints.repaired IS 'True when the last attempt at a step that is not done has left nothing';
 COMMENT ON COLUMN dunlin.checkpoints.story IS 'How the step was carried out again, or went on with another text';
 
 CREATE TABLE dunlin.meta (

@@ -63,6 +63,12 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
         // The task was taken with statements that must see what others have committed meanwhile. The SQL must not: it has a transaction
         // of its own, and what happens between the two is found out when the checkpoint is advanced, or erased.
         let of_postgres = |error| Error::of_postgres(&error, &place);
+        // Begun, and nothing is left of it as long as it is not done: the SQL may be mended.
+        let noted = ledger::note_repaired(&connection, &address, context.epoch.0, checkpoint.batches).await;
+        if let Err(error) = noted {
+            connection.rollback().await;
+            return Err(Error::of_ledger(error, &place));
+        }
         connection.commit().await.map_err(of_postgres)?;
         let frame = Frame { isolation, ..context.frame() };
         connection.begin(&frame.begin_isolated(Durability::AtCommit)).await.map_err(of_postgres)?;

@@ -122,6 +122,7 @@ async fn a_name_in_the_search_path_does_not_stand_for_one_of_postgresql() {
     let mut lab = lab;
     let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 1000, 1);
     assert_eq!(lab.work_through(&step).await, 60);
+    lab.sql("DELETE FROM dunlin.checkpoints").await;
     lab.work(1, atomic_task(vec![sql_step("SELECT 1")], &[], &["SELECT true"])).await.unwrap();
 }
 
