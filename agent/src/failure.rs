@@ -9,7 +9,9 @@
 use std::borrow::Cow;
 
 use dunlin_proto::v1::RunError;
-use tokio_postgres::error::SqlState;
+use dunlin_shared::postgres::OVERSIZED;
+use dunlin_shared::sql::line_of;
+use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
 
 /// What an error means for the work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,11 +115,28 @@ impl Place {
         let Some(db) = error.as_db_error() else {
             return self.refuse(chain(error), self.mend());
         };
+        if db.code().code() == OVERSIZED {
+            return self.refuse(
+                db.message(),
+                format!(
+                    "Write the step so that it returns no such value (rows that it returns are thrown away), `dunlin register DIR`; \
+                     then `dunlin run {}`.",
+                    self.migration
+                ),
+            );
+        }
         Box::new(RunError {
             message: db.message().to_owned(),
             sqlstate: db.code().code().to_owned(),
             detail: db.detail().unwrap_or_default().to_owned(),
             hint: db.hint().unwrap_or_default().to_owned(),
+            context: context(db),
+            table: match (db.schema(), db.table()) {
+                (Some(schema), Some(table)) => format!("{schema}.{table}"),
+                (_, table) => table.unwrap_or_default().to_owned(),
+            },
+            column: db.column().unwrap_or_default().to_owned(),
+            constraint: db.constraint().unwrap_or_default().to_owned(),
             ..*self.refuse("", self.next(db.code()))
         })
     }
@@ -185,6 +204,19 @@ impl Place {
         };
         format!("{advice}; then `dunlin run {}`.", self.migration)
     }
+}
+
+/// The functions and statements that an error comes from, and the line of the statement that it is in.
+fn context(error: &DbError) -> String {
+    let mut context = error.where_().unwrap_or_default().to_owned();
+    if let Some(ErrorPosition::Internal { position, query }) = error.position() {
+        let before = usize::try_from(*position).unwrap_or(0).saturating_sub(1);
+        let at = query.char_indices().nth(before).map_or(query.len(), |(at, _)| at);
+        let (line, _, text) = line_of(query, at);
+        let and = if context.is_empty() { "" } else { "\n" };
+        context.push_str(&format!("{and}line {line} of that statement: {}", text.trim()));
+    }
+    context
 }
 
 /// An error with all its causes, in one line. Errors of the client library do not carry connection strings.

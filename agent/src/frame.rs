@@ -126,7 +126,7 @@ impl Frame {
             sql,
             "{};{OWN_PATH};{ALL_ROWS};SET LOCAL client_encoding = 'UTF8';SET LOCAL standard_conforming_strings = on;{durable};\
              {NO_TRANSACTION_TIMEOUT};SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
-             SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';\
+             SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';SET LOCAL client_min_messages = notice;\
              SET LOCAL application_name = '{}'",
             self.identity(),
             limits.lock_timeout.as_millis(),

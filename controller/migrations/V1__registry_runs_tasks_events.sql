@@ -16,6 +16,8 @@ CREATE TABLE dunlin_controller.definitions (
     registered_by text NOT NULL,
     -- Why, where a target has another revision and keeps it.
     reason text NOT NULL,
+    -- Where the SQL of steps and checks stands in the files.
+    places jsonb NOT NULL DEFAULT '[]',
     created_at timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (migration_id, checksum),
     UNIQUE (migration_id, revision)
@@ -172,7 +174,7 @@ CREATE TABLE dunlin_controller.run_steps (
     name text NOT NULL,
     -- The code that the step needs.
     transform text,
-    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'succeeded', 'failed')),
+    state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'rolled_back')),
     rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
     rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
     -- Of these, what earlier runs have walked: no part of this run's speed.
@@ -182,9 +184,11 @@ CREATE TABLE dunlin_controller.run_steps (
     ranges_total integer NOT NULL DEFAULT 0 CHECK (ranges_total >= ranges_done),
     planned boolean NOT NULL DEFAULT false,
     key jsonb NOT NULL DEFAULT '[]',
+    -- What PostgreSQL has said while the step was executed; the first 100 are events.
+    messages bigint NOT NULL DEFAULT 0 CHECK (messages >= 0),
     ended_at timestamptz,
     PRIMARY KEY (run_id, ordinal),
-    CHECK ((state IN ('succeeded', 'failed')) = (ended_at IS NOT NULL)),
+    CHECK ((state IN ('succeeded', 'failed', 'rolled_back')) = (ended_at IS NOT NULL)),
     CHECK (state <> 'succeeded' OR ranges_done = ranges_total),
     CHECK (state <> 'pending' OR ranges_total = 0)
 ) WITH (fillfactor = 50);

@@ -136,6 +136,8 @@ impl From<&Step> for v1::Step {
         message.isolation = isolation_out(step.isolation);
         message.row_security = step.row_security;
         message.own_transaction = step.own_transaction;
+        message.unlogged = step.unlogged;
+        message.foreign = step.foreign;
         match &step.body {
             StepBody::Sql { sql, transaction } => {
                 message.set_kind(if *transaction { v1::StepKind::Sql } else { v1::StepKind::SqlNoTransaction });
@@ -183,6 +185,8 @@ impl TryFrom<&v1::Step> for Step {
             isolation: isolation("step.isolation", step.isolation)?,
             row_security: step.row_security,
             own_transaction: step.own_transaction,
+            unlogged: step.unlogged,
+            foreign: step.foreign,
         })
     }
 }

@@ -5,6 +5,7 @@
 
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing, in its helpers too")]
 
+mod answers;
 mod checks;
 mod command;
 mod databases_away;
@@ -13,6 +14,7 @@ mod databases_refused;
 mod databases_restored;
 mod definitions;
 mod dev;
+mod errors;
 mod examples;
 mod failpoints;
 mod faults;

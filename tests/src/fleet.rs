@@ -31,6 +31,7 @@ pub struct Builder {
     reached: Vec<(String, Database, String)>,
     control: Option<(Database, String)>,
     agent_arguments: Vec<String>,
+    agent_memory: Option<u32>,
     environment: Vec<(String, String)>,
 }
 
@@ -89,6 +90,13 @@ impl Builder {
     #[must_use]
     pub fn agent_arguments(mut self, arguments: &[&str]) -> Self {
         self.agent_arguments.extend(arguments.iter().map(ToString::to_string));
+        self
+    }
+
+    /// The most address space that an agent may have, in MiB: one that asks for more dies. Not limited unless said.
+    #[must_use]
+    pub fn agent_memory(mut self, limit: u32) -> Self {
+        self.agent_memory = Some(limit);
         self
     }
 
@@ -172,6 +180,7 @@ impl Fleet {
             reached: Vec::new(),
             control: None,
             agent_arguments: Vec::new(),
+            agent_memory: None,
             environment: Vec::new(),
         }
     }
@@ -268,7 +277,15 @@ impl Fleet {
     }
 
     fn agent_command(&self, program: Program, index: usize) -> Command {
-        let mut command = self.command(program);
+        let mut command = match self.plan.agent_memory {
+            None => self.command(program),
+            Some(limit) => {
+                let mut shell = self.prepared(Command::new("sh"));
+                let limited = format!("ulimit -v {} && exec \"$0\" \"$@\"", u64::from(limit) * 1024);
+                shell.arg("-c").arg(limited).arg(program.path());
+                shell
+            }
+        };
         command
             .args(["--controller", &self.controller_urls()])
             .args(["--slots", &self.plan.slots.to_string()])
@@ -281,7 +298,10 @@ impl Fleet {
     }
 
     fn command(&self, program: Program) -> Command {
-        let mut command = Command::new(program.path());
+        self.prepared(Command::new(program.path()))
+    }
+
+    fn prepared(&self, mut command: Command) -> Command {
         command.current_dir(self.directory.path()).env("DUNLIN_LOG", "info,dunlin=debug");
         for (name, value) in &self.plan.environment {
             command.env(name, value);

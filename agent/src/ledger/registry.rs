@@ -207,7 +207,8 @@ pub(crate) async fn record(
 pub(crate) async fn erase(client: &Client, own: &Address, epoch: i64, mark: &str) -> Result<(), Error> {
     let deleted = client
         .query_typed(
-            "DELETE FROM dunlin.checkpoints WHERE migration = $1 AND current_setting('dunlin.lease', true) = $2
+            "WITH witness AS (DELETE FROM dunlin.unlogged_witness WHERE migration = $1)
+             DELETE FROM dunlin.checkpoints WHERE migration = $1 AND current_setting('dunlin.lease', true) = $2
              RETURNING step = $3 AND range = $4 AND epoch = $5",
             &[
                 (&own.migration.as_str(), Type::TEXT),

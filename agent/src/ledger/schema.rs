@@ -21,7 +21,7 @@ pub(crate) const LOCK: i64 = 0x64_756e_6c69_6e01;
 const OLDEST_SERVER: i32 = 140_000;
 
 /// What the ledger consists of.
-const TABLES: [&str; 3] = ["checkpoints", "meta", "migrations_registry"];
+const TABLES: [&str; 4] = ["checkpoints", "meta", "migrations_registry", "unlogged_witness"];
 
 /// What an agent knows about the server of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
                                  AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
                                  AND has_table_privilege(c.oid, 'DELETE')), true)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry')),
+        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry', 'unlogged_witness')),
        current_setting('server_encoding')";
 
 /// Looks at a target and changes nothing.

@@ -47,6 +47,7 @@ CREATE TABLE dunlin.checkpoints (
     fence       bigint CHECK (fence >= 0),
     repaired    boolean,
     story       jsonb,
+    unlogged    oid[],
     run_id      bigint NOT NULL,
     created_at  timestamptz NOT NULL DEFAULT now(),
     updated_at  timestamptz NOT NULL DEFAULT now(),
@@ -56,6 +57,8 @@ CREATE TABLE dunlin.checkpoints (
     CHECK (range = 0 OR (ordinal IS NULL AND was IS NULL AND redo IS NULL AND fence IS NULL AND repaired IS NULL
                          AND story IS NULL))
 ) WITH (fillfactor = 50);
+COMMENT ON COLUMN dunlin.checkpoints.unlogged IS 'Unlogged tables that it has filled: a crash empties them';
+CREATE INDEX checkpoints_unlogged ON dunlin.checkpoints (migration) WHERE unlogged IS NOT NULL;
 COMMENT ON TABLE dunlin.checkpoints IS 'How far unfinished migrations are, and under which epoch. Each row is advanced in the transactions that do the work.';
 COMMENT ON COLUMN dunlin.checkpoints.ordinal IS 'The place of the step among those of the definition that it was begun under';
 COMMENT ON COLUMN dunlin.checkpoints.was IS 'The name that the step had before a definition gave it this one';
@@ -63,6 +66,12 @@ COMMENT ON COLUMN dunlin.checkpoints.redo IS 'The request that the step is carri
 COMMENT ON COLUMN dunlin.checkpoints.fence IS 'The epoch that ranges of the step begin with: above that of every lease from before it was begun again';
 COMMENT ON COLUMN dunlin.checkpoints.repaired IS 'True when the last attempt at a step that is not done has left nothing';
 COMMENT ON COLUMN dunlin.checkpoints.story IS 'How the step was carried out again, or went on with another text';
+
+CREATE UNLOGGED TABLE dunlin.unlogged_witness (
+    migration  text PRIMARY KEY,
+    created_at timestamptz NOT NULL DEFAULT now()
+);
+COMMENT ON TABLE dunlin.unlogged_witness IS 'A row for each unfinished migration that has filled unlogged tables. A crash empties this table, too: that is how the loss is noticed.';
 
 CREATE TABLE dunlin.meta (
     name  text PRIMARY KEY,

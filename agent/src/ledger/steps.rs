@@ -179,7 +179,7 @@ pub(crate) async fn begin_again(
              )
              UPDATE dunlin.checkpoints c
              SET state = 'open', kind = $3, checksum = $4, redo = coalesce($5, c.redo), fence = $6, key = NULL, cursor = NULL,
-                 rows = 0, rows_walked = 0, rows_total = 0, counters = '{}', repaired = NULL, updated_at = now(),
+                 rows = 0, rows_walked = 0, rows_total = 0, counters = '{}', repaired = NULL, unlogged = NULL, updated_at = now(),
                  story = CASE WHEN $7::jsonb IS NULL THEN c.story ELSE coalesce(c.story, '[]') || jsonb_build_array(
                      $7 || jsonb_build_object('rows_before', c.rows + g.rows, 'rows_walked_before', c.rows_walked + g.rows_walked)) END
              FROM counted g

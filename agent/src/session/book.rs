@@ -357,9 +357,13 @@ impl Lease {
 
     /// Tells something for the history.
     pub(crate) fn note(&self, event: EventType, message: impl Into<String>) {
-        let message = message.into();
-        tracing::info!(task = self.id.task, epoch = self.id.epoch, "{message}");
-        let note = Message::Note(TaskNote { lease: Some(self.id.into()), r#type: event.into(), message });
+        self.tell(TaskNote { r#type: event.into(), message: message.into(), ..TaskNote::default() });
+    }
+
+    /// Tells something for the history of which more is to be said than a sentence.
+    pub(crate) fn tell(&self, note: TaskNote) {
+        tracing::info!(task = self.id.task, epoch = self.id.epoch, "{}", note.message);
+        let note = Message::Note(TaskNote { lease: Some(self.id.into()), ..note });
         let mut inner = self.book.lock();
         if !inner.send(note.clone()) && inner.notes.len() < NOTES {
             inner.notes.push_back(note);

@@ -23,7 +23,7 @@ use super::{Book, LeaseId};
 use crate::failpoint;
 use crate::failure::Place;
 use crate::limits::Limits;
-use crate::steps::{Context, Tuning};
+use crate::steps::{Context, Told, Tuning};
 use crate::target::{self, Target};
 use crate::transform::Transforms;
 use crate::watchdog::Watch;
@@ -332,6 +332,7 @@ impl Session {
                     transforms: self.transforms.clone(),
                     tuning: self.tuning.clone(),
                     beats: AtomicU64::new(0),
+                    told: Told::default(),
                     watch: Watch::default(),
                 };
                 tokio::spawn(worker::work(context, task));

@@ -1,10 +1,14 @@
 //! Checks: queries that must return true.
 
+use std::pin::pin;
+
 use dunlin_proto::v1::Check;
-use tokio_postgres::types::Type;
+use futures::TryStreamExt;
+use tokio_postgres::types::{ToSql, Type};
+use tokio_postgres::{Client, Row};
 
 use super::framed::Framed;
-use super::{Context, Error};
+use super::{Context, Error, located, notices};
 use crate::failure::Place;
 use crate::frame::Durability;
 use crate::target::Connection;
@@ -28,8 +32,11 @@ pub(super) async fn all(
     for check in checks {
         let place = Place { step: String::new(), check: check.name.clone(), ..place.clone() };
         // The extended protocol: one statement only, and the type of its column is known.
-        let query = connection.query_typed(&check.sql, &[]);
-        let rows = framed.execute(connection, check.row_security, query, &place).await?;
+        drop(connection.heard());
+        let answered = framed.execute(connection, check.row_security, answer(connection, &check.sql), &place).await;
+        let heard = connection.heard();
+        notices::tell(context, "", &heard);
+        let (first, rows) = answered.map_err(|error| located::in_sql(error, &check.sql, heard.failed))?;
         let no_check = |what: String| {
             Error::Final(place.refuse(
                 format!("the query of the check \"{}\" {what} instead of one row with one boolean", check.name),
@@ -39,7 +46,7 @@ pub(super) async fn all(
                 ),
             ))
         };
-        let [row] = rows.as_slice() else { return Err(no_check(format!("returns {} rows", rows.len()))) };
+        let (Some(row), 1) = (first, rows) else { return Err(no_check(format!("returns {rows} rows"))) };
         let [column] = row.columns() else {
             return Err(no_check(format!("returns {} columns", row.columns().len())));
         };
@@ -56,4 +63,16 @@ pub(super) async fn all(
         }
     }
     Ok(())
+}
+
+/// The first row of a query, and how many there are.
+async fn answer(client: &Client, sql: &str) -> Result<(Option<Row>, u64), tokio_postgres::Error> {
+    let none: [(&(dyn ToSql + Sync), Type); 0] = [];
+    let mut answer = pin!(client.query_typed_raw(sql, none).await?);
+    let (mut first, mut rows) = (None, 0);
+    while let Some(row) = answer.try_next().await? {
+        rows += 1;
+        first = first.or(Some(row));
+    }
+    Ok((first, rows))
 }

@@ -14,9 +14,10 @@ use futures::future::join;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
 
-use super::Error;
 use super::compare::{self, Compared};
+use super::notices::Told;
 use super::range::Learnt;
+use super::{Error, written};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Claim, Kind, Taken};
@@ -83,6 +84,8 @@ pub(crate) struct Context {
     pub(crate) tuning: Tuning,
     /// Signs of life of the step, for the watchdog.
     pub(crate) beats: AtomicU64,
+    /// How much of what the server says was told.
+    pub(crate) told: Told,
     /// How patient the watchdog is.
     pub(crate) watch: Watch,
 }
@@ -191,7 +194,9 @@ impl Context {
                 }
             }
         };
-        if !matches!(&taken, Ok((Taken::Mine(_), _))) {
+        if matches!(&taken, Ok((Taken::Mine(_), _))) {
+            self.nothing_lost(connection, place).await?;
+        } else {
             connection.rollback().await;
         }
         let missing = matches!(&taken, Err(ledger::Error::Postgres(error))
@@ -203,6 +208,17 @@ impl Context {
             return Err(Error::Moved);
         }
         taken.map_err(|error| Error::of_ledger(error, place))
+    }
+
+    /// A crash of the server has emptied nothing that steps of the migration had filled.
+    async fn nothing_lost(&self, connection: &mut Connection, place: &Place) -> Result<(), Error> {
+        let error = match written::lost(connection, &self.migration).await {
+            Ok(None) => return Ok(()),
+            Ok(Some(lost)) => lost.failure(place),
+            Err(error) => Error::of_ledger(error, place),
+        };
+        connection.rollback().await;
+        Err(error)
     }
 
     async fn try_take(

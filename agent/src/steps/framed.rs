@@ -72,6 +72,26 @@ impl Framed {
     }
 }
 
+impl Framed {
+    /// Does something of the agent's own with the names of a definition, between the way in and the way out.
+    ///
+    /// # Errors
+    /// Those of the work, and of PostgreSQL.
+    pub(super) async fn around<T>(
+        &self,
+        client: &Client,
+        work: impl Future<Output = Result<T, Error>>,
+        place: &Place,
+    ) -> Result<T, Error> {
+        let of_postgres = |error| Error::of_postgres(&error, place);
+        client.batch_execute(&self.frame.enter()).await.map_err(of_postgres)?;
+        let done = work.await?;
+        let leave = self.frame.leave(&self.transaction, self.durability);
+        client.batch_execute(&leave).await.map_err(of_postgres)?;
+        Ok(done)
+    }
+}
+
 /// The number of a transaction, in the answer to [`WHICH`].
 pub(super) fn number(answer: &[SimpleQueryMessage]) -> String {
     let row = answer.iter().find_map(|message| match message {

@@ -5,11 +5,15 @@
 //! be right when it is run again from any point at which it can have stopped.
 
 mod advice;
+mod answer;
 mod check;
 mod compare;
 mod context;
+mod existing;
 mod framed;
+mod located;
 mod no_transaction;
+mod notices;
 mod plan;
 mod policies;
 mod range;
@@ -21,8 +25,10 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod watched;
+mod written;
 
 pub(crate) use context::{Context, Tuning};
+pub(crate) use notices::Told;
 
 use dunlin_proto::v1::{AppliedMigration, RunError, grant};
 
@@ -81,6 +87,7 @@ pub(crate) async fn run(context: &Context, task: &grant::Task, again: bool) -> R
         grant::Task::Range(task) => range::run(context, task, again).await,
         grant::Task::Seal(task) => seal::run(context, task, again).await,
     };
+    notices::finish(context);
     match ended {
         Err(Error::Hidden(hidden)) => Err(Error::Final(policies::explain(context, *hidden).await)),
         ended => ended,

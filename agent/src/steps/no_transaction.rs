@@ -12,10 +12,10 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::{StatementTask, Step};
+use dunlin_shared::postgres::{Heard, Session};
 use dunlin_shared::sql::{concurrent_index, concurrent_reindex};
 use serde_json::Map;
 use tokio::time::Instant;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -23,7 +23,7 @@ use super::context::{names, needs_direct};
 use super::repair::Repair;
 use super::rows::Count;
 use super::watched::{self, Patience};
-use super::{Context, Ended, Error, advice, check, seal, statement};
+use super::{Context, Ended, Error, advice, answer, check, existing, located, notices, seal, statement};
 use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
 use crate::frame::{self, Durability, Frame};
@@ -106,7 +106,7 @@ struct Attempt<'a> {
     address: Address,
     place: &'a Place,
     checkpoint: Checkpoint,
-    session: Client,
+    session: Session,
     /// The role of the session, which can have another one than the agent has elsewhere.
     role: String,
 }
@@ -167,14 +167,16 @@ impl Attempt<'_> {
         if !self.checkpoint.fresh {
             repair.repeated(&self.step.sql);
         }
-        let done = match if built { Ok(0) } else { self.carry_out().await } {
+        let done = match if built { Ok((0, Heard::default())) } else { self.carry_out().await } {
             Err(error) => Err(advice::outside(error, self.step, &self.session).await),
             done => done,
         };
-        let rows = match done {
-            Ok(rows) => rows,
+        let (rows, heard) = match done {
+            Ok(carried_out) => carried_out,
             Err(error) => return Err(self.cleaned(error, &repair).await),
         };
+        // What was there before is somebody else's, whatever it is: it is not removed.
+        self.compare(&heard).await?;
         repair.assert_whole(&self.step.sql).await?;
         failpoint::at(&self.session, OUTSIDE.changed).await.map_err(|error| self.failed(&error))?;
         self.finish(rows).await
@@ -213,22 +215,26 @@ impl Attempt<'_> {
         Ok(seen.map_err(|error| Error::of_ledger(error, self.place))?.is_some())
     }
 
-    async fn carry_out(&self) -> Result<i64, Error> {
+    async fn carry_out(&self) -> Result<(i64, Heard), Error> {
         // The settings of the session, since there is no transaction; the session ends with the step.
         let limits = self.context.limits;
         let settings = format!(
-            "SET row_security = {};SET lock_timeout = 0;SET statement_timeout = {}",
+            "SET client_min_messages = notice;SET row_security = {};SET lock_timeout = 0;SET statement_timeout = {}",
             if self.step.row_security { "on" } else { "off" },
             limits.statement_timeout.as_millis()
         );
         self.session.batch_execute(&settings).await.map_err(|error| self.failed(&error))?;
-        let answer = self.watched(self.session.simple_query(&self.step.sql)).await?;
+        drop(self.session.heard());
+        let watched = self.watched(answer::without_rows(&self.session, &self.step.sql)).await;
+        let heard = self.session.heard();
+        notices::tell(self.context, &self.step.name, &heard);
+        let answer = watched?;
         let messages = answer.map_err(|error| {
             let exists = matches!(
                 error.code(),
                 Some(&SqlState::DUPLICATE_TABLE | &SqlState::DUPLICATE_OBJECT | &SqlState::UNDEFINED_OBJECT)
             );
-            match self.failed(&error) {
+            match located::in_sql(self.failed(&error), &self.step.sql, heard.failed) {
                 Error::Final(mut failed) if exists && !self.checkpoint.fresh => {
                     failed.next = format!(
                         "An earlier attempt at this step may have carried it out already. Write it so that it can be \
@@ -241,7 +247,22 @@ impl Attempt<'_> {
             }
         })?;
         self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
-        Ok(Count::of(&self.step.sql).rows(&messages))
+        Ok((Count::of(&self.step.sql).rows(&messages), heard))
+    }
+
+    /// Compares what the statement has met with what it says, in a transaction that is rolled back.
+    async fn compare(&self, heard: &Heard) -> Result<(), Error> {
+        if heard.skips.is_empty() {
+            return Ok(());
+        }
+        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.clone()));
+        self.session
+            .batch_execute(&frame.begin_entered(Durability::Later))
+            .await
+            .map_err(|error| self.failed(&error))?;
+        let compared = existing::compare(self.context, &self.session, &self.step.sql, heard, self.place).await;
+        self.session.batch_execute("ROLLBACK").await.map_err(|error| self.failed(&error))?;
+        compared
     }
 
     /// Waits for the statement of the step, and cancels it where it stands in a queue for too long.

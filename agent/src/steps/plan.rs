@@ -12,9 +12,10 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{EventType, PlanTask, PlannedRange, RangesPlanned};
+use dunlin_proto::v1::{EventType, PlanTask, PlannedRange, RangesPlanned, Step};
 use dunlin_shared::key::{KeyBound, KeyRange};
 use dunlin_shared::migration::mending;
+use dunlin_shared::sql::statement_offset;
 use futures::future::join3;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -23,7 +24,7 @@ use tokio::time::Instant;
 use super::compare::{self, Compared};
 use super::context::names;
 use super::subject::{self, Subject};
-use super::{Context, Ended, Error, check, given, seal};
+use super::{Context, Ended, Error, check, given, located, seal, written};
 use crate::catalog::{Key, Table, Walk, Writers};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
@@ -81,7 +82,10 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     let frame = context.frame_of(step, &place)?;
     let settings = step.batch.clone().unwrap_or_default();
     let mut connection = context.lend(&place).await?;
-    let Subject { table, key } = Subject::resolve(context, &mut connection, step, &place).await?;
+    let resolved = Subject::resolve(context, &mut connection, step, &place).await;
+    // What PostgreSQL says of the statement it says before the first batch.
+    let Subject { table, key } =
+        resolved.map_err(|error| located::with(error, &step.sql, statement_offset(&step.sql, 0), Some(0)))?;
 
     let address = context.address(Some(&names.step), 0);
     let claim = context.claim(&address, Kind::Plan, &step.checksum, again);
@@ -96,6 +100,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
         context,
         frame,
         task,
+        step,
         checksum: &step.checksum,
         address,
         place: &place,
@@ -142,6 +147,7 @@ struct Plan<'a> {
     /// How the transactions of its walk begin.
     frame: Frame,
     task: &'a PlanTask,
+    step: &'a Step,
     checksum: &'a str,
     address: Address,
     place: &'a Place,
@@ -213,6 +219,9 @@ impl Plan<'_> {
                 cursor = Some(begun);
             }
         }
+        let unlogged = written::walked(connection, self.step, self.table.oid, self.place).await?;
+        let witness = written::witness(&self.address, &unlogged);
+        connection.batch_execute(&witness).await.map_err(of_postgres)?;
         connection.commit().await.map_err(of_postgres)?;
         Ok(Entered { cursor, unfinished })
     }

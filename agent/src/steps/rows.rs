@@ -7,8 +7,13 @@
 use dunlin_shared::sql::{Change, changes};
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::answer;
+
 /// The name of the column with what the server has counted.
 const COLUMN: &str = "dunlin_changed";
+
+/// What the names of columns of the agent's own questions begin with.
+const OWN: &str = "dunlin_";
 
 /// What the server has counted so far in this session and not yet handed to its statistics.
 const COUNTED: &str =
@@ -43,10 +48,13 @@ impl Count {
     /// Those of PostgreSQL.
     pub(super) async fn execute(&self, client: &Client, sql: &str) -> Result<i64, tokio_postgres::Error> {
         if !self.by_the_server() {
-            return Ok(self.rows(&client.simple_query(sql).await?));
+            return Ok(self.rows(&answer::without_rows(client, sql).await?));
         }
-        let (before, answer, behind) =
-            futures::join!(client.simple_query(COUNTED), client.simple_query(sql), client.simple_query(COUNTED));
+        let (before, answer, behind) = futures::join!(
+            client.simple_query(COUNTED),
+            answer::without_rows(client, sql),
+            client.simple_query(COUNTED)
+        );
         // The error of the SQL is the one that counts.
         let mut messages = before?;
         messages.extend(answer?);
@@ -63,7 +71,7 @@ impl Count {
             match message {
                 SimpleQueryMessage::RowDescription(columns) => {
                     returns = true;
-                    ours = columns.first().is_some_and(|column| column.name() == COLUMN);
+                    ours = columns.first().is_some_and(|column| column.name().starts_with(OWN));
                 }
                 SimpleQueryMessage::CommandComplete(rows) => {
                     if !ours {

@@ -14,7 +14,8 @@ use super::compare::{self, Compared};
 use super::context::{isolation, names};
 use super::framed::Framed;
 use super::rows::Count;
-use super::{Context, Ended, Error, advice, check, no_transaction, seal};
+use super::written::{self, By};
+use super::{Context, Ended, Error, advice, check, existing, located, no_transaction, notices, seal};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
@@ -192,8 +193,29 @@ impl Work<'_> {
 
     async fn step(&self, connection: &Connection, framed: &Framed, step: &Step) -> Result<i64, Error> {
         let place = self.context.place(&step.name);
+        // What was said before is Dunlin's own.
+        drop(connection.heard());
         let count = Count::of(&step.sql);
-        framed.execute(connection, step.row_security, count.execute(connection, &step.sql), &place).await
+        let counting = count.execute(connection, &step.sql);
+        let changed = framed.execute(connection, step.row_security, counting, &place).await;
+        let heard = connection.heard();
+        notices::tell(self.context, &step.name, &heard);
+        let rows = changed.map_err(|error| located::in_sql(error, &step.sql, heard.failed))?;
+        existing::compare_within(self.context, connection, framed, &step.sql, &heard, &place).await?;
+        self.keep_written(connection, step, &place).await?;
+        Ok(rows)
+    }
+
+    /// Refuses what the step may not write, and leaves a witness of what a crash would empty.
+    async fn keep_written(&self, connection: &Connection, step: &Step, place: &Place) -> Result<(), Error> {
+        let of_postgres = |error| Error::of_postgres(&error, place);
+        let written = written::ask(connection).await.map_err(of_postgres)?;
+        let unlogged = written::permitted(step, By::Statement, &written, place)?;
+        // With an atomic migration the checkpoint goes, and nothing comes behind it that could find a loss.
+        if self.task.seal.is_none() && !unlogged.is_empty() {
+            connection.batch_execute(&written::witness(self.address, &unlogged)).await.map_err(of_postgres)?;
+        }
+        Ok(())
     }
 
     async fn advance(&self, connection: &mut Connection, rows: i64) -> Result<(), Error> {

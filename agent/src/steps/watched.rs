@@ -14,6 +14,7 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::{EventType, RunError};
+use dunlin_shared::postgres::Session;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
@@ -90,7 +91,7 @@ pub(super) async fn watch<T>(
 ) -> (Result<T, tokio_postgres::Error>, Option<Cancelled>) {
     let began = Instant::now();
     tokio::pin!(work);
-    let mut watcher: Option<Client> = None;
+    let mut watcher: Option<Session> = None;
     let mut told = String::new();
     let mut cancelled = None;
     loop {

@@ -13,8 +13,8 @@ use std::ops::{Deref, DerefMut};
 use std::pin::pin;
 use std::sync::Arc;
 
-use deadpool_postgres::{Object, Pool, PoolError};
-use dunlin_shared::postgres::Connector;
+use deadpool::managed::{Object, PoolError};
+use dunlin_shared::postgres::{self, Connector, Heard, Lent, Session, Sessions};
 use futures::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
@@ -35,9 +35,9 @@ pub(crate) struct Connection {
 #[derive(Debug)]
 enum Held {
     /// Lent.
-    Pooled(Object),
+    Pooled(Lent),
     /// Closed afterwards.
-    Own(Client),
+    Own(Session),
     /// Only while being dropped.
     Gone,
 }
@@ -47,17 +47,30 @@ impl Connection {
     ///
     /// # Errors
     /// The target cannot be reached.
-    pub(crate) async fn lend(pool: &Pool, connector: &Arc<Connector>) -> Result<Self, PoolError> {
+    pub(crate) async fn lend(pool: &Sessions, connector: &Arc<Connector>) -> Result<Self, PoolError<postgres::Error>> {
         Ok(Self::of(Held::Pooled(pool.get().await?), connector))
     }
 
     /// A connection of one's own.
-    pub(crate) fn own(client: Client, connector: &Arc<Connector>) -> Self {
-        Self::of(Held::Own(client), connector)
+    pub(crate) fn own(session: Session, connector: &Arc<Connector>) -> Self {
+        Self::of(Held::Own(session), connector)
     }
 
     fn of(held: Held, connector: &Arc<Connector>) -> Self {
         Self { held, open: false, used: false, pooled: false, connector: Arc::clone(connector) }
+    }
+
+    /// What the server has said beside its answers since the last call.
+    pub(crate) fn heard(&self) -> Heard {
+        self.session().heard()
+    }
+
+    fn session(&self) -> &Session {
+        match &self.held {
+            Held::Pooled(object) => object,
+            Held::Own(session) => session,
+            Held::Gone => unreachable!("the connection is there until it is dropped"),
+        }
     }
 
     /// Says whether a pooler stands on the way.
@@ -159,11 +172,7 @@ impl Deref for Connection {
     type Target = Client;
 
     fn deref(&self) -> &Client {
-        match &self.held {
-            Held::Pooled(object) => object,
-            Held::Own(client) => client,
-            Held::Gone => unreachable!("the connection is there until it is dropped"),
-        }
+        self.session()
     }
 }
 
@@ -184,7 +193,7 @@ impl Drop for Connection {
             return;
         }
         // It does not go back to the pool.
-        let token = self.cancel_token();
+        let cancel = self.session().canceller();
         let (lent, own) = match std::mem::replace(&mut self.held, Held::Gone) {
             Held::Pooled(object) => (Some(Object::take(object)), None),
             Held::Own(client) => (None, Some(client)),
@@ -198,7 +207,7 @@ impl Drop for Connection {
         let connector = Arc::clone(&self.connector);
         if let Ok(runtime) = tokio::runtime::Handle::try_current() {
             runtime.spawn(async move {
-                let _gone = connector.cancel(&token).await;
+                let _gone = connector.cancel(&cancel).await;
                 drop((lent, own));
             });
         }

@@ -222,11 +222,13 @@ fn told(migration_id: String, held: Held) -> HeldStep {
 
 /// Connects, and has the target looked at again as soon as the connection is lost.
 async fn connect(target: &Target, lost: &Arc<Notify>) -> Result<Connection, Error> {
-    let (client, ended) = target.connector.connect().await.map_err(away)?;
-    let lost = Arc::clone(lost);
-    tokio::spawn(async move {
-        let _ended = ended.await;
-        lost.notify_one();
-    });
-    Ok(Connection::own(client, &target.connector))
+    let mut session = target.connector.session().await.map_err(away)?;
+    if let Some(ended) = session.ended() {
+        let lost = Arc::clone(lost);
+        tokio::spawn(async move {
+            let _ended = ended.await;
+            lost.notify_one();
+        });
+    }
+    Ok(Connection::own(session, &target.connector))
 }

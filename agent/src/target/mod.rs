@@ -12,11 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
-use deadpool_postgres::{Pool, PoolError};
+use deadpool::managed::PoolError;
 use dunlin_shared::ids::TargetName;
-use dunlin_shared::postgres::{self, Connector, told_pid};
+use dunlin_shared::postgres::{self, Connector, Session, Sessions, told_pid};
 use tokio::sync::{Notify, watch};
-use tokio_postgres::Client;
 
 pub(crate) use connection::Connection;
 pub(crate) use eye::PROBE_LIMIT;
@@ -42,7 +41,7 @@ pub(crate) enum Error {
 /// A session of one's own.
 pub(crate) struct Direct {
     /// The session.
-    pub(crate) session: Client,
+    pub(crate) session: Session,
     /// Its role, quoted where that is needed.
     pub(crate) role: String,
 }
@@ -62,7 +61,7 @@ pub(crate) struct Target {
     connector: Arc<Connector>,
     /// The way past a pooler.
     direct: Option<Arc<Connector>>,
-    pool: Pool,
+    pool: Sessions,
     known: Mutex<Known>,
     suspected: Arc<Notify>,
     eye: tokio::sync::Mutex<Eye>,
@@ -79,7 +78,7 @@ impl Target {
     /// The string is not one.
     pub(crate) fn new(name: TargetName, url: &str, size: usize) -> Result<Self, postgres::Error> {
         let connector = Arc::new(Connector::new(url, "dunlin-agent")?);
-        let pool = connector.pool(size)?;
+        let pool = connector.sessions(size)?;
         Ok(Self {
             name,
             connector,
@@ -111,8 +110,7 @@ impl Target {
     /// # Errors
     /// It does not answer, or refuses.
     pub(crate) async fn lend(&self) -> Result<Connection, Error> {
-        let mut connection =
-            Connection::lend(&self.pool, &self.connector).await.map_err(|error| unreachable(&error))?;
+        let mut connection = Connection::lend(&self.pool, &self.connector).await.map_err(unreachable)?;
         self.prepared(&mut connection).await?;
         Ok(connection)
     }
@@ -143,7 +141,7 @@ impl Target {
     ///
     /// # Errors
     /// The target does not answer.
-    pub(crate) async fn session(&self) -> Result<Client, Error> {
+    pub(crate) async fn session(&self) -> Result<Session, Error> {
         connect(&self.connector).await
     }
 
@@ -200,14 +198,15 @@ impl Target {
     }
 }
 
-async fn connect(connector: &Connector) -> Result<Client, Error> {
-    connector.connect().await.map(|(client, _)| client).map_err(away)
+async fn connect(connector: &Connector) -> Result<Session, Error> {
+    connector.session().await.map_err(away)
 }
 
 /// Why there is no connection, without the place: it is the agent's alone.
 fn away(error: postgres::Error) -> Error {
     Error::Unreachable(match error {
         postgres::Error::Connect { source, .. } => postgres::describe(&source),
+        postgres::Error::Unreached { source, .. } => format!("error connecting to server: {source}"),
         postgres::Error::Timeout { limit, .. } => silent(limit),
         error => error.to_string(),
     })
@@ -233,10 +232,10 @@ pub(crate) fn pauses(longest: Duration) -> impl Iterator<Item = Duration> + Send
         .build()
 }
 
-fn unreachable(error: &PoolError) -> Error {
-    Error::Unreachable(match error {
-        PoolError::Backend(error) => postgres::describe(error),
-        PoolError::Timeout(_) => "no answer to the attempt to connect".to_owned(),
-        error => failure::chain(error),
-    })
+fn unreachable(error: PoolError<postgres::Error>) -> Error {
+    match error {
+        PoolError::Backend(error) => away(error),
+        PoolError::Timeout(_) => Error::Unreachable("no answer to the attempt to connect".to_owned()),
+        error => Error::Unreachable(failure::chain(&error)),
+    }
 }

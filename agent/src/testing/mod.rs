@@ -21,7 +21,7 @@ use tokio_postgres::{Client, NoTls, Row};
 
 use crate::limits::Limits;
 use crate::session::{Book, LeaseId};
-use crate::steps::{self, Context, Ended, Error, Tuning};
+use crate::steps::{self, Context, Ended, Error, Told, Tuning};
 use crate::target::Target;
 use crate::transform::{Transform, Transforms};
 use crate::watchdog::Watch;
@@ -160,6 +160,7 @@ impl Lab {
             transforms: self.transforms.clone(),
             tuning: self.tuning.clone(),
             beats: AtomicU64::new(0),
+            told: Told::default(),
             watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_secs(1) },
         }
     }

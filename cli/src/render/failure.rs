@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use comfy_table::Color;
-use dunlin_proto::v1::Run;
+use dunlin_proto::v1::{Run, SqlPosition};
 
 use super::Look;
 use crate::follow::Cancelled;
@@ -25,8 +25,13 @@ pub(crate) fn failure(look: &Look, run: &Run) -> String {
         ("step", &error.step),
         ("check", &error.check),
         ("error", &error.message),
+        ("at", &error.position.as_ref().map(place).unwrap_or_default()),
         ("detail", &error.detail),
         ("hint", &error.hint),
+        ("context", &error.context),
+        ("table", &error.table),
+        ("column", &error.column),
+        ("constraint", &error.constraint),
         ("sqlstate", &error.sqlstate),
         ("rows", &error.rows),
         ("agent", &error.agent_id),
@@ -40,6 +45,28 @@ pub(crate) fn failure(look: &Look, run: &Run) -> String {
         }
     }
     text
+}
+
+/// The most of a line of SQL that is shown.
+const MOST: usize = 100;
+
+/// Where in the SQL an error is: the file, and the line with a caret.
+fn place(position: &SqlPosition) -> String {
+    let statement = if position.statement > 1 { format!(", statement {}", position.statement) } else { String::new() };
+    let (line, place) = if position.path.is_empty() {
+        (position.line, format!("line {}, column {} of the SQL{statement}", position.line, position.column))
+    } else {
+        let (line, column) = (position.file_line, position.file_column);
+        (line, format!("{}:{line}:{column}{statement}", position.path))
+    };
+    let column = usize::try_from(position.column).unwrap_or(1).saturating_sub(1);
+    // Of a long line, what is around the caret.
+    let skipped = column.saturating_sub(MOST / 2);
+    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let shown: String = position.text.chars().skip(skipped).take(MOST).map(plain).collect();
+    let number = line.to_string();
+    let caret = " ".repeat(column - skipped);
+    format!("{place}\n{number} | {shown}\n{} | {caret}^", " ".repeat(number.len()))
 }
 
 /// The runs that were cancelled: those behind others in one line, whatever their number, and each other with its reason.
@@ -74,6 +101,25 @@ mod tests {
     use dunlin_proto::v1::RunError;
 
     use super::*;
+
+    #[test]
+    fn a_place_is_a_line_of_the_file_with_a_caret() {
+        let position = SqlPosition {
+            line: 3,
+            column: 8,
+            text: "SELECT\tnone FROM users".to_owned(),
+            statement: 2,
+            path: "sql/fill.sql".to_owned(),
+            file_line: 12,
+            file_column: 8,
+        };
+        assert_eq!(place(&position), "sql/fill.sql:12:8, statement 2\n12 | SELECT none FROM users\n   |        ^");
+        let long = SqlPosition { text: "x".repeat(5000), column: 4000, statement: 1, path: String::new(), ..position };
+        let text = place(&long);
+        assert!(text.starts_with("line 3, column 4000 of the SQL\n3 | xxx"), "{text}");
+        assert!(text.lines().all(|line| line.len() <= MOST + 10), "{text}");
+        assert_eq!(text.lines().nth(2).unwrap().find('^'), Some(4 + MOST / 2));
+    }
 
     #[test]
     fn what_was_cancelled_behind_a_failure_is_one_line() {

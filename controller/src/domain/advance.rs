@@ -14,6 +14,7 @@ use dunlin_shared::migration::Definition;
 use serde_json::{Map, Value};
 
 use super::event::{Event, Severity, Type};
+use super::messages;
 use super::plan::{self, NewTask, Then, WHOLE};
 use super::report::{Applied, Counted, Range, Report};
 use super::run::{self, Failure};
@@ -169,8 +170,14 @@ pub fn advance(
     jitter: f64,
     changes: &mut Changes,
 ) -> Result<Verdict, Error> {
-    if let Report::Note { event_type, message } = report {
-        let mut event = about_task(run, task, event_type, Severity::Info, message);
+    if let Report::Note { event_type, severity, step, message, left_out } = report {
+        if event_type == Type::ServerMessage && !messages::keep(run, task, &step, &message, left_out) {
+            return Ok(Verdict::Effective);
+        }
+        let mut event = about_task(run, task, event_type, severity, message);
+        if !step.is_empty() {
+            event = event.of_step(step);
+        }
         if let task::State::Leased { agent } = &task.standing.state
             && task.standing.epoch == lease.epoch
         {
@@ -239,6 +246,7 @@ fn done(
 ) -> Result<(), Error> {
     match (task.kind, task.step) {
         (Kind::Statement, WHOLE) => {
+            messages::tell_all(run, changes);
             for step in &mut run.steps {
                 step.state = step.state.next(step::Event::Succeed)?;
             }
@@ -270,6 +278,7 @@ fn open_step(run: &mut Run, task: NewTask, changes: &mut Changes) -> Result<(), 
 }
 
 fn close_step(run: &mut Run, ordinal: i32, already_done: bool, changes: &mut Changes) -> Result<(), Error> {
+    messages::tell(run, ordinal, changes);
     let step = step_mut(run, ordinal)?;
     step.state = step.state.next(step::Event::Succeed)?;
     let step = step.clone();
@@ -401,7 +410,7 @@ fn count(run: &mut Run, task: &mut Task, counted: Counted) -> Result<(), Error> 
     Ok(())
 }
 
-fn index_of(run: &Run, ordinal: i32) -> Result<usize, Error> {
+pub(super) fn index_of(run: &Run, ordinal: i32) -> Result<usize, Error> {
     let index = usize::try_from(ordinal).ok().and_then(|ordinal| ordinal.checked_sub(1));
     index.filter(|index| *index < run.steps.len()).ok_or(Error::NoStep { run: run.id, step: ordinal })
 }

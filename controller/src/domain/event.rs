@@ -79,6 +79,8 @@ words! {
         StepRepaired = "step_repaired",
         /// An agent tells something about its work.
         AgentNote = "agent_note",
+        /// PostgreSQL said something while a step was executed.
+        ServerMessage = "server_message",
     }
 }
 

@@ -9,6 +9,7 @@ mod cascade;
 mod event;
 pub mod followed;
 mod mending;
+mod messages;
 mod plan;
 pub mod register;
 pub mod report;

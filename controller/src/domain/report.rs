@@ -55,8 +55,14 @@ pub enum Report {
     Note {
         /// What happened.
         event_type: event::Type,
-        /// In a sentence.
+        /// How much it matters.
+        severity: event::Severity,
+        /// The step that it is about; empty for the one of the task.
+        step: String,
+        /// In a sentence; empty where only messages that are not kept are counted.
         message: String,
+        /// How many more messages of the server the agent did not keep.
+        left_out: i64,
     },
 }
 

@@ -134,6 +134,30 @@ pub struct Failure {
     pub next: String,
     /// The agent that met the error.
     pub agent_id: String,
+    /// PostgreSQL's context.
+    pub context: String,
+    /// The table that PostgreSQL names.
+    pub table: String,
+    /// The column that PostgreSQL names.
+    pub column: String,
+    /// The constraint that PostgreSQL names.
+    pub constraint: String,
+    /// Where in the SQL it is.
+    pub position: Option<Position>,
+}
+
+/// A place in the SQL of a step or check.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Position {
+    /// The line in the SQL, from 1.
+    pub line: u32,
+    /// The column, in characters from 1.
+    pub column: u32,
+    /// The text of the line.
+    pub text: String,
+    /// The number of the statement, from 1; 0 where it is not known.
+    pub statement: u32,
 }
 
 #[cfg(test)]

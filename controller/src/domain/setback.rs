@@ -8,6 +8,7 @@ use dunlin_shared::ids::{AgentId, Epoch};
 use super::advance::{Changes, Error, Run, TRIES, Task, about, about_task, describe, step_mut};
 use super::backoff::backoff;
 use super::event::{Severity, Type};
+use super::messages;
 use super::plan::{self, WHOLE};
 use super::report::ReleaseReason;
 use super::run::{self, Failure};
@@ -56,6 +57,7 @@ pub(super) fn fail(
     changes: &mut Changes,
 ) -> Result<(), Error> {
     run.state = run.state.next(run::Event::Fail)?;
+    messages::tell_all(run, changes);
     failure.migration_id = run.migration.as_str().to_owned();
     if failure.agent_id.is_empty() {
         failure.agent_id = agent.as_str().to_owned();
@@ -66,9 +68,11 @@ pub(super) fn fail(
     if failure.next.is_empty() {
         failure.next = format!("mend the data or the definition, register it, and run {} again", run.migration);
     }
-    for step in &mut run.steps {
-        let of_task = step.ordinal == task.step || task.step == WHOLE && step.name.as_str() == failure.step;
-        if of_task && step.state == step::State::Running {
+    if task.step == WHOLE {
+        roll_back(run, &failure)?;
+    } else {
+        let step = run.steps.iter_mut().find(|step| step.ordinal == task.step && step.state == step::State::Running);
+        if let Some(step) = step {
             step.state = step.state.next(step::Event::Fail)?;
         }
     }
@@ -95,6 +99,23 @@ pub(super) fn fail(
     changes.events.push(event);
     changes.stopped.push(run.id);
     run.failure = Some(failure);
+    Ok(())
+}
+
+/// Says of each step of an atomic migration what became of it: all of them were one transaction.
+fn roll_back(run: &mut Run, failure: &Failure) -> Result<(), Error> {
+    let failed = run.steps.iter().position(|step| step.name.as_str() == failure.step);
+    let before_all = run.definition.before.iter().any(|check| check.name == failure.check);
+    for (index, step) in run.steps.iter_mut().enumerate().filter(|(_, step)| step.state == step::State::Running) {
+        let event = match failed {
+            Some(failed) if index == failed => step::Event::Fail,
+            Some(failed) if index > failed => step::Event::NotReached,
+            None if before_all => step::Event::NotReached,
+            // A check behind all steps, or the commit.
+            Some(_) | None => step::Event::RollBack,
+        };
+        step.state = step.state.next(event)?;
+    }
     Ok(())
 }
 

@@ -1,4 +1,4 @@
-//! The steps of a run: `pending → running → succeeded | failed`, and how far each is.
+//! The steps of a run: `pending → running → succeeded | failed | rolled_back`, and how far each is.
 //!
 //! The figures are kept as they change, never counted over the ranges: a step of 100,000 ranges costs no more with each
 //! report than one of ten. What must stay true: `ranges_done ≤ ranges_total`, and `rows_walked` and `rows` only grow.
@@ -17,6 +17,8 @@ pub enum State {
     Succeeded,
     /// Stopped by an error.
     Failed,
+    /// Done in the transaction of an atomic migration, which something behind it has made fail.
+    RolledBack,
 }
 
 /// What happens to a step.
@@ -28,6 +30,10 @@ pub enum Event {
     Succeed,
     /// A task of it failed for good.
     Fail,
+    /// Something behind it in its transaction failed for good.
+    RollBack,
+    /// Something before it in its transaction failed for good: its turn has not come.
+    NotReached,
 }
 
 /// An event that a step in this state cannot meet.
@@ -50,7 +56,9 @@ impl State {
             (Self::Pending, Event::Start) => Ok(Self::Running),
             (Self::Running, Event::Succeed) => Ok(Self::Succeeded),
             (Self::Running, Event::Fail) => Ok(Self::Failed),
-            (Self::Pending | Self::Running | Self::Succeeded | Self::Failed, _) => {
+            (Self::Running, Event::RollBack) => Ok(Self::RolledBack),
+            (Self::Running, Event::NotReached) => Ok(Self::Pending),
+            (Self::Pending | Self::Running | Self::Succeeded | Self::Failed | Self::RolledBack, _) => {
                 Err(IllegalTransition { state: self, event })
             }
         }
@@ -64,13 +72,16 @@ impl State {
             Self::Running => "running",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
+            Self::RolledBack => "rolled_back",
         }
     }
 
     /// The state of a stored word.
     #[must_use]
     pub fn parse(word: &str) -> Option<Self> {
-        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed].into_iter().find(|state| state.as_str() == word)
+        [Self::Pending, Self::Running, Self::Succeeded, Self::Failed, Self::RolledBack]
+            .into_iter()
+            .find(|state| state.as_str() == word)
     }
 }
 
@@ -99,6 +110,8 @@ pub struct Step {
     pub planned: bool,
     /// The columns of the key; empty until the first ranges are known.
     pub key: Vec<KeyColumn>,
+    /// What the server has said while it was executed, kept or not.
+    pub messages: i64,
 }
 
 impl Step {
@@ -117,6 +130,7 @@ impl Step {
             ranges_total: 0,
             planned: false,
             key: Vec::new(),
+            messages: 0,
         }
     }
 

@@ -8,12 +8,12 @@ use dunlin_proto::v1;
 use dunlin_shared::ids::{Epoch, TargetName, TaskId};
 use dunlin_shared::key::KeyColumn;
 use dunlin_shared::migration::mending::{Held, Standing};
-use dunlin_shared::migration::{Definition, Step as DefinedStep};
+use dunlin_shared::migration::{Definition, SqlPlace, Step as DefinedStep};
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report};
-use crate::domain::run::{self, Failure};
+use crate::domain::run::{self, Failure, Position};
 use crate::domain::step;
 use crate::domain::task::{Kind, Lease};
 use crate::domain::waits::Wait;
@@ -212,8 +212,23 @@ pub(crate) fn failed_in(failed: &v1::TaskFailed) -> Report {
             rows: clean(&error.rows),
             next: clean(&error.next),
             agent_id: clean(&error.agent_id),
+            context: clean(&error.context),
+            table: clean(&error.table),
+            column: clean(&error.column),
+            constraint: clean(&error.constraint),
+            position: error.position.as_ref().map(position_in),
         }),
         retryable: failed.retryable,
+    }
+}
+
+fn position_in(position: &v1::SqlPosition) -> Position {
+    let number = |number: i32| u32::try_from(number).unwrap_or(0);
+    Position {
+        line: number(position.line),
+        column: number(position.column),
+        text: clean(&position.text),
+        statement: number(position.statement),
     }
 }
 
@@ -239,9 +254,16 @@ pub(crate) fn note_in(note: &v1::TaskNote) -> Report {
         v1::EventType::StepSkipped => EventType::StepSkipped,
         v1::EventType::TaskRetried => EventType::TaskRetried,
         v1::EventType::StepRepaired => EventType::StepRepaired,
+        v1::EventType::ServerMessage => EventType::ServerMessage,
         _ => EventType::AgentNote,
     };
-    Report::Note { event_type, message: clean(&note.message) }
+    let severity = match note.severity() {
+        v1::Severity::Warning => Severity::Warning,
+        v1::Severity::Error => Severity::Error,
+        v1::Severity::Info | v1::Severity::Unspecified => Severity::Info,
+    };
+    let message = clean(&note.message);
+    Report::Note { event_type, severity, step: clean(&note.step), message, left_out: note.left_out }
 }
 
 pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
@@ -352,7 +374,7 @@ pub(crate) fn run_out(view: &View) -> v1::Run {
         rows_per_second: rate,
         eta: current.and_then(eta).map(duration),
         waits: view.waits.iter().map(|wait| wait_out(wait, &view.target)).collect(),
-        error: view.failure.as_ref().map(error_out),
+        error: view.failure.as_ref().map(|failure| error_out(failure, &view.places)),
         result: view.result.as_ref().map(struct_of),
         create_time: Some(timestamp(view.created_at)),
         start_time: view.started_at.map(timestamp),
@@ -376,6 +398,7 @@ fn step_out(view: &StepView) -> v1::RunStep {
         step::State::Running => v1::RunStepState::Running,
         step::State::Succeeded => v1::RunStepState::Succeeded,
         step::State::Failed => v1::RunStepState::Failed,
+        step::State::RolledBack => v1::RunStepState::RolledBack,
     };
     v1::RunStep {
         name: step.name.to_string(),
@@ -428,7 +451,8 @@ pub(crate) fn wait_out(wait: &Wait, target: &TargetName) -> v1::Wait {
     v1::Wait { reason: reason.into(), migration_id, run_id, message: wait.describe(target) }
 }
 
-fn error_out(failure: &Failure) -> v1::RunError {
+fn error_out(failure: &Failure, places: &[SqlPlace]) -> v1::RunError {
+    let place = SqlPlace::find(places, &failure.step, &failure.check);
     v1::RunError {
         migration_id: failure.migration_id.clone(),
         step: failure.step.clone(),
@@ -440,6 +464,25 @@ fn error_out(failure: &Failure) -> v1::RunError {
         rows: failure.rows.clone(),
         next: failure.next.clone(),
         agent_id: failure.agent_id.clone(),
+        context: failure.context.clone(),
+        table: failure.table.clone(),
+        column: failure.column.clone(),
+        constraint: failure.constraint.clone(),
+        position: failure.position.as_ref().map(|position| position_out(position, place)),
+    }
+}
+
+fn position_out(position: &Position, place: Option<&SqlPlace>) -> v1::SqlPosition {
+    let number = |number: u32| i32::try_from(number).unwrap_or(i32::MAX);
+    let (file_line, file_column) = place.map_or((0, 0), |place| place.of(position.line, position.column));
+    v1::SqlPosition {
+        line: number(position.line),
+        column: number(position.column),
+        text: position.text.clone(),
+        statement: number(position.statement),
+        path: place.map(|place| place.path.clone()).unwrap_or_default(),
+        file_line: number(file_line),
+        file_column: number(file_column),
     }
 }
 

@@ -58,7 +58,7 @@ pub(super) const LOCK_OPEN_TASKS: Statement = Statement::new(
 pub(super) const LOCK_STEPS: Statement = Statement::new(
     "lock_steps",
     "SELECT run_id, ordinal, name, state, rows, rows_walked, rows_walked_before, rows_total, ranges_done, ranges_total, planned,
-         key
+         key, messages
      FROM dunlin_controller.run_steps
      WHERE run_id = ANY (ARRAY (SELECT run_id FROM dunlin_controller.tasks WHERE id = ANY ($1)))
      ORDER BY run_id, ordinal FOR NO KEY UPDATE",
@@ -127,6 +127,7 @@ pub(super) fn read_step(row: &Row) -> Result<Step, Error> {
         ranges_total: row.get("ranges_total"),
         planned: row.get("planned"),
         key: row.get::<_, Json<Vec<KeyColumn>>>("key").0,
+        messages: row.get("messages"),
     })
 }
 
@@ -273,6 +274,7 @@ struct StepRow<'a> {
     ranges_total: i32,
     planned: bool,
     key: &'a [KeyColumn],
+    messages: i64,
 }
 
 pub(super) const WRITE_STEPS: Statement = Statement::new(
@@ -280,10 +282,10 @@ pub(super) const WRITE_STEPS: Statement = Statement::new(
     "UPDATE dunlin_controller.run_steps s
      SET state = n.state, rows = n.rows, rows_walked = n.rows_walked, rows_walked_before = n.rows_walked_before,
          rows_total = n.rows_total, ranges_done = n.ranges_done, ranges_total = n.ranges_total, planned = n.planned,
-         key = n.key,
-         ended_at = CASE WHEN n.state IN ('succeeded', 'failed') THEN coalesce(s.ended_at, clock_timestamp()) END
+         key = n.key, messages = n.messages,
+         ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'rolled_back') THEN coalesce(s.ended_at, clock_timestamp()) END
      FROM jsonb_to_recordset($1) AS n (run_id bigint, ordinal int, state text, rows bigint, rows_walked bigint,
-         rows_walked_before bigint, rows_total bigint, ranges_done int, ranges_total int, planned boolean, key jsonb)
+         rows_walked_before bigint, rows_total bigint, ranges_done int, ranges_total int, planned boolean, key jsonb, messages bigint)
      WHERE s.run_id = n.run_id AND s.ordinal = n.ordinal",
 );
 
@@ -305,6 +307,7 @@ pub(super) async fn write_steps(session: &Session, steps: &[(RunId, &Step)]) -> 
             ranges_total: step.ranges_total,
             planned: step.planned,
             key: &step.key,
+            messages: step.messages,
         })
         .collect();
     session.execute(&WRITE_STEPS, &[&Json(rows)]).await.map(drop)

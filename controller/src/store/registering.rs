@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::migration::set::{Entry, Known as KnownVersion, Named, Problem, Set, SourceFile};
-use dunlin_shared::migration::{Checksum, Definition, StepBody, Version};
+use dunlin_shared::migration::{Checksum, Definition, SqlPlace, StepBody, Version};
 use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
@@ -123,6 +123,7 @@ struct NewRow<'a> {
     definition: &'a Definition,
     path: &'a str,
     text: &'a str,
+    places: &'a [SqlPlace],
 }
 
 const REGISTERED: Statement = Statement::new(
@@ -136,12 +137,19 @@ const REGISTERED: Statement = Statement::new(
 const WRITE_DEFINITIONS: Statement = Statement::new(
     "write_definitions",
     "INSERT INTO dunlin_controller.definitions
-         (migration_id, checksum, revision, definition, path, text, registered_by, reason)
-     SELECT n.id, n.checksum, n.revision, n.definition, n.path, n.text, $2, n.reason
+         (migration_id, checksum, revision, definition, path, text, places, registered_by, reason)
+     SELECT n.id, n.checksum, n.revision, n.definition, n.path, n.text, n.places, $2, n.reason
      FROM jsonb_to_recordset($1) AS n (id text, checksum text, revision int, definition jsonb, path text, text text,
-         reason text)
-     ON CONFLICT (migration_id, checksum) DO UPDATE SET path = excluded.path, text = excluded.text,
+         places jsonb, reason text)
+     ON CONFLICT (migration_id, checksum) DO UPDATE SET path = excluded.path, text = excluded.text, places = excluded.places,
          registered_by = excluded.registered_by, reason = excluded.reason",
+);
+
+const MOVE_PLACES: Statement = Statement::new(
+    "move_places",
+    "UPDATE dunlin_controller.definitions d SET path = n.path, places = n.places
+     FROM jsonb_to_recordset($1) AS n (id text, checksum text, path text, places jsonb)
+     WHERE d.migration_id = n.id AND d.checksum = n.checksum AND (d.path, d.places) IS DISTINCT FROM (n.path, n.places)",
 );
 
 const WRITE_MIGRATIONS: Statement = Statement::new(
@@ -284,6 +292,8 @@ impl Store {
             session.execute(&WRITE_MIGRATIONS, &[&rows, &request.by]).await?;
             session.execute(&BACK_AGAIN, &[&ids]).await?;
         }
+        let moved: Vec<Moved<'_>> = set.iter().map(Moved::of).collect();
+        session.execute(&MOVE_PLACES, &[&Json(moved)]).await?;
         events.extend(changed.iter().map(|became| registered_event(became, request)));
         events.extend(
             decision.withdrawn.iter().filter_map(|id| Some(withdrawn_event(id, known.registered.get(id)?, request))),
@@ -291,6 +301,22 @@ impl Store {
         let mut wakes = Vec::new();
         finish(session, self.replica(), events, &mut wakes).await?;
         Ok((stopped, wakes))
+    }
+}
+
+/// Where a definition stands: a comment moves it and changes nothing.
+#[derive(Debug, Serialize)]
+struct Moved<'a> {
+    id: &'a MigrationId,
+    checksum: &'a Checksum,
+    path: &'a str,
+    places: &'a [SqlPlace],
+}
+
+impl<'a> Moved<'a> {
+    fn of(became: &Became<'a>) -> Self {
+        let Entry { definition, path, places, .. } = became.entry;
+        Self { id: &definition.id, checksum: became.checksum, path, places }
     }
 }
 
@@ -393,5 +419,6 @@ fn new_row<'a>(became: &Became<'a>, request: &'a Request) -> NewRow<'a> {
         definition,
         path: &became.entry.path,
         text: &became.entry.text,
+        places: &became.entry.places,
     }
 }

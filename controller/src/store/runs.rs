@@ -4,6 +4,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
 
 use dunlin_shared::ids::{MigrationId, TargetName, TransformName};
+use dunlin_shared::migration::SqlPlace;
 use futures::future::try_join;
 use serde_json::{Map, Value};
 use tokio_postgres::Row;
@@ -46,6 +47,8 @@ pub struct View {
     pub waits: Vec<Wait>,
     /// Why it failed.
     pub failure: Option<Failure>,
+    /// Where the SQL of a run that failed stands.
+    pub places: Vec<SqlPlace>,
     /// Its result.
     pub result: Option<Map<String, Value>>,
     /// When it was queued.
@@ -83,6 +86,8 @@ pub struct RunFilter {
 const RUNS_BY_ID: Statement = Statement::new(
     "runs_by_id",
     "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+            (SELECT d.places FROM dunlin_controller.definitions d WHERE d.migration_id = r.migration_id AND d.checksum = r.checksum
+                AND r.failure IS NOT NULL) AS places,
             r.result, r.created_at, r.ended_at, b.migration_id AS behind
      FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -96,6 +101,8 @@ macro_rules! list {
             $name,
             concat!(
                 "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+            (SELECT d.places FROM dunlin_controller.definitions d WHERE d.migration_id = r.migration_id AND d.checksum = r.checksum
+                AND r.failure IS NOT NULL) AS places,
                         r.result, r.created_at, r.ended_at, b.migration_id AS behind
                              FROM dunlin_controller.runs r
                  LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -116,6 +123,8 @@ const LIST_RUNS: Statement = list!("list_runs", "true");
 const UNFINISHED_ON: Statement = Statement::new(
     "unfinished_on",
     "SELECT r.id, r.target, r.migration_id, r.version, r.checksum, r.revision, r.kind, r.state, r.rerun, r.request_id, r.run_after, r.failure,
+            (SELECT d.places FROM dunlin_controller.definitions d WHERE d.migration_id = r.migration_id AND d.checksum = r.checksum
+                AND r.failure IS NOT NULL) AS places,
             r.result, r.created_at, r.ended_at, b.migration_id AS behind
      FROM dunlin_controller.runs r
      LEFT JOIN dunlin_controller.runs b ON b.id = r.after_run_id
@@ -124,7 +133,7 @@ const UNFINISHED_ON: Statement = Statement::new(
 
 const STEP_VIEWS: Statement = Statement::new(
     "step_views",
-    "SELECT s.run_id, s.transform, s.ended_at, s.ordinal, s.name, s.state, s.rows, s.rows_walked, s.rows_walked_before, s.rows_total, s.ranges_done,
+    "SELECT s.run_id, s.transform, s.ended_at, s.ordinal, s.name, s.state, s.rows, s.rows_walked, s.rows_walked_before, s.messages, s.rows_total, s.ranges_done,
             s.ranges_total, s.planned, s.key,
             t.granted_at AS step_started_at,
             extract(epoch FROM clock_timestamp() - t.granted_at)::float8 AS elapsed
@@ -323,6 +332,7 @@ fn view(row: &Row, steps: &[(StepView, Option<TransformName>)]) -> Result<View, 
         request_id: row.get::<_, uuid::Uuid>("request_id").to_string(),
         waits: Vec::new(),
         failure: row.get::<_, Option<Json<Failure>>>("failure").map(|failure| failure.0),
+        places: row.get::<_, Option<Json<Vec<SqlPlace>>>>("places").map(|places| places.0).unwrap_or_default(),
         result: row.get::<_, Option<Json<Map<String, Value>>>>("result").map(|result| result.0),
         created_at: row.get("created_at"),
         started_at: steps.iter().filter_map(|view| view.started_at).min(),

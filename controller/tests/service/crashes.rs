@@ -49,7 +49,12 @@ async fn an_event_that_a_watcher_saw_survives_a_crash() {
     let mut stream = controller.runs().watch_runs(request).await.unwrap().into_inner();
     // A note is not acknowledged, so nobody else waits for it to be safe.
     let message = "the index was repaired".to_owned();
-    let note = v1::TaskNote { lease: granted.lease, r#type: EventType::AgentNote.into(), message: message.clone() };
+    let note = v1::TaskNote {
+        lease: granted.lease,
+        r#type: EventType::AgentNote.into(),
+        message: message.clone(),
+        ..Default::default()
+    };
     agent.say(Say::Note(note)).await;
     let seen = loop {
         let response = timeout(SOON, stream.message()).await.expect("the note was not told").unwrap().unwrap();

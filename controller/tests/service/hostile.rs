@@ -199,7 +199,7 @@ fn said() -> impl Strategy<Value = Say> {
             Say::Stale(v1::TaskStale { lease, stored_epoch, applications })
         }),
         2 => (lease(), small(), text())
-            .prop_map(|(lease, r#type, message)| Say::Note(v1::TaskNote { lease, r#type, message })),
+            .prop_map(|(lease, r#type, message)| Say::Note(v1::TaskNote { lease, r#type, message, ..Default::default() })),
     ]
 }
 
@@ -352,7 +352,7 @@ async fn an_agent_that_talks_while_the_database_is_stuck_is_not_read_without_end
         async move {
             let lease = Some(v1::Lease { task_id: 1, epoch: 1 });
             for _ in 0..NOTES {
-                agent.say(Say::Note(v1::TaskNote { lease, r#type: 0, message: "x".repeat(1024) })).await;
+                agent.say(Say::Note(v1::TaskNote { lease, message: "x".repeat(1024), ..Default::default() })).await;
                 told.fetch_add(1, Ordering::Relaxed);
             }
         }

@@ -35,7 +35,7 @@ async fn odd_messages_end_a_stream_at_most_and_never_the_controller() {
         Say::Failed(v1::TaskFailed { lease, ..Default::default() }),
         Say::Released(v1::TaskReleased { lease, reason: 99, ..Default::default() }),
         Say::Stale(v1::TaskStale { lease, stored_epoch: -1, applications: -1 }),
-        Say::Note(v1::TaskNote { lease, r#type: 77, message: "\0".repeat(10) }),
+        Say::Note(v1::TaskNote { lease, r#type: 77, message: "\0".repeat(10), ..Default::default() }),
         Say::RangesPlanned(v1::RangesPlanned { lease, ranges: vec![Default::default(); 2000], key: Vec::new() }),
         Say::Target(v1::TargetReport { name: "\0".to_owned(), ..Default::default() }),
         Say::Heartbeat(v1::Heartbeat { leases: vec![Default::default(); 20_000] }),

@@ -110,6 +110,12 @@ pub struct Step {
     /// True when the step may be carried out again over what it has done already.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub idempotent: bool,
+    /// True where the step may fill unlogged tables, which a crash of the server empties.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unlogged: bool,
+    /// True where the step may write foreign tables, whose server commits by itself: a batch may then be applied twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub foreign: bool,
     /// What the step does.
     pub body: StepBody,
     /// The isolation of its transactions. `None`: read committed, or what the migration says.

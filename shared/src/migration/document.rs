@@ -10,6 +10,7 @@ use super::fields::{At, Fields, Reader};
 use super::files;
 use super::isolation::{self, Isolation, Noted, Transaction};
 use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
+use super::place::{List, SqlPlace};
 use super::position::Source;
 use super::raw::{Raw, raw};
 use super::rules::{self, Sql, Use};
@@ -31,8 +32,20 @@ pub(super) const MIGRATION: &[&str] = &[
     "isolation",
 ];
 pub(super) const CHECK: &[&str] = &["name", "sql", "row_security"];
-pub(super) const STEP: &[&str] =
-    &["name", "was", "sql", "file", "transform", "batch", "transaction", "isolation", "row_security", "idempotent"];
+pub(super) const STEP: &[&str] = &[
+    "name",
+    "was",
+    "sql",
+    "file",
+    "transform",
+    "batch",
+    "transaction",
+    "isolation",
+    "row_security",
+    "idempotent",
+    "unlogged",
+    "foreign",
+];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
 /// What could be read of a definition.
@@ -44,6 +57,8 @@ pub(super) struct Draft<'s> {
     pub(super) run_after: Vec<At<MigrationId>>,
     /// The whole, when nothing is wrong with it.
     pub(super) definition: Option<Definition>,
+    /// Where its SQL stands.
+    pub(super) places: Vec<SqlPlace>,
 }
 
 /// Reads a definition. `texts` are the contents of all files of the set by path; `room` is what is left of [`SQL`].
@@ -52,12 +67,15 @@ pub(super) fn read<'s>(
     texts: &HashMap<&'s str, &'s str>,
     room: &mut usize,
 ) -> (Draft<'s>, Vec<Problem>) {
-    let mut document = Document { reader: Reader::new(source), texts, room, transactions: Vec::new() };
-    let mut draft = Draft { source, id: None, version: None, run_after: Vec::new(), definition: None };
+    let mut document =
+        Document { reader: Reader::new(source), texts, room, transactions: Vec::new(), places: Vec::new() };
+    let mut draft =
+        Draft { source, id: None, version: None, run_after: Vec::new(), definition: None, places: Vec::new() };
     match toml_span::parse(source.text) {
         Ok(root) => document.migration(root, &mut draft),
         Err(error) => document.reader.tell(error.span.start, format!("this is not TOML: {error}")),
     }
+    draft.places = document.places;
     (draft, document.reader.into_problems())
 }
 
@@ -67,6 +85,7 @@ struct Document<'s, 'x> {
     room: &'x mut usize,
     /// The texts of the steps that are SQL in a transaction, of the list that is read.
     transactions: Vec<Sql<'s>>,
+    places: Vec<SqlPlace>,
 }
 
 impl<'s> Document<'s, '_> {
@@ -96,12 +115,12 @@ impl<'s> Document<'s, '_> {
         }
         let impacts = fields.strings(reader, "impacts").into_iter().map(|text| text.value.into_owned()).collect();
         let isolation = isolation::read(reader, &mut fields);
-        let before = self.checks(&mut fields, "before");
+        let before = self.checks(&mut fields, "before", List::Before);
         let no_steps = !fields.has("step");
         let step_position = fields.position("step");
-        let (steps, given) = self.steps(&mut fields, "step", isolation.as_ref());
+        let (steps, given) = self.steps(&mut fields, "step", List::Step, isolation.as_ref());
         let transactions = std::mem::take(&mut self.transactions);
-        let after = self.checks(&mut fields, "after");
+        let after = self.checks(&mut fields, "after", List::After);
         if no_steps || given == Some(0) {
             let message = if before.is_empty() && after.is_empty() {
                 "this migration has no steps and no checks: a run of it does nothing but record it"
@@ -112,7 +131,7 @@ impl<'s> Document<'s, '_> {
                 "that is right for a change that is made elsewhere; otherwise add a [[step]] with a name and `sql`";
             self.reader.warn(step_position, message, help);
         }
-        let (rollback, _) = self.steps(&mut fields, "rollback", None);
+        let (rollback, _) = self.steps(&mut fields, "rollback", List::Rollback, None);
         fields.finish(&mut self.reader);
         // What is wrong comes first; and of a dump every statement would be looked at again.
         if self.reader.count() == 0 {
@@ -142,7 +161,7 @@ impl<'s> Document<'s, '_> {
         }
     }
 
-    fn checks(&mut self, fields: &mut Fields<'_>, list: &str) -> Vec<Check> {
+    fn checks(&mut self, fields: &mut Fields<'_>, list: &str, kind: List) -> Vec<Check> {
         let mut names = HashMap::new();
         let mut checks = Vec::new();
         for value in fields.tables(&mut self.reader, list) {
@@ -157,6 +176,7 @@ impl<'s> Document<'s, '_> {
             let Some(sql) = sql.and_then(|sql| self.inline(&sql.value, sql.at)) else { continue };
             self.reader.tell_all(|_| rules::problems(&sql, Use::Check));
             if let Some(name) = name {
+                self.places.push(sql.stands(kind, name.value.as_str()));
                 checks.push(Check { name: name.value.into(), sql: sql.canonical(), row_security });
             }
         }
@@ -168,6 +188,7 @@ impl<'s> Document<'s, '_> {
         &mut self,
         fields: &mut Fields<'_>,
         list: &str,
+        kind: List,
         isolation: Option<&At<Isolation>>,
     ) -> (Vec<Step>, Option<usize>) {
         let is_list = fields.has(list);
@@ -189,18 +210,31 @@ impl<'s> Document<'s, '_> {
             let idempotent = fields.boolean(&mut self.reader, "idempotent").is_some_and(|flag| flag.value);
             let isolation = isolation::read(&mut self.reader, &mut fields);
             let row_security = fields.boolean(&mut self.reader, "row_security").is_some_and(|flag| flag.value);
+            let unlogged = fields.boolean(&mut self.reader, "unlogged").is_some_and(|flag| flag.value);
+            let foreign = fields.boolean(&mut self.reader, "foreign").is_some_and(|flag| flag.value);
             let transaction = self.transaction(&mut fields);
             let mut shared = Noted { isolation_at: isolation.as_ref().map(|at| at.at), when_shared: Vec::new() };
-            let body = self.body(&mut fields, &transaction, &mut shared);
+            let (body, place) = self.body(&mut fields, &transaction, &mut shared);
             fields.finish(&mut self.reader);
             if let (Some(name), Some(body)) = (name, body) {
+                self.places.extend(place.map(|place| SqlPlace { list: kind, name: name.value.to_string(), ..place }));
                 let isolation = isolation.map(|isolation| isolation.value);
                 let own_transaction = transaction.value == Transaction::Own;
                 if let Some(was) = &was {
                     earlier.push((name.value.clone(), was.clone()));
                 }
                 let was = was.map(|was| was.value);
-                steps.push(Step { name: name.value, was, idempotent, body, isolation, row_security, own_transaction });
+                steps.push(Step {
+                    name: name.value,
+                    was,
+                    idempotent,
+                    body,
+                    isolation,
+                    row_security,
+                    own_transaction,
+                    unlogged,
+                    foreign,
+                });
                 noted.push(shared);
             }
         }
@@ -261,7 +295,13 @@ impl<'s> Document<'s, '_> {
         At { value, at }
     }
 
-    fn body(&mut self, fields: &mut Fields<'_>, transaction: &At<Transaction>, noted: &mut Noted) -> Option<StepBody> {
+    /// What a step does, and where its SQL stands.
+    fn body(
+        &mut self,
+        fields: &mut Fields<'_>,
+        transaction: &At<Transaction>,
+        noted: &mut Noted,
+    ) -> (Option<StepBody>, Option<SqlPlace>) {
         let given: Vec<&str> = ["sql", "file", "transform"].into_iter().filter(|name| fields.has(name)).collect();
         let step_at = fields.at;
         let second_at = given.get(1).map(|name| fields.position(name));
@@ -323,18 +363,21 @@ impl<'s> Document<'s, '_> {
             if matches!(r#use, Use::Transaction) {
                 noted.when_shared = rules::when_shared(&sql);
             }
+            let place = sql.stands(List::Step, "");
             let text = sql.canonical();
-            return match batch {
-                Some(batch) => Some(StepBody::Batch { batch, sql: text }),
+            let body = match batch {
+                Some(batch) => StepBody::Batch { batch, sql: text },
                 None => {
                     if !outside && !has_batch {
                         self.transactions.push(sql);
                     }
-                    Some(StepBody::Sql { sql: text, transaction: !outside })
+                    StepBody::Sql { sql: text, transaction: !outside }
                 }
             };
+            return (Some(body), Some(place));
         }
-        Some(StepBody::Transform { batch: batch?, transform: transform?.value })
+        let body = batch.zip(transform);
+        (body.map(|(batch, transform)| StepBody::Transform { batch, transform: transform.value }), None)
     }
 
     fn batch(&mut self, value: Value<'_>) -> Option<Batch> {

@@ -32,7 +32,7 @@ impl<'s> Source<'s> {
         format!("{}:{line}:{column}", self.path)
     }
 
-    fn line_and_column(&self, at: usize) -> (u32, u32) {
+    pub(super) fn line_and_column(&self, at: usize) -> (u32, u32) {
         let mut end = at.min(self.text.len());
         while !self.text.is_char_boundary(end) {
             end -= 1;

@@ -6,6 +6,7 @@
 use super::characters;
 use super::definition::Batch;
 use super::limits::PROBLEMS;
+use super::place::{List, SqlPlace};
 use super::position::Source;
 use super::set::Problem;
 use crate::sql::concurrent_index;
@@ -45,6 +46,17 @@ impl Sql<'_> {
     /// pg_dump says to psql alone.
     pub(super) fn canonical(&self) -> String {
         foreign::without_restrictions(&self.text).trim().to_owned()
+    }
+}
+
+impl Sql<'_> {
+    /// Where the [canonical](Self::canonical) text of a step or check stands.
+    pub(super) fn stands(&self, list: List, name: &str) -> SqlPlace {
+        let canonical = self.canonical();
+        let inside = self.text.find(&canonical).filter(|_| self.exact);
+        let (line, column) = self.source.line_and_column(self.start + inside.unwrap_or(0));
+        let path = self.source.path.to_owned();
+        SqlPlace { list, name: name.to_owned(), path, line, column, exact: inside.is_some() }
     }
 }
 

@@ -118,6 +118,12 @@ struct Step {
     /// True when the step may be carried out again over what it has done already.
     #[schemars(default)]
     idempotent: bool,
+    /// True permits the step to fill unlogged tables, which a crash of the server empties; the loss is then noticed.
+    #[schemars(default)]
+    unlogged: bool,
+    /// True permits the step to write foreign tables, whose server commits by itself: a batch may then be applied twice.
+    #[schemars(default)]
+    foreign: bool,
 }
 
 /// How a table is cut into ranges and batches.

@@ -7,6 +7,7 @@ use std::fmt;
 use std::path::Path;
 
 use super::definition::{Definition, Version};
+use super::place::SqlPlace;
 use super::position::Source;
 use super::{document, limits, together};
 use crate::ids::MigrationId;
@@ -103,6 +104,8 @@ pub struct Entry {
     pub text: String,
     /// The path of the file in the set.
     pub path: String,
+    /// Where its SQL stands.
+    pub places: Vec<SqlPlace>,
 }
 
 /// Definitions that fit together.
@@ -163,7 +166,7 @@ impl Set {
             .zip(contents)
             .filter_map(|(draft, content)| {
                 let path = draft.source.path.to_owned();
-                Some(Entry { definition: draft.definition?, text: content.clone(), path })
+                Some(Entry { definition: draft.definition?, text: content.clone(), path, places: draft.places })
             })
             .collect();
         entries.sort_by_key(|entry| entry.definition.version);

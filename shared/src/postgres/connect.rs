@@ -13,7 +13,7 @@ use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 use tokio_postgres::config::Host;
-use tokio_postgres::{AsyncMessage, CancelToken, Client, Config, Connection, Notification, Socket};
+use tokio_postgres::{AsyncMessage, Client, Config, Connection, Notification, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::{tls, url};
@@ -58,6 +58,14 @@ pub enum Error {
         /// Why.
         source: tokio_postgres::Error,
     },
+    /// No server is there, or none of the kind that the URL asks for.
+    #[error("cannot connect to {place}: {source}")]
+    Unreached {
+        /// The database, as "user@host:port/database".
+        place: String,
+        /// Why.
+        source: std::io::Error,
+    },
     /// The server did not let the connection in within the time limit.
     #[error("cannot connect to {place}: no answer within {} s", .limit.as_secs())]
     Timeout {
@@ -76,7 +84,7 @@ impl Error {
     #[must_use]
     pub fn retryable(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Timeout { .. } => true,
+            Self::Connect { .. } | Self::Unreached { .. } | Self::Timeout { .. } => true,
             Self::Scheme
             | Self::Url(_)
             | Self::Config(_)
@@ -110,8 +118,8 @@ pub fn describe(error: &tokio_postgres::Error) -> String {
 /// A database that can be connected to, again and again: the URL is read and the certificates are loaded once.
 #[derive(Clone)]
 pub struct Connector {
-    config: Config,
-    tls: MakeRustlsConnect,
+    pub(super) config: Config,
+    pub(super) tls: MakeRustlsConnect,
 }
 
 impl fmt::Debug for Connector {
@@ -186,14 +194,6 @@ impl Connector {
         Ok((client, receiver))
     }
 
-    /// Asks the server to cancel what a connection of this database executes. An answer does not say whether it did.
-    ///
-    /// # Errors
-    /// The server cannot be reached in time.
-    pub async fn cancel(&self, token: &CancelToken) -> Result<(), Error> {
-        self.within(token.cancel_query(self.tls.clone())).await
-    }
-
     /// Makes a pool of at most `size` connections. It connects when connections are asked for.
     ///
     /// # Errors
@@ -213,19 +213,23 @@ impl Connector {
     }
 
     async fn open(&self) -> Result<(Client, TlsConnection), Error> {
-        self.within(self.config.connect(self.tls.clone())).await
+        let connecting = async {
+            let connected = self.config.connect(self.tls.clone()).await;
+            connected.map_err(|source| Error::Connect { place: self.place(), source })
+        };
+        self.within(connecting).await
     }
 
-    async fn within<T>(&self, work: impl Future<Output = Result<T, tokio_postgres::Error>>) -> Result<T, Error> {
+    pub(super) async fn within<T>(&self, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         let limit = self.limit();
         match tokio::time::timeout(limit, work).await {
-            Ok(done) => done.map_err(|source| Error::Connect { place: self.place(), source }),
+            Ok(done) => done,
             Err(_) => Err(Error::Timeout { place: self.place(), limit }),
         }
     }
 
     /// The time for all hosts together.
-    fn limit(&self) -> Duration {
+    pub(super) fn limit(&self) -> Duration {
         let each = self.config.get_connect_timeout().copied().unwrap_or(url::CONNECT_TIMEOUT);
         let hosts = self.config.get_hosts().len().max(self.config.get_hostaddrs().len()).max(1);
         each * u32::try_from(hosts).unwrap_or(1)

@@ -141,12 +141,12 @@ async fn notifications_arrive_until_the_connection_is_lost() {
 async fn what_a_connection_executes_can_be_cancelled() {
     let url = throwaway::shared().await.database("cancel").await.unwrap();
     let connector = Connector::new(&url, "test").unwrap();
-    let (client, _task) = connector.connect().await.unwrap();
-    let token = client.cancel_token();
-    let work = client.batch_execute("SELECT pg_sleep(60)");
+    let session = connector.session().await.unwrap();
+    let canceller = session.canceller();
+    let work = session.batch_execute("SELECT pg_sleep(60)");
     let cancel = async {
         loop {
-            connector.cancel(&token).await.unwrap();
+            connector.cancel(&canceller).await.unwrap();
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -155,4 +155,44 @@ async fn what_a_connection_executes_can_be_cancelled() {
         () = cancel => unreachable!("it goes on until the work ends"),
     };
     assert!(describe(&error).contains("57014"), "{}", describe(&error));
+}
+
+#[tokio::test]
+async fn a_session_hears_notices_with_and_without_tls_and_refuses_a_message_that_is_too_long() {
+    let (server, _root) = with_tls().await;
+    for parameters in ["?sslmode=disable", "?sslmode=prefer", "?sslmode=require"] {
+        let connector = Connector::new(&(server.url("postgres") + parameters), "test").unwrap();
+        let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
+        let pool = connector.sessions(2).unwrap();
+        let session = loop {
+            match pool.get().await {
+                Ok(session) => break session,
+                // The server reads its new settings a moment after it was told to.
+                Err(error) => assert!(tokio::time::Instant::now() < deadline, "{error}"),
+            }
+        };
+        let sql = "SELECT 1; DO $$ BEGIN RAISE WARNING 'look' USING DETAIL = 'twice', HINT = 'now'; END $$;
+                   CREATE TEMP TABLE t (n int); CREATE TEMP TABLE IF NOT EXISTS t (n int)";
+        session.batch_execute(sql).await.unwrap();
+        let heard = session.heard();
+        let [notice] = heard.notices.as_slice() else { panic!("{heard:?}") };
+        assert_eq!((notice.level, notice.message.as_str(), notice.command), (Level::Warning, "look", 1));
+        assert_eq!((notice.detail.as_str(), notice.hint.as_str()), ("twice", "now"));
+        assert!(notice.context.contains("inline_code_block"), "{notice:?}");
+        let [skip] = heard.skips.as_slice() else { panic!("{heard:?}") };
+        assert_eq!((skip.code.as_str(), skip.command), ("42P07", 3));
+
+        let fits = session.simple_query("SELECT repeat('x', 15 * 1024 * 1024)").await.unwrap();
+        assert_eq!(fits.len(), 3);
+        for sql in ["SELECT repeat('x', 16 * 1024 * 1024)", "DO $$ BEGIN RAISE '%', repeat('x', 17000000); END $$"] {
+            let session = connector.session().await.unwrap();
+            let error = session.batch_execute(sql).await.unwrap_err();
+            assert_eq!(error.code().map(|code| code.code()), Some(OVERSIZED), "{error:?}");
+            assert!(describe(&error).contains("16 MiB"), "{}", describe(&error));
+            assert!(session.batch_execute("SELECT 1").await.unwrap_err().is_closed());
+        }
+        let sql = "DO $$ BEGIN RAISE NOTICE '%', repeat('x', 17000000); END $$";
+        session.batch_execute(sql).await.unwrap();
+        assert_eq!(session.heard().notices.len(), 1);
+    }
 }

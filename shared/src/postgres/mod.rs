@@ -4,13 +4,20 @@
 //! holds a password.
 
 mod connect;
+mod dial;
+mod notice;
 mod pid;
+mod session;
 pub mod throwaway;
 mod tls;
 mod url;
+mod wire;
 
 pub use connect::{Connector, Error, connect, describe, listen, pool};
+pub use notice::{Failed, Heard, Level, Notice};
 pub use pid::told_pid;
+pub use session::{Cancel, Lent, Manager, Session, Sessions};
+pub use wire::{MOST_IN_MESSAGE, OVERSIZED};
 
 #[cfg(test)]
 mod live;

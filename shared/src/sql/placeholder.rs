@@ -48,6 +48,22 @@ struct Piece {
 }
 
 impl BatchSql {
+    /// Where in the text, of so many bytes, a byte of what was rendered comes from: a byte of a condition comes from its placeholder.
+    #[must_use]
+    pub fn origin(&self, rendered: usize, length: usize, mut condition: impl FnMut(Option<&str>) -> String) -> usize {
+        let mut done = 0;
+        for piece in &self.pieces {
+            if rendered < done + piece.text.len() {
+                return piece.offset - piece.text.len() + (rendered - done);
+            }
+            done += piece.text.len() + condition(piece.alias.as_deref()).len();
+            if rendered < done {
+                return piece.offset;
+            }
+        }
+        (length.saturating_sub(self.tail.len()) + rendered.saturating_sub(done)).min(length)
+    }
+
     /// Finds the placeholders of a text; there may be none.
     ///
     /// # Errors

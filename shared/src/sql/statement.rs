@@ -74,6 +74,27 @@ pub fn preparable(sql: &str) -> Vec<&str> {
     statements(sql).iter().filter(|statement| !statement.controls_transactions()).filter_map(text).collect()
 }
 
+/// Where a statement of a text begins, in bytes; the first has the number 0.
+#[must_use]
+pub fn statement_offset(sql: &str, number: usize) -> Option<usize> {
+    statements(sql).get(number).map(Statement::offset)
+}
+
+/// The line and column of a byte, in characters from 1, and the text of the line.
+#[must_use]
+pub fn line_of(sql: &str, at: usize) -> (usize, usize, &str) {
+    let mut at = at.min(sql.len());
+    while !sql.is_char_boundary(at) {
+        at -= 1;
+    }
+    let (before, behind) = sql.split_at(at);
+    let start = before.rfind('\n').map_or(0, |end| end + 1);
+    let end = behind.find('\n').map_or(sql.len(), |end| at + end);
+    let line = before.matches('\n').count() + 1;
+    let column = before.get(start..).unwrap_or_default().chars().count() + 1;
+    (line, column, sql.get(start..end).unwrap_or_default().trim_end_matches('\r'))
+}
+
 impl<'a> Statement<'a> {
     /// Where the statement begins, in bytes from the start of the text.
     pub(crate) fn offset(&self) -> usize {
@@ -216,6 +237,16 @@ impl<'a> Statement<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_place_in_a_text_is_its_line_column_and_statement() {
+        let sql = "SELECT 1;\r\n-- é\nSELECT é;\n\nSELECT 3";
+        assert_eq!(line_of(sql, statement_offset(sql, 1).unwrap()), (3, 1, "SELECT é;"));
+        assert_eq!(line_of(sql, sql.find("é;").unwrap() + 1), (3, 8, "SELECT é;"));
+        assert_eq!(line_of(sql, 3), (1, 4, "SELECT 1;"));
+        assert_eq!(line_of(sql, 1000), (5, 9, "SELECT 3"));
+        assert_eq!(statement_offset(sql, 3), None);
+    }
 
     #[test]
     fn semicolons_end_statements_only_where_they_can() {

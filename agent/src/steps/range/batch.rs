@@ -21,7 +21,8 @@ use crate::failure::Place;
 use crate::frame::{Durability, FREE_NAMES, WHICH};
 use crate::ledger::{self, Advance, Advanced, State};
 use crate::limits::IDLE_LIMIT_OF_CODE;
-use crate::steps::{Error, framed, statement};
+use crate::steps::written::{self, By, Written};
+use crate::steps::{Error, answer, framed, located, notices, statement};
 use crate::target::Connection;
 use crate::transform::{self, Batch, Outcome, Transform};
 
@@ -54,6 +55,8 @@ pub(super) struct Changed {
     rows: i64,
     /// The transaction.
     transaction: String,
+    /// What it has written beside logged tables.
+    written: Vec<Written>,
 }
 
 /// The answer to the change of a batch that was sent behind the commit of the batch before.
@@ -66,6 +69,8 @@ struct Committed {
     ahead: Option<Ahead>,
     /// Rows that matched and that triggers left out.
     left_out: i64,
+    /// The unlogged tables that it has filled.
+    unlogged: Vec<u32>,
 }
 
 impl Worker<'_> {
@@ -93,16 +98,22 @@ impl Worker<'_> {
             (Body::Sql(sql), None) => self.sql_batch(connection, sql, job, ahead, next, &place).await,
             (Body::Code(code), _) => self.code_batch(connection, &**code, job, &place).await,
         };
+        let heard = connection.heard();
+        notices::tell(self.context, &self.step.name, &heard);
+        // What was begun ahead may have failed while the batch before it was committed.
+        self.failed = self.failed.or(heard.failed);
         match done {
-            Ok(Committed { rows, advanced, ahead, left_out }) => {
+            Ok(Committed { rows, advanced, ahead, left_out, unlogged }) => {
                 self.left_out += left_out;
+                self.witnessed.extend(unlogged);
                 self.hot.add(advanced.updated, advanced.hot_updated, job.cursor.stripe > 0);
                 self.count(rows, advanced, job);
                 Ok(ahead)
             }
             Err(error) => {
                 connection.rollback().await;
-                Err(self.explain(connection, error, &place).await)
+                let error = self.explain(connection, error, &place).await;
+                Err(self.located(error, job))
             }
         }
     }
@@ -122,11 +133,13 @@ impl Worker<'_> {
             Some(changed) => changed,
             None => self.change(connection, sql, job).await,
         };
-        let Changed { rows, transaction } = changed.map_err(|error| Error::of_postgres(&error, place))?;
+        let Changed { rows, written, transaction } = changed.map_err(|error| Error::of_postgres(&error, place))?;
+        let unlogged = self.new_unlogged(&written, place)?;
         let (counters, mark) = (Map::new(), self.context.mark());
         // The server commits if and only if the checkpoint has moved.
         let advance = self.advance(job, rows, &counters, &mark);
-        let leave = format!("{};", self.frame.leave(&transaction, job.durability()));
+        let leave = self.frame.leave(&transaction, job.durability());
+        let leave = format!("{leave};{}", written::witness(&self.address, &unlogged));
         let removal = self.removal(connection, job);
         let commit = advance.commit(connection, RANGE, &leave, &removal);
         let (advanced, ahead) = match next {
@@ -140,7 +153,7 @@ impl Worker<'_> {
         if ahead.is_none() {
             connection.closed();
         }
-        Ok(Committed { rows, advanced, ahead, left_out: 0 })
+        Ok(Committed { rows, advanced, ahead, left_out: 0, unlogged })
     }
 
     async fn guarded_batch(
@@ -155,14 +168,17 @@ impl Worker<'_> {
         let left_out = (changed.left_out > 0).then(|| (LEFT_OUT.to_owned(), Value::from(changed.left_out)));
         let counters: Map<String, Value> = left_out.into_iter().collect();
         let advance = self.advance(job, changed.rows, &counters, &mark);
-        let leave = format!("{};", self.frame.leave(&changed.transaction, job.durability()));
+        let written = written::ask(connection).await.map_err(|error| Error::of_postgres(&error, place))?;
+        let unlogged = self.new_unlogged(&written, place)?;
+        let leave = self.frame.leave(&changed.transaction, job.durability());
+        let leave = format!("{leave};{}", written::witness(&self.address, &unlogged));
         let removal = self.removal(connection, job);
         let advanced = advance
             .commit(connection, RANGE, &leave, &removal)
             .await
             .map_err(|error| Error::of_ledger(error, place))?;
         connection.closed();
-        Ok(Committed { rows: changed.rows, advanced, ahead: None, left_out: changed.left_out })
+        Ok(Committed { rows: changed.rows, advanced, ahead: None, left_out: changed.left_out, unlogged })
     }
 
     /// True behind the first batch of a lease, without a pooler: what is sent next comes to the same session, and the SQL of the
@@ -181,10 +197,14 @@ impl Worker<'_> {
     async fn change(&self, client: &Client, sql: &BatchSql, job: &Job<'_>) -> Ahead {
         let begin = self.frame.begin_entered(job.durability());
         let (before, behind) = self.count.around();
-        let change = format!("{begin};{}{before}{}{behind}", settings(job), self.render(sql, job));
-        let messages = client.simple_query(&change).await?;
+        let change = format!("{begin};{}{before}{}{behind}\n;{}", settings(job), self.render(sql, job), written::ASK);
+        let messages = answer::without_rows(client, &change).await?;
         failpoint::at(client, RANGE.changed).await?;
-        Ok(Changed { rows: self.count.rows(&messages), transaction: framed::number(&messages) })
+        Ok(Changed {
+            rows: self.count.rows(&messages),
+            transaction: framed::number(&messages),
+            written: written::of(&messages),
+        })
     }
 
     /// What follows the commit of a batch in its message. In a session of the agent's own, what a batch leaves is there for the next one
@@ -193,12 +213,38 @@ impl Worker<'_> {
         if job.last || self.context.target.pooled() { connection.removal() } else { String::new() }
     }
 
+    /// Refuses what the step may not write. Returns the unlogged tables of which this lease has left no witness yet.
+    fn new_unlogged(&self, written: &[Written], place: &Place) -> Result<Vec<u32>, Error> {
+        let mut unlogged = written::permitted(self.step, By::Batches, written, place)?;
+        unlogged.retain(|oid| !self.witnessed.contains(oid));
+        Ok(unlogged)
+    }
+
+    /// An error with its place in the SQL of the step.
+    fn located(&self, error: Error, job: &Job<'_>) -> Error {
+        let (Body::Sql(sql), Some(failed)) = (&self.body, self.failed) else { return error };
+        let before = self.count.around().0;
+        let before =
+            format!("{};{}{before}", self.frame.begin_entered(job.durability()), settings(job)).chars().count();
+        let rendered = self.render(sql, job);
+        // A change that is guarded is sent in another form.
+        let position = failed.position.filter(|_| self.guard.is_none());
+        let inside = position.and_then(|position| located::byte_of(&rendered, position.checked_sub(before)?));
+        let at = match inside {
+            Some(at) => Some(sql.origin(at, self.step.sql.len(), |alias| self.condition(alias, job))),
+            None => dunlin_shared::sql::statement_offset(&self.step.sql, 0),
+        };
+        located::with(error, &self.step.sql, at, Some(0))
+    }
+
     pub(super) fn render(&self, sql: &BatchSql, job: &Job<'_>) -> String {
+        sql.render(|alias| self.condition(alias, job))
+    }
+
+    fn condition(&self, alias: Option<&str>, job: &Job<'_>) -> String {
         let (range, stripe) = job.cursor.batch(job.bound);
-        sql.render(|alias| {
-            let qualifier = alias.map_or_else(|| quote_ident(&self.table.name), str::to_owned);
-            key::predicate(&self.key, &range, stripe, &qualifier)
-        })
+        let qualifier = alias.map_or_else(|| quote_ident(&self.table.name), str::to_owned);
+        key::predicate(&self.key, &range, stripe, &qualifier)
     }
 
     async fn code_batch(
@@ -251,9 +297,12 @@ impl Worker<'_> {
             }
         };
         let rows = usable(&outcome, place)?;
+        let written = written::ask(transaction.client()).await.map_err(of_postgres)?;
+        let unlogged = self.new_unlogged(&written, place)?;
         failpoint::at(transaction.client(), CODE.changed).await.map_err(of_postgres)?;
         let advance = self.advance(job, rows, &outcome.counters, &mark);
-        let leave = format!("{};", frame.leave(&number, job.durability()));
+        let leave = frame.leave(&number, job.durability());
+        let leave = format!("{leave};{}", written::witness(&self.address, &unlogged));
         let advanced = advance.execute(transaction.client(), &leave, "").await;
         let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
         failpoint::at(transaction.client(), CODE.advanced).await.map_err(of_postgres)?;
@@ -264,7 +313,7 @@ impl Worker<'_> {
         transaction.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();
-        Ok(Committed { rows, advanced, ahead: None, left_out: 0 })
+        Ok(Committed { rows, advanced, ahead: None, left_out: 0, unlogged })
     }
 
     fn advance<'a>(&'a self, job: &Job<'_>, rows: i64, counters: &'a Map<String, Value>, mark: &'a str) -> Advance<'a> {

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use dunlin_proto::v1::{BatchPlan, EventType, RangeTask, Step};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
+use dunlin_shared::postgres::Failed;
 use dunlin_shared::sql::placeholder::BatchSql;
 use tokio::time::Instant;
 
@@ -146,6 +147,8 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         asked: false,
         proven: false,
         prepared: false,
+        witnessed: Vec::new(),
+        failed: None,
     };
     worker.batch_rows = worker.fixed_rows.unwrap_or_else(|| worker.learnt(|learnt| learnt.pace).rows());
     let ended = worker.run(&mut connection, given(settings.stripes)).await;
@@ -204,6 +207,10 @@ struct Worker<'a> {
     proven: bool,
     /// True once the session of this lease has prepared the advance of the checkpoint.
     prepared: bool,
+    /// Unlogged tables of which this lease has left a witness.
+    witnessed: Vec<u32>,
+    /// Where the server has said that something failed.
+    failed: Option<Failed>,
 }
 
 impl Worker<'_> {
