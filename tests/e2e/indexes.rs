@@ -136,11 +136,15 @@ async fn a_build_of_an_agent_that_stands_still_is_waited_for_and_counts_once_it_
 }
 
 #[tokio::test]
-async fn a_build_that_runs_into_the_lock_timeout_is_removed_and_done_again() {
+async fn a_build_waits_for_an_older_transaction_whatever_the_lock_timeout_is_and_is_begun_once() {
     let site = Site::begin(Fleet::builder().environment("DUNLIN_LOCK_TIMEOUT", "200ms")).await;
-    until("it is tried again", async || (!site.told(EventType::TaskRetried).await.is_empty()).then_some(())).await;
+    until("it is told for whom the build waits", async || {
+        let notes = site.told(EventType::AgentNote).await;
+        notes.iter().any(|note| note.contains("blocks nobody") && note.contains("pid ")).then_some(())
+    })
+    .await;
     site.writer.execute("COMMIT").await;
     site.succeeds().await;
-    let repaired = site.told(EventType::StepRepaired).await;
-    assert!(repaired.iter().any(|message| message.contains("was removed")), "{repaired:?}");
+    assert!(site.told(EventType::TaskRetried).await.is_empty());
+    assert!(site.told(EventType::StepRepaired).await.is_empty(), "it was not begun again");
 }
