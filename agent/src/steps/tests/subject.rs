@@ -281,6 +281,12 @@ async fn keys_that_cannot_be_seen_are_refused() {
         "WITH x AS (INSERT INTO t (id, at) SELECT id + 1000, at FROM t WHERE :batch RETURNING id) SELECT 1 FROM x",
         "MERGE INTO t USING (SELECT id FROM t s WHERE :batch(s)) s ON false WHEN NOT MATCHED THEN INSERT (id, at) VALUES (s.id, 1)",
     ] {
+        // PostgreSQL 14 has no MERGE.
+        if sql.starts_with("MERGE")
+            && lab.number("SELECT current_setting('server_version_num')::bigint").await < 150_000
+        {
+            continue;
+        }
         let message = refused(&lab, "t", sql).await;
         assert!(message.contains("inserts into \"public\".\"t\""), "{sql}: {message}");
     }
@@ -383,7 +389,16 @@ async fn a_table_that_others_inherit_from_is_walked_only_where_the_statement_say
     let mut lab = Lab::new().await;
     lab.sql(
         "CREATE TABLE t (id bigint PRIMARY KEY, n int DEFAULT 0); INSERT INTO t SELECT generate_series(1, 200);
-         CREATE TABLE child () INHERITS (t); ALTER TABLE child ALTER id DROP NOT NULL; INSERT INTO child VALUES (5), (5), (NULL), (900)",
+         CREATE TABLE child () INHERITS (t); INSERT INTO child VALUES (5), (5), (900);
+         -- From PostgreSQL 18 on, what a child inherits is not null there either.
+         DO $$ BEGIN
+             IF current_setting('server_version_num')::int < 180000 THEN
+                 ALTER TABLE child ALTER id DROP NOT NULL;
+                 INSERT INTO child VALUES (NULL);
+             ELSE
+                 INSERT INTO child VALUES (901);
+             END IF;
+         END $$",
     )
     .await;
     let message = refused(&lab, "t", "UPDATE t SET n = n + 1 WHERE :batch").await;
