@@ -13,7 +13,6 @@ mod follow;
 mod operator;
 mod output;
 mod render;
-mod who;
 
 use std::process::ExitCode;
 

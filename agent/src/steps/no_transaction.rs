@@ -272,18 +272,11 @@ impl Attempt<'_> {
     ) -> Result<Result<T, tokio_postgres::Error>, Error> {
         let limits = self.context.limits;
         let patience = Patience { locks: limits.lock_timeout, transactions: limits.build_deadline };
-        let pid = watched::process(&self.session).await.map_err(|error| self.failed(&error))?;
         let what = format!("the step {}", self.place.step);
-        match watched::watch(self.context, pid, &what, patience, work).await {
-            (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-                Err(cancelled.error(self.place))
-            }
-            (answer, Some(_)) => {
-                // It was done before it was cancelled. The next statement must not be cancelled in its place.
-                let _cancelled = self.session.batch_execute("SELECT 1").await;
-                Ok(answer)
-            }
-            (answer, None) => Ok(answer),
+        match watched::execute(self.context, &self.session, &what, patience, work).await {
+            Ok(answer) => Ok(Ok(answer)),
+            Err(watched::Failed::Postgres(error)) => Ok(Err(error)),
+            Err(watched::Failed::Cancelled(cancelled)) => Err(cancelled.error(self.place)),
         }
     }
 

@@ -12,7 +12,6 @@ use dunlin_shared::sql::{
     ConcurrentDetach, ConcurrentIndex, ConcurrentReindex, commits_by_itself, concurrent_detach, concurrent_index,
     concurrent_reindex, quote_ident,
 };
-use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
@@ -220,20 +219,12 @@ impl Repair<'_> {
     async fn patiently(&self, sql: &str, what: &str, transactions: Duration) -> Result<(), Error> {
         let settings = "SET lock_timeout = 0;SET statement_timeout = 0";
         self.session.batch_execute(settings).await.map_err(|error| self.failed(&error))?;
-        let pid = watched::process(self.session).await.map_err(|error| self.failed(&error))?;
         let patience = Patience { locks: self.context.limits.lock_timeout, transactions };
-        match watched::watch(self.context, pid, what, patience, self.session.batch_execute(sql)).await {
-            (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
-                Err(cancelled.passing(self.place))
-            }
-            (Err(error), _) => Err(self.failed(&error)),
-            (Ok(()), Some(_)) => {
-                // It was done before it was cancelled. The next statement must not be cancelled in its place.
-                let _cancelled = self.session.batch_execute("SELECT 1").await;
-                Ok(())
-            }
-            (Ok(()), None) => Ok(()),
-        }
+        let work = self.session.batch_execute(sql);
+        watched::execute(self.context, self.session, what, patience, work).await.map_err(|failed| match failed {
+            watched::Failed::Postgres(error) => self.failed(&error),
+            watched::Failed::Cancelled(cancelled) => cancelled.passing(self.place),
+        })
     }
 
     fn note(&self, message: String) {

@@ -76,13 +76,46 @@ const LOOK: &str = "
                      FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a USING (pid)), '')
     FROM pg_locks l WHERE l.pid = $1 AND NOT l.granted LIMIT 1";
 
+/// Why a statement that was watched has no answer.
+pub(super) enum Failed {
+    /// The server's error.
+    Postgres(tokio_postgres::Error),
+    /// The watcher cancelled it.
+    Cancelled(Cancelled),
+}
+
+/// Waits for `work`, a statement of `session`, and watches it meanwhile. `what` is the statement, in words.
+///
+/// # Errors
+/// See [`Failed`].
+pub(super) async fn execute<T>(
+    context: &Context,
+    session: &Client,
+    what: &str,
+    patience: Patience,
+    work: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Failed> {
+    let pid = process(session).await.map_err(Failed::Postgres)?;
+    match watch(context, pid, what, patience, work).await {
+        (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
+            Err(Failed::Cancelled(cancelled))
+        }
+        (answer, cancelled) => {
+            if cancelled.is_some() {
+                // It ended before it was cancelled. The next statement must not be cancelled in its place.
+                let _cancelled = session.batch_execute("SELECT 1").await;
+            }
+            answer.map_err(Failed::Postgres)
+        }
+    }
+}
+
 /// The process of the server that a session has.
-pub(super) async fn process(session: &Client) -> Result<i32, tokio_postgres::Error> {
+async fn process(session: &Client) -> Result<i32, tokio_postgres::Error> {
     session.query_typed_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)
 }
 
-/// Waits for `work`, a statement in the process `pid`, and watches it meanwhile. `what` is the statement, in words.
-pub(super) async fn watch<T>(
+async fn watch<T>(
     context: &Context,
     pid: i32,
     what: &str,

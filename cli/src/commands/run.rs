@@ -11,9 +11,9 @@ use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::follow::{Follow, Followed, follow};
+use crate::operator;
 use crate::output::{Output, tell};
 use crate::render::{runs, words};
-use crate::who;
 
 /// The options of `dunlin run`.
 #[derive(Debug, clap::Args)]
@@ -92,7 +92,7 @@ async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) 
         redo_steps: args.redo.clone(),
         continue_steps: args.go_on.clone(),
         reason: args.reason.clone().unwrap_or_default(),
-        requested_by: who::asks(),
+        requested_by: operator::stated(),
     };
     let started = controllers.runs().await?.run_migration(request).await?.into_inner();
     let Some(run) = started.run.clone() else {

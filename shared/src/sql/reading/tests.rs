@@ -1,3 +1,5 @@
+//! What is read of a statement, and what is refused for not being read.
+
 use super::*;
 
 fn assigned(sql: &str) -> Vec<String> {
