@@ -322,7 +322,8 @@ mod tests {
         let sending = async move {
             let _ended = far.write_all(&sent).await;
         };
-        let reading = async {
+        // It takes the stream with it: who sends more than is read is not left waiting.
+        let reading = async move {
             let mut read = Vec::new();
             let mut some = vec![0; pace.max(3)];
             loop {
