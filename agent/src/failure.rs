@@ -141,6 +141,17 @@ impl Place {
         })
     }
 
+    /// Waits for locks that were too long together. PostgreSQL has no word for it but that of each wait.
+    pub(crate) fn locked(&self, limit: std::time::Duration) -> Box<RunError> {
+        Box::new(RunError {
+            sqlstate: SqlState::LOCK_NOT_AVAILABLE.code().to_owned(),
+            ..*self.refuse(
+                format!("the locks were not free within {} ms", limit.as_millis()),
+                self.next(&SqlState::LOCK_NOT_AVAILABLE),
+            )
+        })
+    }
+
     /// What helps against the usual error: mend and run again.
     pub(crate) fn mend(&self) -> String {
         format!(
@@ -164,7 +175,7 @@ impl Place {
     fn next(&self, state: &SqlState) -> String {
         let advice: Cow<'static, str> = match *state {
             SqlState::LOCK_NOT_AVAILABLE => {
-                "Another session held a lock for longer than the agent's --lock-timeout. Find it with pg_blocking_pids and \
+                "Other sessions held a lock for all of the agent's --retry-deadline. Find them with pg_blocking_pids and \
                  pg_stat_activity, or run at a quieter time"
                     .into()
             }
@@ -271,6 +282,6 @@ mod tests {
     fn an_error_says_what_to_do_next() {
         let place = Place { migration: "add-index".to_owned(), ..Place::default() };
         assert!(place.next(&SqlState::UNIQUE_VIOLATION).contains("`dunlin run add-index`"));
-        assert!(place.next(&SqlState::LOCK_NOT_AVAILABLE).contains("--lock-timeout"));
+        assert!(place.next(&SqlState::LOCK_NOT_AVAILABLE).contains("--retry-deadline"));
     }
 }

@@ -63,6 +63,7 @@ mod target;
 #[cfg(test)]
 mod testing;
 pub mod transform;
+mod waits;
 mod watchdog;
 mod worker;
 

@@ -5,8 +5,17 @@ use std::time::Duration;
 /// What the operator allows.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
-    /// How long a statement may wait for a lock. Zero: without end.
+    /// How long a statement of a batch, and of Dunlin itself, may wait for a lock. Zero: without end.
     pub lock_timeout: Duration,
+    /// How long the SQL of a step that is no batch may wait for locks, all waits of an attempt together: the application waits
+    /// behind it. Zero: without end.
+    pub schema_lock_timeout: Duration,
+    /// How many times longer than the wait the pause is at least until such a step is tried again.
+    pub lock_pause_factor: u32,
+    /// What pauses between attempts grow to.
+    pub longest_pause: Duration,
+    /// How long a task is tried again after errors that can pass, without progress.
+    pub retry_deadline: Duration,
     /// How long a statement may run. Zero: without end.
     pub statement_timeout: Duration,
     /// How long a statement outside a transaction may wait for transactions that began before it, counted from its beginning. Zero:
@@ -16,7 +25,15 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { lock_timeout: Duration::from_secs(5), statement_timeout: Duration::ZERO, build_deadline: Duration::ZERO }
+        Self {
+            lock_timeout: Duration::from_secs(5),
+            schema_lock_timeout: Duration::from_millis(500),
+            lock_pause_factor: 10,
+            longest_pause: Duration::from_secs(60),
+            retry_deadline: Duration::from_secs(30 * 60),
+            build_deadline: Duration::ZERO,
+            statement_timeout: Duration::ZERO,
+        }
     }
 }
 

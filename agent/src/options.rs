@@ -37,9 +37,25 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_AGENT_ID")]
     id: Option<String>,
 
-    /// How long a statement may wait for a lock; 0s: without end
+    /// How long a statement of a batch may wait for a lock; 0s: without end
     #[arg(long, env = "DUNLIN_LOCK_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
     lock_timeout: Duration,
+
+    /// How long the SQL of a step that is no batch may wait for locks, all waits of an attempt together; 0s: without end
+    #[arg(long, env = "DUNLIN_SCHEMA_LOCK_TIMEOUT", default_value = "500ms", value_parser = humantime::parse_duration)]
+    schema_lock_timeout: Duration,
+
+    /// How many times longer than the wait the pause is at least until such a step is tried again
+    #[arg(long, env = "DUNLIN_LOCK_PAUSE_FACTOR", default_value_t = 10)]
+    lock_pause_factor: u32,
+
+    /// What the pauses grow to between attempts that met a lock, or another error that can pass
+    #[arg(long, env = "DUNLIN_LONGEST_PAUSE", default_value = "60s", value_parser = humantime::parse_duration)]
+    longest_pause: Duration,
+
+    /// How long a task is tried again after locks, and other errors that can pass, without progress; then its run fails
+    #[arg(long, env = "DUNLIN_RETRY_DEADLINE", default_value = "30min", value_parser = humantime::parse_duration)]
+    retry_deadline: Duration,
 
     /// How long a statement may run; 0s: without end
     #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", default_value = "0s", value_parser = humantime::parse_duration)]
@@ -76,11 +92,16 @@ impl Options {
     /// # Errors
     /// A target is not written as NAME=URL.
     pub fn builder(self) -> Result<Builder, Error> {
-        let mut builder = Agent::builder().controller(self.controller).slots(self.slots).limits(Limits {
+        let limits = Limits {
             lock_timeout: self.lock_timeout,
-            statement_timeout: self.statement_timeout,
+            schema_lock_timeout: self.schema_lock_timeout,
+            lock_pause_factor: self.lock_pause_factor,
+            longest_pause: self.longest_pause,
+            retry_deadline: self.retry_deadline,
             build_deadline: self.build_deadline,
-        });
+            statement_timeout: self.statement_timeout,
+        };
+        let mut builder = Agent::builder().controller(self.controller).slots(self.slots).limits(limits);
         let named = |text: &[String]| -> Result<Vec<(String, String)>, Error> {
             let words = text.iter().flat_map(|words| words.split_whitespace());
             words

@@ -20,6 +20,7 @@ async fn far() -> (Fleet, Way) {
     let fleet = Fleet::builder()
         .lease_ttl("10min")
         .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s")
         .target_at("far", &far, &way.url(far.url()))
         .start()
         .await;
@@ -81,8 +82,13 @@ async fn a_target_that_is_away_is_waited_for_and_holds_up_nobody() {
 async fn agents_finish_what_they_hold_while_the_controllers_database_is_away_and_lose_no_lease() {
     let way = Way::open().await;
     let control = Database::create("control").await;
-    let builder =
-        Fleet::builder().controllers(2).agents(2).slots(1).lease_ttl("9s").environment("DUNLIN_LOCK_TIMEOUT", "0s");
+    let builder = Fleet::builder()
+        .controllers(2)
+        .agents(2)
+        .slots(1)
+        .lease_ttl("9s")
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s");
     let fleet = builder.control_at(&control, &way.url(control.url())).start().await;
     numbers::create(fleet.main(), ROWS).await;
     let gate = Gate::close(fleet.main(), "numbers", "id % 1000 > 500").await;

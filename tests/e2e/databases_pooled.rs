@@ -59,7 +59,12 @@ async fn an_agent_killed_behind_a_pooler_loses_and_repeats_nothing() {
     let pooler = Pooler::start(4).await;
     let main = Database::create("main").await;
     numbers::create(&main, ROWS).await;
-    let builder = Fleet::builder().agents(2).slots(1).lease_ttl("2s").environment("DUNLIN_LOCK_TIMEOUT", "0s");
+    let builder = Fleet::builder()
+        .agents(2)
+        .slots(1)
+        .lease_ttl("2s")
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s");
     let mut fleet = builder.target_at("main", &main, &pooler.url(main.url())).start().await;
     let gate = dunlin_tests::gate::Gate::close(&main, "numbers", "id % 1000 > 500").await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 1000, stripes = 1"))]).await;

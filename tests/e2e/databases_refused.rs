@@ -86,7 +86,12 @@ async fn a_full_disk_is_told_waited_for_and_costs_nothing() {
 
 #[tokio::test]
 async fn a_full_disk_of_the_controllers_is_told_and_loses_no_lease() {
-    let fleet = Fleet::builder().lease_ttl("6s").environment("DUNLIN_LOCK_TIMEOUT", "0s").start().await;
+    let fleet = Fleet::builder()
+        .lease_ttl("6s")
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s")
+        .start()
+        .await;
     numbers::create(fleet.main(), ROWS).await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 500"))]).await;
     let gate = dunlin_tests::gate::Gate::close(fleet.main(), "numbers", "true").await;

@@ -113,7 +113,12 @@ async fn a_target_put_back_while_nobody_works_is_noticed_and_brought_to_date_aga
 
 #[tokio::test]
 async fn a_backup_from_the_middle_of_a_migration_goes_on_from_its_checkpoints() {
-    let fleet = Fleet::builder().slots(1).environment("DUNLIN_LOCK_TIMEOUT", "0s").start().await;
+    let fleet = Fleet::builder()
+        .slots(1)
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s")
+        .start()
+        .await;
     numbers::create(fleet.main(), ROWS).await;
     let gate = Gate::close(fleet.main(), "numbers", "id > 2500").await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, BATCHES))]).await;
@@ -134,7 +139,12 @@ async fn a_backup_from_the_middle_of_a_migration_goes_on_from_its_checkpoints() 
 
 #[tokio::test]
 async fn a_target_put_back_under_a_run_fails_it_clearly_and_is_brought_to_date_by_the_next() {
-    let fleet = Fleet::builder().slots(1).environment("DUNLIN_LOCK_TIMEOUT", "0s").start().await;
+    let fleet = Fleet::builder()
+        .slots(1)
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s")
+        .start()
+        .await;
     numbers::create(fleet.main(), ROWS).await;
     let steps = format!(
         "{}\n[[step]]\nname = \"add\"\nsql = \"ALTER TABLE numbers ADD COLUMN note text\"\n\n[[step]]\nname = \"triple\"\n\

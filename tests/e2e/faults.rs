@@ -139,7 +139,7 @@ async fn agents_killed_again_and_again_get_the_work_done_in_the_end() {
 
 #[tokio::test]
 async fn a_lock_that_is_not_free_in_time_is_tried_again() {
-    let fleet = Fleet::builder().environment("DUNLIN_LOCK_TIMEOUT", "100ms").start().await;
+    let fleet = Fleet::builder().environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "100ms").start().await;
     fleet.main().execute("CREATE TABLE busy (id int PRIMARY KEY)").await;
     fleet.register(&[("busy.toml", &trivial("busy", 1, "ALTER TABLE busy ADD COLUMN n int"))]).await;
     let reader = fleet.main().again().await;

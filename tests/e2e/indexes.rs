@@ -1,9 +1,9 @@
-//! Indexes that are built concurrently, while their builders die, stand still and run into locks: in the end they are there, valid,
+//! Indexes that are built concurrently, while their builders die, stand still and run into their deadline: in the end they are there, valid,
 //! and nothing half-built is left.
 //!
 //! A transaction that has changed the table keeps a build waiting for as long as the test likes, with the index there and not valid.
 
-use dunlin_proto::v1::EventType;
+use dunlin_proto::v1::{EventType, RunState};
 use dunlin_tests::database::Database;
 use dunlin_tests::fleet::{Builder, Fleet};
 use dunlin_tests::until::until;
@@ -77,7 +77,10 @@ impl Site {
 
 /// A fleet whose statements wait for locks without end.
 fn patient(lease_ttl: &str) -> Builder {
-    Fleet::builder().lease_ttl(lease_ttl).environment("DUNLIN_LOCK_TIMEOUT", "0s")
+    Fleet::builder()
+        .lease_ttl(lease_ttl)
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s")
 }
 
 #[tokio::test]
@@ -137,7 +140,7 @@ async fn a_build_of_an_agent_that_stands_still_is_waited_for_and_counts_once_it_
 
 #[tokio::test]
 async fn a_build_waits_for_an_older_transaction_whatever_the_lock_timeout_is_and_is_begun_once() {
-    let site = Site::begin(Fleet::builder().environment("DUNLIN_LOCK_TIMEOUT", "200ms")).await;
+    let site = Site::begin(Fleet::builder().environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "200ms")).await;
     until("it is told for whom the build waits", async || {
         let notes = site.told(EventType::AgentNote).await;
         notes.iter().any(|note| note.contains("blocks nobody") && note.contains("pid ")).then_some(())
@@ -147,4 +150,21 @@ async fn a_build_waits_for_an_older_transaction_whatever_the_lock_timeout_is_and
     site.succeeds().await;
     assert!(site.told(EventType::TaskRetried).await.is_empty());
     assert!(site.told(EventType::StepRepaired).await.is_empty(), "it was not begun again");
+}
+
+#[tokio::test]
+async fn a_build_that_runs_into_its_deadline_says_what_is_left_and_the_next_run_removes_it_first() {
+    let site = Site::begin(Fleet::builder().environment("DUNLIN_BUILD_DEADLINE", "500ms")).await;
+    let run = until("the run has failed", async || {
+        site.fleet.last_run("email-index").await.filter(|run| run.state() == RunState::Failed)
+    })
+    .await;
+    let error = run.error.unwrap();
+    assert!(error.message.contains("users_email") && error.message.contains("could not be removed"), "{error:?}");
+    assert!(error.message.contains("pid "), "who was waited for: {error:?}");
+    site.writer.execute("COMMIT").await;
+    let _again = site.fleet.dunlin(&["run", "email-index"]).await.ended(0);
+    site.succeeds().await;
+    let repaired = site.told(EventType::StepRepaired).await;
+    assert!(repaired.iter().any(|message| message.contains("was removed")), "{repaired:?}");
 }

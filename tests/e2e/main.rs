@@ -22,6 +22,7 @@ mod fleet;
 mod foreign;
 mod history;
 mod indexes;
+mod locks;
 mod logs;
 mod mending;
 mod readme;

@@ -160,7 +160,11 @@ async fn batches(fleet: &Fleet, count: i64) {
 
 #[tokio::test]
 async fn watchers_miss_nothing_and_hear_nothing_twice_while_controllers_come_and_go() {
-    let builder = Fleet::builder().controllers(3).agents(2).environment("DUNLIN_LOCK_TIMEOUT", "0s");
+    let builder = Fleet::builder()
+        .controllers(3)
+        .agents(2)
+        .environment("DUNLIN_LOCK_TIMEOUT", "0s")
+        .environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s");
     let mut fleet = builder.lease_ttl("10min").start().await;
     numbers::create(fleet.main(), 10).await;
     let gate = Gate::close(fleet.main(), "numbers", "true").await;
@@ -315,7 +319,8 @@ fn controller_of(fleet: &mut Fleet, agent: usize) -> usize {
 #[tokio::test]
 async fn a_controller_that_stands_still_is_left_before_the_leases_of_its_agents_expire() {
     let builder = Fleet::builder().controllers(3).slots(1).lease_ttl("12s");
-    let mut fleet = builder.environment("DUNLIN_LOCK_TIMEOUT", "0s").start().await;
+    let mut fleet =
+        builder.environment("DUNLIN_LOCK_TIMEOUT", "0s").environment("DUNLIN_SCHEMA_LOCK_TIMEOUT", "0s").start().await;
     numbers::create(fleet.main(), ROWS).await;
     let gate = Gate::close(fleet.main(), "numbers", "id > 500").await;
     fleet.register(&[("triple.toml", &numbers::migration("triple", 1, "size = 50, range = 1000, stripes = 1"))]).await;

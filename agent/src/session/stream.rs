@@ -26,6 +26,7 @@ use crate::limits::Limits;
 use crate::steps::{Context, Told, Tuning};
 use crate::target::{self, Target};
 use crate::transform::Transforms;
+use crate::waits::Seen;
 use crate::watchdog::Watch;
 use crate::worker;
 
@@ -334,6 +335,7 @@ impl Session {
                     beats: AtomicU64::new(0),
                     told: Told::default(),
                     watch: Watch::default(),
+                    waits: Seen::default(),
                 };
                 tokio::spawn(worker::work(context, task));
             }
@@ -347,7 +349,7 @@ impl Session {
                 lease.end(Some(Saying::Failed(TaskFailed {
                     lease: Some(id.into()),
                     error: Some(*error),
-                    retryable: false,
+                    ..TaskFailed::default()
                 })));
             }
         }

@@ -33,7 +33,7 @@ pub(super) async fn all(
         let place = Place { step: String::new(), check: check.name.clone(), ..place.clone() };
         // The extended protocol: one statement only, and the type of its column is known.
         drop(connection.heard());
-        let answered = framed.execute(connection, check.row_security, answer(connection, &check.sql), &place).await;
+        let answered = framed.execute(connection, check.row_security, "", answer(connection, &check.sql), &place).await;
         let heard = connection.heard();
         notices::tell(context, "", &heard);
         let (first, rows) = answered.map_err(|error| located::in_sql(error, &check.sql, heard.failed))?;

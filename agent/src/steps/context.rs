@@ -25,6 +25,7 @@ use crate::limits::Limits;
 use crate::session::{Lease, Signal};
 use crate::target::{self, Connection, Direct, Target};
 use crate::transform::Transforms;
+use crate::waits::Seen;
 use crate::watchdog::Watch;
 
 /// What the agent has learnt about the order of batches, by migration and step. It lives as long as the process, and all
@@ -88,6 +89,8 @@ pub(crate) struct Context {
     pub(crate) told: Told,
     /// How patient the watchdog is.
     pub(crate) watch: Watch,
+    /// What was seen of the waits of the attempt.
+    pub(crate) waits: Seen,
 }
 
 impl Context {

@@ -37,7 +37,8 @@ impl Framed {
         Ok(Self { frame, durability, transaction })
     }
 
-    /// Executes SQL of a definition. `row_security`: it sees only the rows that policies let the role see.
+    /// Executes SQL of a definition. `row_security`: it sees only the rows that policies let the role see. `settings`: statements, each
+    /// with a semicolon in front, that hold for this SQL alone.
     ///
     /// # Errors
     /// Those of the SQL; or it has ended its transaction.
@@ -45,12 +46,13 @@ impl Framed {
         &self,
         client: &Client,
         row_security: bool,
+        settings: &str,
         sql: impl Future<Output = Result<T, tokio_postgres::Error>>,
         place: &Place,
     ) -> Result<T, Error> {
         let of_postgres = |error| Error::of_postgres(&error, place);
         let frame = Frame { row_security, ..self.frame.clone() };
-        let (enter, leave) = (frame.enter(), frame.leave(&self.transaction, self.durability));
+        let (enter, leave) = (frame.enter() + settings, frame.leave(&self.transaction, self.durability));
         let (enter, leave) = (client.batch_execute(&enter), client.batch_execute(&leave));
         let prepared = client.simple_query(PREPARED_BY_SQL);
         let (entered, done, left, prepared) = join4(enter, sql, leave, prepared).await;

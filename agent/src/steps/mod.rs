@@ -12,6 +12,7 @@ mod context;
 mod existing;
 mod framed;
 mod located;
+mod locked;
 mod no_transaction;
 mod notices;
 mod plan;

@@ -271,7 +271,7 @@ impl Attempt<'_> {
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<Result<T, tokio_postgres::Error>, Error> {
         let limits = self.context.limits;
-        let patience = Patience { locks: limits.lock_timeout, transactions: limits.build_deadline };
+        let patience = Patience { locks: limits.schema_lock_timeout, transactions: limits.build_deadline };
         let what = format!("the step {}", self.place.step);
         match watched::execute(self.context, &self.session, &what, patience, work).await {
             Ok(answer) => Ok(Ok(answer)),

@@ -219,7 +219,7 @@ impl Repair<'_> {
     async fn patiently(&self, sql: &str, what: &str, transactions: Duration) -> Result<(), Error> {
         let settings = "SET lock_timeout = 0;SET statement_timeout = 0";
         self.session.batch_execute(settings).await.map_err(|error| self.failed(&error))?;
-        let patience = Patience { locks: self.context.limits.lock_timeout, transactions };
+        let patience = Patience { locks: self.context.limits.schema_lock_timeout, transactions };
         let work = self.session.batch_execute(sql);
         watched::execute(self.context, self.session, what, patience, work).await.map_err(|failed| match failed {
             watched::Failed::Postgres(error) => self.failed(&error),

@@ -13,6 +13,7 @@ use tokio_postgres::IsolationLevel;
 use super::compare::{self, Compared};
 use super::context::{isolation, names};
 use super::framed::Framed;
+use super::locked::Locked;
 use super::rows::Count;
 use super::written::{self, By};
 use super::{Context, Ended, Error, advice, check, existing, located, no_transaction, notices, seal};
@@ -127,12 +128,13 @@ impl Work<'_> {
         }
         let framed =
             Framed::within(connection, self.context.frame(), Durability::AtCommit).await.map_err(of_postgres)?;
+        let locked = Locked::within(self.context, connection, self.place).await?;
         let mut rows = 0;
         for (place, step) in self.task.steps.iter().enumerate() {
             if self.task.seal.is_some() && !self.begin(connection, compared, place, step).await? {
                 continue;
             }
-            rows += self.step(connection, &framed, step).await?;
+            rows += self.step(connection, (&framed, &locked), step).await?;
         }
         failpoint::at(connection, points.changed).await.map_err(of_postgres)?;
         let applied = match &self.task.seal {
@@ -191,13 +193,20 @@ impl Work<'_> {
         Ok(true)
     }
 
-    async fn step(&self, connection: &Connection, framed: &Framed, step: &Step) -> Result<i64, Error> {
+    async fn step(
+        &self,
+        connection: &Connection,
+        (framed, locked): (&Framed, &Locked<'_>),
+        step: &Step,
+    ) -> Result<i64, Error> {
         let place = self.context.place(&step.name);
         // What was said before is Dunlin's own.
         drop(connection.heard());
         let count = Count::of(&step.sql);
         let counting = count.execute(connection, &step.sql);
-        let changed = framed.execute(connection, step.row_security, counting, &place).await;
+        let settings = locked.settings();
+        let work = framed.execute(connection, step.row_security, &settings, counting, &place);
+        let changed = locked.over(&step.sql, work, &place).await;
         let heard = connection.heard();
         notices::tell(self.context, &step.name, &heard);
         let rows = changed.map_err(|error| located::in_sql(error, &step.sql, heard.failed))?;

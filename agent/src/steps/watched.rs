@@ -18,10 +18,10 @@ use dunlin_shared::postgres::Session;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
 
 use super::{Context, Error};
 use crate::failure::Place;
+use crate::waits::{Backend, Kind, WHO, Wait, cancel, look};
 
 /// The time between two looks.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -47,34 +47,18 @@ pub(super) struct Patience {
 /// Why the watcher cancelled a statement.
 #[derive(Debug)]
 pub(super) enum Cancelled {
-    /// It waited for a lock for too long.
-    Lock(String),
+    /// It waited for a lock for too long; what for.
+    Lock(String, String),
     /// It waited for transactions for too long.
     Transactions(String),
 }
 
-/// What a process waits for.
-struct Wait {
-    /// True for the end of a transaction.
-    transaction: bool,
-    mode: String,
-    lasted: Duration,
+/// The session to be watched, and the `deadlock_timeout` that it has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Process {
+    backend: Backend,
     deadlock_timeout: Duration,
-    relation: String,
-    holders: String,
 }
-
-const LOOK: &str = "
-    SELECT l.locktype IN ('virtualxid', 'transactionid'), l.mode,
-           coalesce(date_part('epoch', clock_timestamp() - l.waitstart), 0),
-           (SELECT setting::float8 / 1000 FROM pg_settings WHERE name = 'deadlock_timeout'),
-           coalesce(l.relation::regclass::text, ''),
-           coalesce((SELECT string_agg(concat('pid ', b.pid,
-                        CASE WHEN a.application_name <> '' THEN concat(' (', a.application_name, ')') END,
-                        ', in its transaction since ' || to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC'
-                        ), '; ' ORDER BY a.xact_start, b.pid)
-                     FROM unnest(pg_blocking_pids($1)) AS b(pid) LEFT JOIN pg_stat_activity a USING (pid)), '')
-    FROM pg_locks l WHERE l.pid = $1 AND NOT l.granted LIMIT 1";
 
 /// Why a statement that was watched has no answer.
 pub(super) enum Failed {
@@ -95,8 +79,8 @@ pub(super) async fn execute<T>(
     patience: Patience,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
 ) -> Result<T, Failed> {
-    let pid = process(session).await.map_err(Failed::Postgres)?;
-    match watch(context, pid, what, patience, work).await {
+    let process = process(session).await.map_err(Failed::Postgres)?;
+    match watch(context, process, what, patience, work).await {
         (Err(error), Some(cancelled)) if error.code() == Some(&SqlState::QUERY_CANCELED) => {
             Err(Failed::Cancelled(cancelled))
         }
@@ -111,13 +95,18 @@ pub(super) async fn execute<T>(
 }
 
 /// The process of the server that a session has.
-async fn process(session: &Client) -> Result<i32, tokio_postgres::Error> {
-    session.query_typed_one("SELECT pg_backend_pid()", &[]).await?.try_get(0)
+async fn process(session: &Client) -> Result<Process, tokio_postgres::Error> {
+    let sql = format!(
+        "SELECT w.*, extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8 FROM ({WHO}) AS w"
+    );
+    let row = session.query_typed_one(&sql, &[]).await?;
+    let deadlock_timeout = Duration::try_from_secs_f64(row.try_get(2)?).unwrap_or_default();
+    Ok(Process { backend: Backend { pid: row.try_get(0)?, since: row.try_get(1)? }, deadlock_timeout })
 }
 
 async fn watch<T>(
     context: &Context,
-    pid: i32,
+    session: Process,
     what: &str,
     patience: Patience,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -125,7 +114,7 @@ async fn watch<T>(
     let began = Instant::now();
     tokio::pin!(work);
     let mut watcher: Option<Session> = None;
-    let mut told = String::new();
+    let mut told = Vec::new();
     let mut cancelled = None;
     loop {
         tokio::select! {
@@ -135,23 +124,30 @@ async fn watch<T>(
         let client = match watcher.take().filter(|client| !client.is_closed()) {
             Some(client) => client,
             // Without a watcher the statement goes on: it may be the only connection that is left.
-            None => match timeout(LOOK_LIMIT, context.target.session()).await {
+            None => match timeout(LOOK_LIMIT, context.target.beside_direct()).await {
                 Ok(Ok(client)) => client,
                 Ok(Err(_)) | Err(_) => continue,
             },
         };
-        let looked = timeout(LOOK_LIMIT, look(&client, pid)).await;
+        let looked = timeout(LOOK_LIMIT, look(&client, session.backend)).await;
         let Ok(Ok(found)) = looked else { continue };
         if let Some(wait) = found.filter(|_| cancelled.is_none()) {
-            if let Some(reason) = verdict(&wait, began.elapsed(), what, patience) {
-                if timeout(LOOK_LIMIT, cancel(&client, pid)).await.is_ok_and(|sent| sent.unwrap_or(false)) {
+            if wait.kind == Kind::Other {
+                context.waits.see(&wait);
+            }
+            if let Some((reason, limit)) = verdict(&wait, session, began.elapsed(), what, patience) {
+                if timeout(LOOK_LIMIT, cancel(&client, session.backend)).await.is_ok_and(|sent| sent.unwrap_or(false)) {
+                    context.waits.allow(limit);
                     cancelled = Some(reason);
                 }
-            } else if wait.transaction && wait.lasted >= TELL_AFTER && told != wait.holders {
-                told.clone_from(&wait.holders);
+            } else if wait.kind == Kind::Transaction && wait.lasted >= TELL_AFTER && told != wait.pids() {
+                told = wait.pids();
                 context.lease.note(
                     EventType::AgentNote,
-                    format!("{what} waits for transactions that began before it, and blocks nobody: {told}"),
+                    format!(
+                        "{what} waits for transactions that began before it, and blocks nobody; it waits {}",
+                        wait.describe()
+                    ),
                 );
             }
         }
@@ -159,69 +155,52 @@ async fn watch<T>(
     }
 }
 
-fn verdict(wait: &Wait, elapsed: Duration, what: &str, patience: Patience) -> Option<Cancelled> {
-    let holders = if wait.holders.is_empty() { "" } else { "; in the way: " };
-    if wait.transaction {
-        let over = !patience.transactions.is_zero() && elapsed >= patience.transactions;
+/// Why a statement is to be cancelled, and for how long it was allowed to wait.
+fn verdict(
+    wait: &Wait,
+    session: Process,
+    elapsed: Duration,
+    what: &str,
+    patience: Patience,
+) -> Option<(Cancelled, Duration)> {
+    if wait.kind == Kind::Transaction {
+        let limit = patience.transactions;
+        let over = !limit.is_zero() && elapsed >= limit;
         return over.then(|| {
-            Cancelled::Transactions(format!(
-                "{what} waited for transactions that began before it for longer than {}{holders}{}",
-                humantime::format_duration(patience.transactions),
-                wait.holders
-            ))
+            let message = format!(
+                "{what} waited for transactions that began before it for longer than {}; it waited {}",
+                humantime::format_duration(limit),
+                wait.describe()
+            );
+            (Cancelled::Transactions(message), limit)
         });
     }
     let limit = if wait.mode == "ShareUpdateExclusiveLock" {
-        patience.locks.max(wait.deadlock_timeout + YIELDING)
+        patience.locks.max(session.deadlock_timeout + YIELDING)
     } else {
         patience.locks
     };
     let over = !patience.locks.is_zero() && wait.lasted >= limit;
     over.then(|| {
-        let relation = if wait.relation.is_empty() { String::new() } else { format!(" on {}", wait.relation) };
-        Cancelled::Lock(format!(
-            "{what} waited for a lock{relation} ({}) for longer than {}{holders}{}",
-            wait.mode,
-            humantime::format_duration(limit),
-            wait.holders
-        ))
+        let message = format!("{what} did not get a lock within {}", humantime::format_duration(limit));
+        (Cancelled::Lock(message, format!("It waited {}.", wait.describe())), limit)
     })
-}
-
-async fn look(client: &Client, pid: i32) -> Result<Option<Wait>, tokio_postgres::Error> {
-    let Some(row) = client.query_typed_opt(LOOK, &[(&pid, Type::INT4)]).await? else { return Ok(None) };
-    let seconds = |index: usize| -> Result<Duration, tokio_postgres::Error> {
-        Ok(Duration::try_from_secs_f64(row.try_get::<_, f64>(index)?).unwrap_or_default())
-    };
-    Ok(Some(Wait {
-        transaction: row.try_get(0)?,
-        mode: row.try_get(1)?,
-        lasted: seconds(2)?,
-        deadlock_timeout: seconds(3)?,
-        relation: row.try_get(4)?,
-        holders: row.try_get(5)?,
-    }))
-}
-
-/// Cancels what the process executes, if it still waits.
-async fn cancel(client: &Client, pid: i32) -> Result<bool, tokio_postgres::Error> {
-    let sql = "SELECT pg_cancel_backend(l.pid) FROM pg_locks l WHERE l.pid = $1 AND NOT l.granted LIMIT 1";
-    let row = client.query_typed_opt(sql, &[(&pid, Type::INT4)]).await?;
-    row.map_or(Ok(false), |row| row.try_get(0))
 }
 
 impl Cancelled {
     /// The same as an error that passes, for work that can as well be done later.
     pub(super) fn passing(self, place: &Place) -> Error {
         match self {
-            Self::Lock(message) | Self::Transactions(message) => Self::Lock(message).error(place),
+            Self::Lock(..) => self.error(place),
+            Self::Transactions(message) => Self::Lock(message, String::new()).error(place),
         }
     }
 
     /// The error of the statement that was cancelled.
     pub(super) fn error(self, place: &Place) -> Error {
         match self {
-            Self::Lock(message) => Error::Passing(Box::new(RunError {
+            Self::Lock(message, detail) => Error::Passing(Box::new(RunError {
+                detail,
                 sqlstate: SqlState::LOCK_NOT_AVAILABLE.code().to_owned(),
                 ..*place.refuse(
                     message,

@@ -145,6 +145,14 @@ impl Target {
         connect(&self.connector).await
     }
 
+    /// A connection outside the pool, to look at the server with that [`direct`](Self::direct) leads to.
+    ///
+    /// # Errors
+    /// The target does not answer.
+    pub(crate) async fn beside_direct(&self) -> Result<Session, Error> {
+        connect(self.direct.as_ref().unwrap_or(&self.connector)).await
+    }
+
     /// Whether [`direct`](Self::direct) has any chance, as far as is known without asking.
     pub(crate) fn can_be_direct(&self) -> bool {
         self.direct.is_some() || self.facts().is_none_or(|facts| !facts.pooled)

@@ -24,6 +24,7 @@ use crate::session::{Book, LeaseId};
 use crate::steps::{self, Context, Ended, Error, Told, Tuning};
 use crate::target::Target;
 use crate::transform::{Transform, Transforms};
+use crate::waits::Seen;
 use crate::watchdog::Watch;
 use crate::worker;
 
@@ -162,6 +163,7 @@ impl Lab {
             beats: AtomicU64::new(0),
             told: Told::default(),
             watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_secs(1) },
+            waits: Seen::default(),
         }
     }
 

@@ -1,32 +1,33 @@
 //! One slot, one lease: runs the step, decides what its errors mean, and ends the lease with one report.
 //!
 //! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on. An error that passes by
-//! itself is tried a few times here, with pauses, before the controller is told. Where the target lacks something, such as room
-//! on its disk, the lease is given back at once. Anything else is final. Through all of that the worker never concludes what
-//! happened to a transaction: running the step again looks.
+//! itself is given back to the controller, with how long to pause and for how long to try ([`passing`]). Where the target lacks
+//! something, such as room on its disk, the lease is given back at once. Anything else is final. Through all of that the worker
+//! never concludes what happened to a transaction: running the step again looks.
+
+mod passing;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
+use dunlin_proto::convert::duration;
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{
-    EventType, Grant, ReleaseReason, RunError, TaskDone, TaskFailed, TaskReleased, TaskStale, grant,
-};
+use dunlin_proto::v1::{Grant, ReleaseReason, RunError, TaskDone, TaskFailed, TaskReleased, TaskStale, grant};
 use futures::FutureExt;
 use tokio::time::Instant;
+
+use self::passing::{Next, Retry};
 
 use crate::failpoint;
 use crate::ledger::Stale;
 use crate::session::{LeaseId, Signal};
 use crate::steps::{self, Context, Ended, Error};
 use crate::target;
+use crate::waits::lookout;
 use crate::watchdog;
 
 /// How long a worker goes on trying to reach its target.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// How often an error that passes is met before the controller is told.
-const TRIES: u32 = 3;
 
 /// How long a step that cannot stop between batches may take once the worker was told to stop.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
@@ -35,7 +36,7 @@ pub(crate) const GRACE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 enum Verdict {
     Ended(Ended),
-    Failed(Box<RunError>, bool),
+    Failed(Box<RunError>, Option<Retry>),
     Released(ReleaseReason, String),
     Stale(Stale),
     Lost,
@@ -50,10 +51,10 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
             "the agent met an error of its own and gave the task up",
             "Report it with the agent's log; then run the migration again.",
         );
-        Verdict::Failed(error, false)
+        Verdict::Failed(error, None)
     });
     log(&context, id, &verdict);
-    if matches!(verdict, Verdict::Failed(_, false)) {
+    if matches!(verdict, Verdict::Failed(_, None)) {
         // What the target holds comes before the failure that ends the run: whoever asks for the next run is told by it.
         let report = context.target.report(target::PROBE_LIMIT).await;
         context.lease.report_target(report);
@@ -78,6 +79,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
                 away_since = silence.away_since;
                 Err(Error::Unreachable(silence.message))
             }
+            never = lookout(context) => match never {},
         };
         again = true;
         if context.lease.durable() != progress {
@@ -89,8 +91,8 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
         match outcome {
             Ok(Ended::Told) => return told(context),
             Ok(ended) => return Verdict::Ended(ended),
-            Err(Error::Final(error)) => return Verdict::Failed(error, false),
-            Err(Error::Hidden(hidden)) => return Verdict::Failed((*hidden).into(), false),
+            Err(Error::Final(error)) => return Verdict::Failed(error, None),
+            Err(Error::Hidden(hidden)) => return Verdict::Failed((*hidden).into(), None),
             Err(Error::Short(message)) => return Verdict::Released(ReleaseReason::TargetShort, message),
             Err(Error::Busy(message)) => return Verdict::Released(ReleaseReason::Busy, message),
             Err(Error::Stale(stale)) => {
@@ -102,11 +104,16 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             Err(Error::Moved) => tracing::info!(?task, "the checkpoint has moved; looking at it again"),
             Err(Error::Passing(error)) => {
                 tries += 1;
-                if tries >= TRIES {
-                    return Verdict::Failed(error, true);
+                match passing::next(context, task, error, tries) {
+                    Next::Back(error, retry) => return Verdict::Failed(error, Some(retry)),
+                    Next::Soon => {}
+                    Next::After(pause) => {
+                        if context.pause(pause).await {
+                            continue;
+                        }
+                        return told(context);
+                    }
                 }
-                let state = if error.sqlstate.is_empty() { String::new() } else { format!(" ({})", error.sqlstate) };
-                context.lease.note(EventType::TaskRetried, format!("{}{state}; the agent tries again", error.message));
             }
             Err(Error::Unreachable(message)) => {
                 context.target.suspect();
@@ -127,9 +134,13 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
 fn log(context: &Context, id: LeaseId, verdict: &Verdict) {
     let (target, migration, run) = (context.target.name(), &context.migration, context.run.0);
     match verdict {
-        Verdict::Failed(error, retryable) => tracing::error!(
+        Verdict::Failed(error, None) => tracing::error!(
             %target, %migration, run, step = error.step, check = error.check, sqlstate = error.sqlstate, rows = error.rows,
-            detail = error.detail, hint = error.hint, next = error.next, retryable, "{}", error.message
+            detail = error.detail, hint = error.hint, next = error.next, retryable = false, "{}", error.message
+        ),
+        Verdict::Failed(error, Some(_)) => tracing::warn!(
+            %target, %migration, run, step = error.step, check = error.check, sqlstate = error.sqlstate, rows = error.rows,
+            detail = error.detail, retryable = true, "{}", error.message
         ),
         Verdict::Released(reason, message) if *reason != ReleaseReason::Yielded => {
             tracing::warn!(%target, %migration, run, reason = reason.as_str_name(), "lease given back: {message}");
@@ -172,9 +183,16 @@ fn report(context: &Context, verdict: Verdict) -> Option<Message> {
             Some(released(ReleaseReason::Yielded, "the first ranges go first".to_owned()))
         }
         Verdict::Released(reason, message) => Some(released(reason, message)),
-        Verdict::Failed(error, retryable) => {
-            Some(Message::Failed(TaskFailed { lease, error: Some(*error), retryable }))
-        }
+        Verdict::Failed(error, retry) => Some(Message::Failed(TaskFailed {
+            lease,
+            error: Some(*error),
+            retryable: retry.is_some(),
+            pause: retry.map(|retry| duration(retry.pause)),
+            longest_pause: retry.map(|retry| duration(retry.longest_pause)),
+            deadline: retry.map(|retry| duration(retry.deadline)),
+            rows,
+            rows_walked,
+        })),
         Verdict::Stale(stale) => Some(Message::Stale(TaskStale {
             lease,
             stored_epoch: stale.stored.unwrap_or(0),

@@ -3,14 +3,16 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use dunlin_proto::convert::std_duration;
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{ReleaseReason, Step, StepKind, TaskDone, grant};
 
+use dunlin_shared::postgres::throwaway;
 use tokio_postgres::Transaction;
 
 use crate::session::Signal;
 use crate::testing::{
-    Lab, Proxy, atomic_task, batch_step, plan_task, range_task, seal, sql_step, statement_task, until,
+    Lab, Proxy, atomic_task, batch_step, connect, plan_task, range_task, seal, sql_step, statement_task, until,
 };
 use crate::transform::{self, Batch, Outcome, Transform};
 
@@ -254,4 +256,108 @@ async fn a_lease_that_is_lost_ends_without_a_report() {
     crate::worker::work(context, task).await;
     assert_eq!(lab.number("SELECT count(*) FROM dunlin.migrations_registry").await, 0);
     assert!(lab.book().all().is_empty());
+}
+
+#[tokio::test]
+async fn a_step_that_meets_a_lock_is_given_back_with_who_holds_it_and_a_pause_ten_times_as_long() {
+    let mut lab = Lab::new().await;
+    lab.limits.schema_lock_timeout = Duration::from_millis(400);
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY)").await;
+    lab.sql("SET application_name = 'report of the month'; BEGIN; SELECT count(*) FROM t").await;
+    let pid = lab.number("SELECT pg_backend_pid()::bigint").await;
+    let report = lab.perform(1, statement_task(sql_step("ALTER TABLE t ADD note text"))).await;
+    let Message::Failed(failed) = report else { panic!("{report:?}") };
+    assert!(failed.retryable);
+    let pause = std_duration(&failed.pause.unwrap()).unwrap();
+    assert!(pause >= Duration::from_secs(4), "{pause:?}");
+    assert_eq!(std_duration(&failed.deadline.unwrap()).unwrap(), Duration::from_secs(1800));
+    let error = failed.error.unwrap();
+    assert_eq!(error.sqlstate, "55P03");
+    for part in [&format!("pid {pid}"), "report of the month", "a lock on public.t", "in its transaction since 2"] {
+        assert!(error.detail.contains(part), "{part}: {}", error.detail);
+    }
+}
+
+#[tokio::test]
+async fn a_batch_that_meets_a_locked_row_says_who_holds_it() {
+    let mut lab = Lab::new().await;
+    lab.limits.lock_timeout = Duration::from_secs(1);
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 30) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 1000, 1);
+    let planned = lab.plan(&step).await;
+    lab.sql("SET application_name = 'holder'; BEGIN; SELECT FROM t WHERE id = 15 FOR UPDATE").await;
+    let report = lab.perform(1, range_task(&step, &planned, &planned.ranges[0])).await;
+    let Message::Failed(failed) = report else { panic!("{report:?}") };
+    assert!(failed.retryable);
+    assert!(std_duration(&failed.pause.unwrap()).unwrap() >= Duration::from_secs(1));
+    let error = failed.error.unwrap();
+    assert!(error.detail.contains("a row of public.t") && error.detail.contains("\"holder\""), "{}", error.detail);
+    lab.sql("COMMIT").await;
+    let report = lab.perform(2, range_task(&step, &planned, &planned.ranges[0])).await;
+    assert!(matches!(report, Message::Done(_)), "{report:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 30);
+}
+
+/// A lab whose server vacuums the table `t`, slowly.
+async fn vacuumed(server: &throwaway::Server) -> Lab {
+    let lab = Lab::on(server).await;
+    lab.sql(
+        "CREATE TABLE t (id bigint) WITH (autovacuum_vacuum_threshold = 0, autovacuum_vacuum_scale_factor = 0,
+             autovacuum_vacuum_cost_delay = 100, autovacuum_vacuum_cost_limit = 1);
+         INSERT INTO t SELECT generate_series(1, 100000); DELETE FROM t WHERE id % 2 = 0",
+    )
+    .await;
+    until(
+        &lab.client,
+        "SELECT EXISTS (SELECT FROM pg_stat_activity a JOIN pg_locks l USING (pid)
+                        WHERE a.backend_type = 'autovacuum worker' AND a.query LIKE 'autovacuum: %'
+                        AND l.relation = 't'::regclass AND l.mode = 'ShareUpdateExclusiveLock' AND l.granted)",
+    )
+    .await;
+    lab
+}
+
+#[tokio::test]
+async fn an_attempt_that_autovacuum_alone_was_in_the_way_of_is_made_again_for_so_long_that_it_yields() {
+    let server = throwaway::Server::start_with(&[("fsync", "off"), ("autovacuum_naptime", "1s")]).await.unwrap();
+    let mut lab = vacuumed(&server).await;
+    lab.limits.schema_lock_timeout = Duration::from_millis(200);
+    super::work(lab.context(1), statement_task(sql_step("ALTER TABLE t ADD note text"))).await;
+    let notes = lab.sent().0;
+    assert_eq!(notes.len(), 1, "{notes:?}");
+    assert!(notes[0].message.contains("autovacuum") && notes[0].message.contains("deadlock_timeout"), "{notes:?}");
+    let added = "SELECT count(*) FROM pg_attribute WHERE attrelid = 't'::regclass AND attname = 'note'";
+    assert_eq!(lab.number(added).await, 1);
+}
+
+#[tokio::test]
+async fn autovacuum_is_known_also_to_a_role_that_may_not_see_the_sessions_of_others() {
+    let server = throwaway::Server::start_with(&[("fsync", "off"), ("autovacuum_naptime", "1s")]).await.unwrap();
+    let lab = vacuumed(&server).await;
+    lab.sql(
+        "CREATE ROLE plain LOGIN PASSWORD 'pw'; ALTER ROLE plain SET deadlock_timeout = '1min'; GRANT ALL ON TABLE t TO plain",
+    )
+    .await;
+    let (_, place) = lab.url.split_once('@').unwrap();
+    let url = format!("postgres://plain:pw@{place}");
+    let (looker, waiter) = (connect(&url).await, connect(&url).await);
+    let row = waiter.query_one(crate::waits::WHO, &[]).await.unwrap();
+    let backend = crate::waits::Backend { pid: row.get(0), since: row.get(1) };
+    let locking = async { waiter.batch_execute("BEGIN; LOCK TABLE t").await };
+    let looking = async {
+        loop {
+            if let Some(wait) = crate::waits::look(&looker, backend).await.unwrap() {
+                return wait;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let wait = tokio::select! {
+        done = locking => panic!("autovacuum was not in the way: {done:?}"),
+        wait = looking => wait,
+    };
+    assert!(wait.of_autovacuum_alone(), "{wait:?}");
 }

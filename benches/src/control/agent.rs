@@ -103,7 +103,7 @@ impl Agent {
     pub(crate) fn fail(&mut self, lease: Lease) {
         self.held.retain(|held| *held != lease);
         let error = RunError { message: "a failure that is measured".to_owned(), ..RunError::default() };
-        self.say(Saying::Failed(TaskFailed { lease: Some(lease), error: Some(error), retryable: false }));
+        self.say(Saying::Failed(TaskFailed { lease: Some(lease), error: Some(error), ..TaskFailed::default() }));
     }
 
     /// Closes the stream in order: what the agent holds goes back at once.

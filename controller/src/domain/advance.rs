@@ -18,12 +18,9 @@ use super::messages;
 use super::plan::{self, NewTask, Then, WHOLE};
 use super::report::{Applied, Counted, Range, Report};
 use super::run::{self, Failure};
-use super::setback::{HIGHEST, contradicted, fail, release, retry, stale, unbelievable};
+use super::setback::{HIGHEST, contradicted, fail, given_up, passing, release, retry, stale, unbelievable};
 use super::step::{self, Step};
 use super::task::{self, Kind, Lease};
-
-/// How often a task may fail with errors that pass before its run fails.
-pub const TRIES: i32 = 8;
 
 /// A run, as far as a report can change it.
 #[derive(Clone, Debug)]
@@ -61,8 +58,10 @@ pub struct Task {
     pub step: i32,
     /// Where it stands.
     pub standing: task::Standing,
-    /// How often it met an error that passes.
+    /// How often it met an error that passes, since it last made progress.
     pub attempts: i32,
+    /// The first of these errors.
+    pub passing: Option<Passing>,
     /// How often in a row it was put off without a fault of its own.
     pub postponed: i32,
     /// 0 goes before 1.
@@ -73,6 +72,15 @@ pub struct Task {
     pub rest: Option<Duration>,
     /// The rows that a range holds.
     pub rows_total: i64,
+}
+
+/// The first error that can pass since which a task has made no progress.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Passing {
+    /// How long ago it was met.
+    pub ago: Duration,
+    /// The rows that the task had walked by then.
+    pub rows_walked: i64,
 }
 
 /// What a report did.
@@ -200,17 +208,19 @@ pub fn advance(
             count(run, task, counted)?;
             done(run, task, already_done, applied, changes)?;
         }
-        Report::Failed { failure, retryable } => {
-            let tries = task.attempts + 1;
-            if retryable && tries < TRIES {
-                retry(run, task, lease, &failure, jitter, changes)?;
-            } else {
-                let mut failure = *failure;
-                if retryable {
-                    failure.message = format!("{} (the same task failed {tries} times)", failure.message);
+        Report::Failed { mut failure, retry: how, counted } => {
+            count(run, task, counted)?;
+            match how.map(|how| (how, passing(task))) {
+                Some((how, passing)) if passing.ago < how.deadline => {
+                    retry(run, task, lease, &failure, (how, passing), jitter, changes)?;
                 }
-                task.standing = task.standing.clone().next(task::Event::Failed(lease.epoch))?;
-                fail(run, task, failure, &agent, changes)?;
+                how => {
+                    if let Some((_, passing)) = how {
+                        failure.message = given_up(&failure.message, task.attempts, passing.ago);
+                    }
+                    task.standing = task.standing.clone().next(task::Event::Failed(lease.epoch))?;
+                    fail(run, task, *failure, &agent, changes)?;
+                }
             }
         }
         Report::Released { reason, message, counted } => {
@@ -359,6 +369,7 @@ fn take_ranges(
     let index = index_of(run, task.step)?;
     let transform = run.definition.steps.get(index).and_then(plan::transform).cloned();
     let step = step_mut(run, task.step)?;
+    let known = step.ranges_total;
     if !key.is_empty() {
         step.key = key;
     }
@@ -385,6 +396,9 @@ fn take_ranges(
             let new = NewTask { kind: Kind::Range, step: task.step, transform: transform.clone(), range: Some(range) };
             changes.added.push((id, new));
         }
+    }
+    if step.ranges_total > known {
+        (task.passing, task.attempts) = (None, 0);
     }
     Ok(())
 }

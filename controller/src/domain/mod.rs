@@ -21,7 +21,7 @@ pub mod task;
 mod tests;
 pub mod waits;
 
-pub use advance::{Changes, Error, Run, TRIES, Task, Verdict, advance, begin};
+pub use advance::{Changes, Error, Passing, Run, Task, Verdict, advance, begin};
 pub use backoff::backoff;
 pub use cascade::{Cancelled, Queued, cascade};
 pub use event::{Event, Severity, Type as EventType};

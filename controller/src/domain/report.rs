@@ -1,6 +1,6 @@
 //! What agents report of the tasks that they hold.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use dunlin_shared::ids::Epoch;
 use dunlin_shared::key::KeyColumn;
@@ -32,8 +32,10 @@ pub enum Report {
     Failed {
         /// The error.
         failure: Box<Failure>,
-        /// True when the error can pass.
-        retryable: bool,
+        /// How the task is tried again, where the error can pass.
+        retry: Option<Retry>,
+        /// Rows changed and walked.
+        counted: Counted,
     },
     /// The agent gives the lease back.
     Released {
@@ -64,6 +66,27 @@ pub enum Report {
         /// How many more messages of the server the agent did not keep.
         left_out: i64,
     },
+}
+
+/// How a task is tried again after an error that can pass.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Retry {
+    /// The shortest rest.
+    pub pause: Duration,
+    /// What rests grow to.
+    pub longest_pause: Duration,
+    /// How long the task is tried again without progress, before its run fails.
+    pub deadline: Duration,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self {
+            pause: Duration::from_millis(200),
+            longest_pause: Duration::from_secs(60),
+            deadline: Duration::from_secs(30 * 60),
+        }
+    }
 }
 
 /// What a task has done so far, over all its leases.

@@ -1,16 +1,21 @@
 //! What sets a run back: errors that pass, leases given back, stale leases, and the errors that end it.
 //!
-//! What must stay true: a task that is put off without a fault of its own costs none of its tries; whatever is repeated
-//! or ended has an event with its reason.
+//! Errors that pass are judged by time and not by their number: a lock may be held for a minute or for a quarter of an hour, and
+//! the task is tried again until it has met nothing else for as long as the agent's operator allows. Progress starts the time anew.
+//!
+//! What must stay true: a task that is put off without a fault of its own costs none of that time; whatever is repeated or ended
+//! has an event with its reason.
+
+use std::time::Duration;
 
 use dunlin_shared::ids::{AgentId, Epoch};
 
-use super::advance::{Changes, Error, Run, TRIES, Task, about, about_task, describe, step_mut};
-use super::backoff::backoff;
+use super::advance::{Changes, Error, Passing, Run, Task, about, about_task, describe, step_mut};
+use super::backoff::{backoff, rest};
 use super::event::{Severity, Type};
 use super::messages;
 use super::plan::{self, WHOLE};
-use super::report::ReleaseReason;
+use super::report::{ReleaseReason, Retry};
 use super::run::{self, Failure};
 use super::step;
 use super::task::{self, Lease};
@@ -19,25 +24,63 @@ use super::task::{self, Lease};
 /// written by a lease, and there might be none above it to grant.
 pub(super) const HIGHEST: Epoch = Epoch(1 << 53);
 
+/// Since when a task has met nothing but errors that can pass. Where it has made progress, since now.
+pub(super) fn passing(task: &mut Task) -> Passing {
+    let rows_walked = task.counted.rows_walked;
+    match task.passing {
+        Some(passing) if passing.rows_walked >= rows_walked => passing,
+        Some(_) | None => {
+            task.attempts = 0;
+            Passing { ago: Duration::ZERO, rows_walked }
+        }
+    }
+}
+
+/// The words for an error that can pass and did not.
+pub(super) fn given_up(message: &str, attempts: i32, ago: Duration) -> String {
+    let tries = attempts.saturating_add(1);
+    let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
+    format!("{message} (tried {times} in {}, without progress)", in_words(ago))
+}
+
+/// A time as an operator says it.
+fn in_words(time: Duration) -> String {
+    match time.as_secs() {
+        0..10 => format!("{:.1} s", time.as_secs_f64()),
+        10..120 => format!("{} s", time.as_secs()),
+        seconds => format!("{} min", seconds / 60),
+    }
+}
+
 pub(super) fn retry(
     run: &Run,
     task: &mut Task,
     lease: Lease,
     failure: &Failure,
+    (how, passing): (Retry, Passing),
     jitter: f64,
     changes: &mut Changes,
 ) -> Result<(), Error> {
     task.standing = task.standing.clone().next(task::Event::GivenBack(lease.epoch))?;
-    let rest = backoff(u32::try_from(task.attempts).unwrap_or(0), jitter);
-    task.attempts += 1;
+    let left = how.deadline.saturating_sub(passing.ago);
+    // The last try is at the deadline, but never sooner than the shortest rest.
+    let rest = rest(how, u32::try_from(task.attempts).unwrap_or(0), jitter).min(left.max(how.pause));
+    task.attempts = task.attempts.saturating_add(1);
+    task.passing = Some(passing);
     task.rest = Some(rest);
+    // Who was in the way.
+    let why = match failure.sqlstate.as_str() {
+        "55P03" if !failure.detail.is_empty() => format!("{}. {}", failure.message, failure.detail),
+        _ => failure.message.clone(),
+    };
     let message = format!(
-        "{} of {} met an error that can pass and is tried again in {} ms (try {} of {TRIES}): {}",
+        "{} of {} met an error that can pass and is tried again in {} (try {}; given up after {} more without progress): {}",
         describe(run, task),
         run.migration,
-        rest.as_millis(),
-        task.attempts + 1,
-        failure.message
+        in_words(rest),
+        task.attempts.saturating_add(1),
+        in_words(left),
+        why
     );
     let mut event = about_task(run, task, Type::TaskRetried, Severity::Warning, message).with("tries", task.attempts);
     for (name, value) in [("sqlstate", &failure.sqlstate), ("detail", &failure.detail), ("rows", &failure.rows)] {

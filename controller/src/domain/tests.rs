@@ -7,7 +7,7 @@ use dunlin_shared::ids::{AgentId, Epoch, RunId, TargetName, TaskId};
 use dunlin_shared::migration::set::{Set, SourceFile};
 use proptest::prelude::*;
 
-use super::report::{Counted, Range, ReleaseReason, Report};
+use super::report::{Counted, Range, ReleaseReason, Report, Retry};
 use super::run::{Failure, State};
 use super::step::Step;
 use super::task::{self, Kind, Lease, Standing};
@@ -78,6 +78,7 @@ fn task(id: i64, new: &NewTask) -> Task {
         step: new.step,
         standing: Standing { state: task::State::Ready, epoch: Epoch::ZERO },
         attempts: 0,
+        passing: None,
         postponed: 0,
         priority: 0,
         counted: Counted::default(),
@@ -150,10 +151,11 @@ impl World {
                 Report::Ranges { ranges, key: Vec::new() }
             }
             Deed::Plan(_) => return,
-            Deed::Retry if self.tasks[index].attempts < 6 => {
-                Report::Failed { failure: Box::new(Failure::default()), retryable: true }
-            }
-            Deed::Retry => return,
+            Deed::Retry => Report::Failed {
+                failure: Box::new(Failure::default()),
+                retry: Some(Retry::default()),
+                counted: Counted::default(),
+            },
             Deed::Release(yielded) => Report::Released {
                 reason: if *yielded { ReleaseReason::Yielded } else { ReleaseReason::Stopping },
                 message: String::new(),

@@ -3,7 +3,7 @@
 //! What comes in is made harmless here: texts are cut to a length and freed of what PostgreSQL cannot store, figures that
 //! cannot be negative are not. So no message, however odd, is one that cannot be stored.
 
-use dunlin_proto::convert::{self, duration, struct_of, timestamp};
+use dunlin_proto::convert::{self, duration, std_duration, struct_of, timestamp};
 use dunlin_proto::v1;
 use dunlin_shared::ids::{Epoch, TargetName, TaskId};
 use dunlin_shared::key::KeyColumn;
@@ -12,7 +12,7 @@ use dunlin_shared::migration::{Definition, SqlPlace, Step as DefinedStep};
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report};
+use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report, Retry};
 use crate::domain::run::{self, Failure, Position};
 use crate::domain::step;
 use crate::domain::task::{Kind, Lease};
@@ -33,6 +33,9 @@ const MOST_APPLICATIONS: i32 = 1 << 30;
 
 /// The most steps of half-done migrations that are kept of a target.
 const MOST_HELD: usize = 10_000;
+
+/// The longest time that a task rests, and that it is tried again.
+const LONGEST_RETRY: Duration = Duration::from_secs(365 * 24 * 60 * 60);
 
 /// The end of the year 9999: behind it times have no common form.
 const LAST_SECOND: u64 = 253_402_300_799;
@@ -218,7 +221,19 @@ pub(crate) fn failed_in(failed: &v1::TaskFailed) -> Report {
             constraint: clean(&error.constraint),
             position: error.position.as_ref().map(position_in),
         }),
-        retryable: failed.retryable,
+        retry: failed.retryable.then(|| {
+            let usual = Retry::default();
+            // Nobody means more than a year, and the database can count it.
+            let within = |time: Duration| time.min(LONGEST_RETRY);
+            Retry {
+                pause: within(failed.pause.as_ref().and_then(std_duration).unwrap_or(usual.pause)),
+                longest_pause: within(
+                    failed.longest_pause.as_ref().and_then(std_duration).unwrap_or(usual.longest_pause),
+                ),
+                deadline: within(failed.deadline.as_ref().and_then(std_duration).unwrap_or(usual.deadline)),
+            }
+        }),
+        counted: counted(failed.rows, failed.rows_walked),
     }
 }
 

@@ -20,7 +20,7 @@ use super::session::{Session, Statement};
 use crate::domain::report::Counted;
 use crate::domain::run::{self, Failure};
 use crate::domain::step::{self, Step};
-use crate::domain::{NewTask, Run, Task, task};
+use crate::domain::{NewTask, Passing, Run, Task, task};
 
 /// Runs and tasks that reports are about.
 #[derive(Debug, Default)]
@@ -39,18 +39,24 @@ pub(super) const LOCK_RUNS: Statement = Statement::new(
 
 pub(super) const LOCK_TASKS: Statement = Statement::new(
     "lock_tasks",
-    "SELECT id, run_id, kind, step, state, agent_id, epoch, attempts, postponed, priority, rows, rows_walked, rows_total
+    "SELECT id, run_id, kind, step, state, agent_id, epoch, attempts, postponed, priority, rows, rows_walked, rows_total,
+         passing_rows_walked, extract(epoch FROM now() - passing_since)::float8 AS passing
      FROM dunlin_controller.tasks WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
 );
 
 /// All that the end of a run can cancel, locked before the steps are: there may be very many. `$1` are tasks whose reports
-/// may end their run, `$2` those whose reports do so when it was their last try, `$3`.
+/// may end their run, `$2` those whose reports do so once nothing but errors that pass was met for as many seconds as stand
+/// in `$3`. The time is that of the transaction here and where it is judged; a second more is harmless.
 pub(super) const LOCK_OPEN_TASKS: Statement = Statement::new(
     "lock_open_tasks",
     "SELECT t.id FROM dunlin_controller.tasks t
      WHERE t.run_id = ANY (ARRAY (
            SELECT run_id FROM dunlin_controller.tasks
-           WHERE id = ANY ($1::bigint[] || $2::bigint[]) AND (id = ANY ($1) OR attempts + 1 >= $3)))
+           WHERE id = ANY ($1::bigint[])
+           UNION
+           SELECT p.run_id FROM unnest($2::bigint[], $3::float8[]) AS n (id, deadline)
+           JOIN dunlin_controller.tasks p USING (id)
+           WHERE n.deadline <= 1 OR extract(epoch FROM now() - p.passing_since) + 1 >= n.deadline))
        AND t.state IN ('ready', 'leased')
      ORDER BY t.id FOR NO KEY UPDATE",
 );
@@ -150,6 +156,10 @@ pub(super) fn read_task(row: &Row) -> Result<Task, Error> {
         step: row.get("step"),
         standing: task::Standing { state, epoch: Epoch(row.get("epoch")) },
         attempts: row.get("attempts"),
+        passing: row.get::<_, Option<f64>>("passing").map(|seconds| Passing {
+            ago: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX),
+            rows_walked: row.get("passing_rows_walked"),
+        }),
         postponed: row.get("postponed"),
         priority: row.get("priority"),
         counted: Counted { rows: row.get("rows"), rows_walked: row.get("rows_walked") },
@@ -176,6 +186,7 @@ struct TaskRow<'a> {
     state: &'a str,
     epoch: i64,
     attempts: i32,
+    passing: Option<i64>,
     postponed: i32,
     priority: i16,
     rows: i64,
@@ -186,13 +197,16 @@ struct TaskRow<'a> {
 pub(super) const WRITE_TASKS: Statement = Statement::new(
     "write_tasks",
     "UPDATE dunlin_controller.tasks t
-     SET state = n.state, epoch = n.epoch, attempts = n.attempts, postponed = n.postponed, priority = n.priority,
+     SET state = n.state, epoch = n.epoch, attempts = n.attempts,
+         passing_since = CASE WHEN n.passing IS NOT NULL THEN
+             CASE WHEN t.passing_rows_walked = n.passing THEN t.passing_since ELSE now() END END,
+         passing_rows_walked = n.passing, postponed = n.postponed, priority = n.priority,
          rows = n.rows, rows_walked = n.rows_walked,
          agent_id = CASE WHEN n.state = 'leased' THEN t.agent_id END,
          expires_at = CASE WHEN n.state = 'leased' THEN t.expires_at END,
          run_at = clock_timestamp() + make_interval(secs => n.rest), delayed = n.rest > 0,
          ended_at = CASE WHEN n.state IN ('done', 'failed', 'cancelled') THEN clock_timestamp() END
-     FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, postponed int,
+     FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, passing bigint, postponed int,
          priority smallint, rows bigint, rows_walked bigint, rest float8)
      WHERE t.id = n.id",
 );
@@ -208,6 +222,7 @@ pub(super) async fn write_tasks(session: &Session, tasks: &[&Task]) -> Result<()
             state: task.standing.state.as_str(),
             epoch: task.standing.epoch.0,
             attempts: task.attempts,
+            passing: task.passing.map(|passing| passing.rows_walked),
             postponed: task.postponed,
             priority: task.priority,
             rows: task.counted.rows,

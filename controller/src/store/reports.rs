@@ -25,7 +25,7 @@ use crate::domain::report::{Applied, Report};
 use crate::domain::run::State;
 use crate::domain::step::Step;
 use crate::domain::task::Lease;
-use crate::domain::{Changes, Run, TRIES, Task, Verdict, advance};
+use crate::domain::{Changes, Run, Task, Verdict, advance};
 
 /// A report and the lease that it is about.
 #[derive(Clone, Debug)]
@@ -135,10 +135,10 @@ impl Store {
         let mut ids: Vec<i64> = reports.iter().map(|filed| filed.lease.task.0).collect();
         ids.sort_unstable();
         ids.dedup();
-        let (fatal, retried) = failing(reports);
+        let (fatal, (retried, deadlines)) = failing(reports);
         let lock_open = async {
             if !(fatal.is_empty() && retried.is_empty()) {
-                session.execute(&advancing::LOCK_OPEN_TASKS, &[&fatal, &retried, &TRIES]).await?;
+                session.execute(&advancing::LOCK_OPEN_TASKS, &[&fatal, &retried, &deadlines]).await?;
             }
             Ok(())
         };
@@ -201,15 +201,17 @@ impl Store {
     }
 }
 
-/// The tasks whose reports may end their run, and those whose reports may do so when it was their last try.
-fn failing(reports: &[Filed]) -> (Vec<i64>, Vec<i64>) {
-    let (mut fatal, mut retried) = (Vec::new(), Vec::new());
+/// The tasks whose reports may end their run, and those whose reports may do so after a time without progress, with the time in
+/// seconds.
+fn failing(reports: &[Filed]) -> (Vec<i64>, (Vec<i64>, Vec<f64>)) {
+    let (mut fatal, mut retried) = (Vec::new(), (Vec::new(), Vec::new()));
     for Filed { lease, report } in reports {
         match report {
-            Report::Failed { retryable: false, .. } | Report::Stale { stored: Epoch(0), .. } => {
-                fatal.push(lease.task.0)
+            Report::Failed { retry: None, .. } | Report::Stale { stored: Epoch(0), .. } => fatal.push(lease.task.0),
+            Report::Failed { retry: Some(retry), .. } => {
+                retried.0.push(lease.task.0);
+                retried.1.push(retry.deadline.as_secs_f64());
             }
-            Report::Failed { retryable: true, .. } => retried.push(lease.task.0),
             Report::Stale { .. }
             | Report::Note { .. }
             | Report::Ranges { .. }

@@ -190,7 +190,7 @@ fn said() -> impl Strategy<Value = Say> {
         ),
         2 => (lease(), text(), text(), any::<bool>()).prop_map(|(lease, message, detail, retryable)| {
             let error = v1::RunError { step: detail.clone(), message, detail, ..Default::default() };
-            Say::Failed(v1::TaskFailed { lease, error: Some(error), retryable })
+            Say::Failed(v1::TaskFailed { lease, error: Some(error), retryable, ..v1::TaskFailed::default() })
         }),
         2 => (lease(), small(), text(), number()).prop_map(|(lease, reason, message, rows)| {
             Say::Released(v1::TaskReleased { lease, reason, message, rows, rows_walked: rows })

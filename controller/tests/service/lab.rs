@@ -273,7 +273,7 @@ impl Agent {
 
     pub(crate) async fn failed(&mut self, grant: &v1::Grant) {
         let error = v1::RunError { message: "the column is missing".to_owned(), ..Default::default() };
-        let failed = v1::TaskFailed { lease: grant.lease, error: Some(error), retryable: false };
+        let failed = v1::TaskFailed { lease: grant.lease, error: Some(error), ..v1::TaskFailed::default() };
         self.say(Say::Failed(failed)).await;
         self.acknowledged(grant.lease).await;
     }

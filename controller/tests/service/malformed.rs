@@ -49,7 +49,7 @@ async fn odd_messages_end_a_stream_at_most_and_never_the_controller() {
     let run = controller.run_one("b").await.unwrap().run.unwrap();
     let plan = agent.grant().await;
     let error = v1::RunError { message: "bad \0 text".to_owned(), detail: "x".repeat(1 << 20), ..Default::default() };
-    agent.say(Say::Failed(v1::TaskFailed { lease: plan.lease, error: Some(error), retryable: false })).await;
+    agent.say(Say::Failed(v1::TaskFailed { lease: plan.lease, error: Some(error), ..v1::TaskFailed::default() })).await;
     agent.acknowledged(plan.lease).await;
     let failed = controller.reaches(run.id, RunState::Failed).await;
     assert_eq!(failed.error.unwrap().message, "bad \u{fffd} text");

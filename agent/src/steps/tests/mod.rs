@@ -9,6 +9,7 @@ mod isolation;
 mod key_plans;
 mod keys;
 mod located;
+mod locked;
 mod mending;
 mod newer;
 mod no_transaction;

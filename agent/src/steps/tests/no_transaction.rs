@@ -62,7 +62,7 @@ async fn a_build_waits_for_older_transactions_whatever_the_role_and_the_agent_sa
     let mut lab = lab().await;
     let (_, name) = lab.url.rsplit_once('/').unwrap();
     lab.sql(&format!("ALTER DATABASE \"{name}\" SET lock_timeout = 50")).await;
-    lab.limits = Limits { lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
     let reader = connect(&lab.url).await;
     reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
     let context = lab.context(1);
@@ -91,13 +91,16 @@ async fn a_build_waits_for_older_transactions_whatever_the_role_and_the_agent_sa
 #[tokio::test]
 async fn a_build_that_stands_in_a_queue_gives_way_and_leaves_nothing() {
     let mut lab = lab().await;
-    lab.limits = Limits { lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
     let other = connect(&lab.url).await;
     other.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await.unwrap();
     let blocked = lab.work(1, statement_task(outside(BUILD))).await;
     let Err(Error::Passing(error)) = blocked else { panic!("{blocked:?}") };
     assert_eq!(error.sqlstate, "55P03");
-    assert!(error.message.contains(" t (ShareUpdateExclusiveLock)") && error.message.contains("pid "), "{error:?}");
+    assert!(
+        error.detail.contains(" public.t (ShareUpdateExclusiveLock)") && error.detail.contains("pid "),
+        "{error:?}"
+    );
     assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 't_n'").await, 0);
     other.batch_execute("COMMIT").await.unwrap();
     lab.work(2, statement_task(outside(BUILD))).await.unwrap();

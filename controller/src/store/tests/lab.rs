@@ -16,7 +16,7 @@ use super::super::reports::{Filed, Stored};
 use super::super::runs::View;
 use super::super::{Availability, Store};
 use crate::domain::register::Missing;
-use crate::domain::report::{Applied, Counted, Report};
+use crate::domain::report::{Applied, Counted, Report, Retry};
 use crate::domain::run::{Failure, State};
 use crate::domain::task::Lease;
 
@@ -202,5 +202,9 @@ pub(super) fn done(rows: i64) -> Report {
 }
 
 pub(super) fn failed(retryable: bool) -> Report {
-    Report::Failed { failure: Box::new(Failure { message: "boom".to_owned(), ..Failure::default() }), retryable }
+    Report::Failed {
+        failure: Box::new(Failure { message: "boom".to_owned(), ..Failure::default() }),
+        retry: retryable.then(Retry::default),
+        counted: Counted::default(),
+    }
 }

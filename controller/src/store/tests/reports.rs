@@ -153,16 +153,65 @@ async fn an_error_that_passes_is_tried_again_and_not_for_ever() {
     lab.register(&[atomic("a", 1, &[])]).await;
     let agent = lab.agent("a").await;
     let run = lab.queue("a").await;
-    for _try in 0..8 {
-        let sql = "UPDATE dunlin_controller.tasks SET run_at = now()";
-        lab.client.batch_execute(sql).await.unwrap();
+    for _try in 0..20 {
+        lab.client.batch_execute(NOW).await.unwrap();
         let granted = lab.claim_one(&agent).await;
         lab.report(granted.lease, failed(true)).await;
     }
+    assert_eq!(lab.run(run).await.state, State::Running, "however often");
+    lab.client.batch_execute(NOW).await.unwrap();
+    lab.client.batch_execute(&passed("29 min")).await.unwrap();
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, failed(true)).await;
+    assert_eq!(lab.run(run).await.state, State::Running);
+    lab.client.batch_execute(NOW).await.unwrap();
+    lab.client.batch_execute(&passed("1 min")).await.unwrap();
+    let granted = lab.claim_one(&agent).await;
+    lab.report(granted.lease, failed(true)).await;
     let view = lab.run(run).await;
     assert_eq!(view.state, State::Failed);
-    assert!(view.failure.unwrap().message.contains("failed 8 times"));
-    assert_eq!(lab.events(run).await.iter().filter(|event| **event == "task_retried").count(), 7);
+    let message = view.failure.unwrap().message;
+    assert!(message.contains("tried 22 times in 30 min, without progress"), "{message}");
+    assert_eq!(lab.events(run).await.iter().filter(|event| **event == "task_retried").count(), 21);
+}
+
+/// What rests is ready now.
+const NOW: &str = "UPDATE dunlin_controller.tasks SET run_at = now()";
+
+/// Time passes for tasks that meet errors which can pass.
+fn passed(time: &str) -> String {
+    format!("UPDATE dunlin_controller.tasks SET passing_since = passing_since - interval '{time}'")
+}
+
+#[tokio::test]
+async fn progress_starts_the_time_anew_in_which_errors_may_pass() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(&[1])).await;
+    lab.report(plan.lease, done(0)).await;
+    let first = lab.claim_one(&agent).await.lease;
+    lab.report(first, failed(true)).await;
+    let later = async || {
+        lab.client.batch_execute(NOW).await.unwrap();
+        lab.client.batch_execute(&passed("31 min")).await.unwrap();
+        lab.claim_one(&agent).await.lease
+    };
+    // Told by a heartbeat.
+    let lease = later().await;
+    lab.store.renew(&[(lease, Counted { rows: 3, rows_walked: 3 })]).await.unwrap();
+    lab.report(lease, failed(true)).await;
+    assert_eq!(lab.run(run).await.state, State::Running);
+    // Told with the error.
+    let Report::Failed { failure, retry, .. } = failed(true) else { unreachable!() };
+    let report = Report::Failed { failure, retry, counted: Counted { rows: 7, rows_walked: 7 } };
+    lab.report(later().await, report).await;
+    assert_eq!(lab.run(run).await.state, State::Running);
+    assert_eq!(lab.run(run).await.steps[0].step.rows_walked, 7);
+    lab.report(later().await, failed(true)).await;
+    assert_eq!(lab.run(run).await.state, State::Failed, "and it runs out where there is none");
 }
 
 #[tokio::test]
