@@ -26,6 +26,7 @@ mod locks;
 mod logs;
 mod mending;
 mod readme;
+mod recipes;
 mod registering;
 mod replicas;
 mod scenarios;
