@@ -1,10 +1,11 @@
 //! Locks that others hold: what the application notices of a step that waits for one, and how long is waited.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use dunlin_proto::v1::{EventType, RunState};
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::until::until;
+use tokio::time::Instant;
 
 use crate::definitions::trivial;
 
