@@ -49,7 +49,7 @@ impl Worker<'_> {
         let done = job.after.window_done();
         Some(if anew && !done {
             Then::CutAnew
-        } else if !told && pace.large_fixed_cost().is_some() {
+        } else if !told && pace.proven_fixed_cost().is_some() {
             Then::Tell
         } else {
             Then::GoOn
@@ -60,7 +60,7 @@ impl Worker<'_> {
     pub(super) async fn tell_cost(&self, connection: &mut Connection, job: &Job<'_>) -> Result<(), Error> {
         let Some(cost) = self.learnt(|learnt| {
             learnt.told = true;
-            learnt.pace.large_fixed_cost()
+            learnt.pace.proven_fixed_cost()
         }) else {
             return Ok(());
         };
@@ -70,7 +70,7 @@ impl Worker<'_> {
         };
         let plan = plan.map_or_else(String::new, |plan| format!(". Its plan: {}", outline(&plan)));
         let total = self.table.rows.unwrap_or(0).max(self.checkpoint.rows_total);
-        let sentence = in_words(cost, self.batch_rows, u64::try_from(total).unwrap_or(0));
+        let sentence = in_words(cost, cost.wanted(), u64::try_from(total).unwrap_or(0));
         self.context.lease.note(EventType::AgentNote, format!("{sentence}{plan}"));
         Ok(())
     }

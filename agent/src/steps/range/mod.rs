@@ -253,6 +253,13 @@ impl Worker<'_> {
         let mut jobs = Jobs::new(cursor, &rest, &whole, rows, last_window).peekable();
         if let Some(first) = jobs.peek() {
             self.ask(connection, first).await?;
+            let pace = self.learnt(|learnt| learnt.pace);
+            let untouched = first.cursor.at == self.range.low && self.sums == self.opened;
+            if untouched && self.fixed_rows.is_none() && pace.avoids_batches() && pace.rows() > self.batch_rows {
+                // Nothing of the range was changed: it begins anew, with batches of the size that the plan asks for.
+                self.batch_rows = pace.rows();
+                return Ok(None);
+            }
         }
         let (mut ahead, mut then) = (None, Then::GoOn);
         while let Some(job) = jobs.next() {

@@ -36,7 +36,7 @@ impl Worker<'_> {
         let opening = self.learnt(|learnt| {
             let stripes = &mut learnt.order.get_or_insert(order).stripes;
             // Each stripe is many more batches, and each of them would pay a large fixed cost once more.
-            let plain = free && learnt.pace.large_fixed_cost().is_some();
+            let plain = free && learnt.pace.avoids_batches();
             if plain { Opening { stripes: 1, batches: None } } else { stripes.next_window() }
         });
         self.opened = self.sums;

@@ -8,11 +8,23 @@
 //! each row, and both are fitted to what batches of different sizes took, by the medians of all pairs: a batch that has waited for a lock
 //! does not count for more than one. Where the fixed cost is large, batches get so many rows that it is a small part of them, as long as
 //! they do not last too long. Where batches last long and were all of one size, the next one has another.
+//!
+//! The planner knows a fixed cost before the first batch, though not how long it takes. Where it expects one, the first batch is as large
+//! as hardly adds to it, and its time is shared out as the planner has it, until a batch of another size was measured.
 
 use std::time::Duration;
 
 /// Rows before anything is known.
 pub(super) const FIRST: u32 = 500;
+
+/// Rows of the first batch at most, where a large fixed cost is expected: a first range has as many.
+pub(super) const FIRST_FOR_FIXED: u32 = 10_000;
+
+/// What a batch takes at most if the planner was wrong, and all of the time of the one before was for its rows.
+const UNPROVEN: Duration = Duration::from_secs(2);
+
+/// Of the rows that cost as much as the fixed cost, this part is in the first batch.
+const EXPECTED_TO_FIRST: u32 = 4;
 
 /// Rows at least, however slow they are.
 const LEAST: u32 = 100;
@@ -45,6 +57,12 @@ const DOUBTFUL: Duration = Duration::from_millis(13);
 /// By how much a batch is larger at most than those that were measured.
 const GROWTH: u32 = 4;
 
+/// The same where the planner expects a large fixed cost.
+const GROWTH_AS_EXPECTED: u32 = 16;
+
+/// Batches that differ by so much tell the fixed cost well.
+const TELLING: u32 = 4;
+
 /// Batches that are remembered.
 const REMEMBERED: usize = 8;
 
@@ -70,11 +88,13 @@ pub(crate) struct Pace {
     rows: u32,
     seen: [Option<Seen>; REMEMBERED],
     cost: Option<Cost>,
+    /// The rows that cost as much as the fixed cost, as the planner expects, where that is large.
+    expected: Option<u32>,
 }
 
 impl Default for Pace {
     fn default() -> Self {
-        Self { rows: FIRST, seen: [None; REMEMBERED], cost: None }
+        Self { rows: FIRST, seen: [None; REMEMBERED], cost: None, expected: None }
     }
 }
 
@@ -91,7 +111,7 @@ impl Cost {
 
     /// The rows of a batch, where the fixed cost is large. Where that alone is longer than a batch should be, rows may add a part of it:
     /// shorter batches would do no good.
-    fn wanted(self) -> u32 {
+    pub(super) fn wanted(self) -> u32 {
         let most = LONGEST.saturating_sub(self.fixed).max(self.fixed * 2 / 3);
         let time = (self.fixed * ROWS_TO_FIXED).max(MOMENT.saturating_sub(self.fixed)).min(most);
         self.rows_in(time).clamp(LEAST, MOST_FOR_FIXED)
@@ -109,6 +129,27 @@ impl Pace {
         let batches = i64::from(stripes.max(1)) * i64::from(BATCHES_IN_STRIPE);
         let most = u32::try_from(window_rows / batches).unwrap_or(u32::MAX);
         if stripes > 1 { self.rows.min(most.max(LEAST)) } else { self.rows }
+    }
+
+    /// Takes in what the planner expects, before the first batch: the rows that cost as much as the fixed cost.
+    pub(super) fn expect(&mut self, rows: u32) {
+        let first = rows / EXPECTED_TO_FIRST;
+        if first > FIRST && self.seen[0].is_none() {
+            self.expected = Some(rows);
+            self.rows = first.min(FIRST_FOR_FIXED);
+        }
+    }
+
+    /// True when each batch has a large fixed cost, or is expected to have one.
+    pub(super) fn avoids_batches(self) -> bool {
+        self.large_fixed_cost().is_some() || (self.cost.is_none() && self.expected.is_some())
+    }
+
+    /// What the statement costs, where its fixed cost is large and well known.
+    pub(super) fn proven_fixed_cost(self) -> Option<Cost> {
+        let least = self.all().map(|seen| seen.rows).min().unwrap_or(FIRST);
+        let proven = self.seen.iter().all(Option::is_some) || self.largest() / TELLING >= least;
+        self.large_fixed_cost().filter(|_| proven)
     }
 
     /// What the statement costs, where its fixed cost is large.
@@ -130,9 +171,8 @@ impl Pace {
 
     /// Takes in how long it took to walk the rows of a window in stripes, batch by batch.
     pub(super) fn learn(&mut self, walked: i64, spent: Duration) {
-        let Ok(walked @ 1..) = u128::try_from(walked) else { return };
-        let rows = walked * MOMENT.as_micros() / spent.as_micros().max(1);
-        self.rows = u32::try_from(rows).unwrap_or(u32::MAX).clamp(LEAST, MOST);
+        let Ok(walked @ 1..) = u32::try_from(walked) else { return };
+        self.rows = as_many(MOMENT, walked, spent).clamp(LEAST, MOST);
     }
 
     /// Takes in how long a batch took, in key order.
@@ -140,13 +180,17 @@ impl Pace {
         if rows == 0 {
             return;
         }
+        let walked = rows;
         self.seen.rotate_right(1);
         self.seen[0] = Some(Seen { rows, nanos: nanos(time).max(1) });
-        self.cost = self.fitted().or_else(|| self.cost.map(|cost| self.adjusted(cost)));
+        let fitted = self.fitted();
+        let proven = fitted.is_some() || self.expected.is_none();
+        self.cost = fitted.or_else(|| self.cost.map(|cost| self.adjusted(cost))).or_else(|| self.as_expected());
         self.rows = if let Some(cost) = self.large_fixed_cost() {
             // Where batches take about the same, what is left for a row is noise: more rows tell, and cost little.
             let hidden = if self.is_even() { rows.saturating_mul(5).div_euclid(2).min(MOST) } else { 0 };
-            cost.wanted().max(hidden).min(self.largest().saturating_mul(GROWTH))
+            let rows = cost.wanted().max(hidden).min(self.largest().saturating_mul(self.growth()));
+            if proven { rows } else { rows.min(as_many(UNPROVEN, walked, time)).max(LEAST) }
         } else if self.is_doubtful() {
             // More rows where they cannot take too long even if it is all for them.
             if time * 5 / 2 <= LONGEST { rows.saturating_mul(5) / 2 } else { (rows / GROWTH).max(LEAST) }
@@ -159,6 +203,17 @@ impl Pace {
     /// Batches take long, and nothing is known of their fixed cost.
     fn is_doubtful(self) -> bool {
         self.cost.is_none() && self.seen[0].is_some_and(|seen| seen.nanos >= nanos(DOUBTFUL) && seen.rows > LEAST)
+    }
+
+    /// The last batch, shared out as the planner expects.
+    fn as_expected(self) -> Option<Cost> {
+        let (seen, expected) = (self.seen[0]?, self.expected?);
+        let each = (seen.nanos / (i64::from(seen.rows) + i64::from(expected))).max(1);
+        Some(Cost { fixed: Duration::from_nanos(u64::try_from(each).unwrap_or(0)) * expected, each })
+    }
+
+    fn growth(self) -> u32 {
+        if self.expected.is_some() { GROWTH_AS_EXPECTED } else { GROWTH }
     }
 
     fn all(&self) -> impl Iterator<Item = Seen> + Clone + '_ {
@@ -200,6 +255,12 @@ impl Pace {
     }
 }
 
+/// The rows that take so long, where others took a time of theirs.
+fn as_many(time: Duration, rows: u32, took: Duration) -> u32 {
+    let many = u128::from(rows) * time.as_nanos() / took.as_nanos().max(1);
+    u32::try_from(many).unwrap_or(u32::MAX)
+}
+
 fn nanos(time: Duration) -> i64 {
     i64::try_from(time.as_nanos()).unwrap_or(i64::MAX)
 }
@@ -217,7 +278,11 @@ mod tests {
     /// The sizes of the batches of a statement that costs so many milliseconds for each batch and microseconds for each row, and what
     /// they take in all.
     fn sizes(fixed: f64, each: f64, rows: u32) -> (Vec<u32>, Duration) {
-        let (mut pace, mut sizes, mut left, mut spent) = (Pace::default(), Vec::new(), rows, Duration::ZERO);
+        walked(Pace::default(), fixed, each, rows)
+    }
+
+    fn walked(mut pace: Pace, fixed: f64, each: f64, rows: u32) -> (Vec<u32>, Duration) {
+        let (mut sizes, mut left, mut spent) = (Vec::new(), rows, Duration::ZERO);
         while left > 0 {
             let size = pace.rows().min(left);
             // No two batches take the same: here, up to a tenth more.
@@ -260,6 +325,41 @@ mod tests {
             assert!(fixed / 1e3 + 5.0 * f64::from(longest) / 1e6 < 0.65, "{fixed} ms: {sizes:?}");
             assert!(longest <= MOST_FOR_FIXED);
         }
+    }
+
+    #[test]
+    fn a_fixed_cost_that_the_planner_expects_takes_few_batches() {
+        for (fixed, each, expected, most) in
+            [(190.0, 1.5, 30_000, 4), (266.0, 5.0, 40_000, 6), (316.0, 6.0, 40_000, 9), (100.0, 2.0, 300_000, 4)]
+        {
+            let mut pace = Pace::default();
+            pace.expect(expected);
+            let (sizes, _) = walked(pace, fixed, each, 200_000);
+            assert!(sizes.len() <= most, "{fixed} ms: {sizes:?}");
+            let longest = sizes.iter().max().copied().unwrap();
+            assert!(fixed / 1e3 + each * f64::from(longest) / 1e6 < 0.75, "{fixed} ms: {sizes:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_planner_expects_is_believed_for_two_batches_only() {
+        let mut pace = Pace::default();
+        pace.expect(50_000);
+        assert_eq!(pace.rows(), FIRST_FOR_FIXED);
+        let (sizes, _) = walked(pace, 1.0, 50.0, 200_000);
+        assert!(sizes[1] <= 40_000, "2 s at most: {sizes:?}");
+        assert!(sizes[2..].iter().all(|size| *size < 1500), "{sizes:?}");
+    }
+
+    #[test]
+    fn a_small_fixed_cost_that_is_expected_changes_nothing_and_so_does_one_that_comes_late() {
+        let mut pace = Pace::default();
+        pace.expect(FIRST * EXPECTED_TO_FIRST);
+        assert_eq!(pace, Pace::default());
+        pace.saw(500, Duration::from_millis(3));
+        let before = pace;
+        pace.expect(50_000);
+        assert_eq!(pace, before);
     }
 
     #[test]

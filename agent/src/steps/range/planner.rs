@@ -5,6 +5,8 @@
 //! transaction that is rolled back. It is one answer at one moment: plans change with statistics, so it is asked again by every lease of a
 //! step that insists on a good one, and by every agent otherwise.
 //!
+//! Where the plan is dear, the planner is asked about a larger batch, too: what the two have in common is the fixed cost of the statement.
+//!
 //! Only what PostgreSQL tells is judged: where it does not explain a statement, nothing is known of its plan, and a step that insists is
 //! refused. A table so small that the key would not help is never held against a plan.
 
@@ -18,6 +20,7 @@ use tokio_postgres::types::Type;
 use super::Worker;
 use super::batch::{Body, settings};
 use super::order::Job;
+use super::pace::FIRST_FOR_FIXED;
 use crate::failure::{Class, classify};
 use crate::frame::Durability;
 use crate::steps::Error;
@@ -31,6 +34,12 @@ const PART: i64 = 8;
 
 /// Rows on a page of a table that was never analysed.
 const ROWS_ON_PAGE: i64 = 20;
+
+/// A plan that is dear, in the planner's units: one page read in sequence is 1.
+const DEAR: f64 = 1000.0;
+
+/// What changing a row costs, in these units: the planner leaves it out.
+const CHANGE: f64 = 1.0;
 
 /// A table, or a partition, that a plan reads from its first to its last page.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +81,7 @@ impl Worker<'_> {
             }
             Err(_) => return Ok(()),
         };
+        self.expect(connection, sql, job, cost(&plan)).await?;
         let Some((scan, pages)) = self.whole_scan(connection, &plan).await? else { return Ok(()) };
         let columns: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
         let told = format!(
@@ -90,6 +100,30 @@ impl Worker<'_> {
             EventType::AgentNote,
             format!("{told}. ANALYZE {table} may help, or another form of the statement; `plan = \"strict\"` in `batch` refuses such plans"),
         );
+        Ok(())
+    }
+
+    /// Takes in how much of a batch's cost is the same for a larger one.
+    async fn expect(
+        &self,
+        connection: &mut Connection,
+        sql: &BatchSql,
+        job: &Job<'_>,
+        small: f64,
+    ) -> Result<(), Error> {
+        if self.fixed_rows.is_some() || small < DEAR || job.cursor.window.stripes.count() > 1 {
+            return Ok(());
+        }
+        let (low, high) = (job.cursor.at.as_ref(), Some(&self.range.high));
+        let bound = self.walk().nth(connection, low, high, FIRST_FOR_FIXED).await;
+        let (bound, rows) = match bound.map_err(|error| Error::of_postgres(&error, self.place))? {
+            Some(bound) => (bound, FIRST_FOR_FIXED),
+            None => (self.range.high.clone(), u32::try_from(self.rows_left()).unwrap_or(0).min(FIRST_FOR_FIXED)),
+        };
+        let larger = Job { bound: &bound, ..job.clone() };
+        let Ok(plan) = self.explain_batch(connection, sql, &larger).await? else { return Ok(()) };
+        let rows = expected(small, u32::try_from(job.walked).unwrap_or(0), cost(&plan), rows);
+        self.learnt(|learnt| learnt.pace.expect(rows));
         Ok(())
     }
 
@@ -156,6 +190,15 @@ impl Worker<'_> {
         }
         Ok(largest)
     }
+}
+
+/// The rows that cost as much as the fixed cost, by the costs of two batches.
+fn expected(small: f64, small_rows: u32, large: f64, large_rows: u32) -> u32 {
+    let Some(more) = large_rows.checked_sub(small_rows).filter(|more| *more >= small_rows) else { return 0 };
+    let each = ((large - small) / f64::from(more)).max(0.0);
+    let rows = (small - each * f64::from(small_rows)).max(0.0) / (each + CHANGE);
+    // Formatting rounds, and what does not fit is no figure.
+    format!("{rows:.0}").parse().unwrap_or(0)
 }
 
 /// True when reading all of a table is much more than a batch of so many rows needs.
@@ -246,6 +289,14 @@ mod tests {
         assert_eq!(scan("Seq Scan", Some("(t.paid AND (t.id2 > 1))"), None), 0, "other columns");
         assert_eq!(scan("Index Scan", Some("(t.role = 'x')"), Some("((t.id > 1) AND (t.id <= 9))")), 0);
         assert_eq!(scan("Index Scan", Some("((t.id > 1) AND (t.id <= 9))"), Some("(t.role = 'x')")), 0);
+    }
+
+    #[test]
+    fn what_two_batches_have_in_common_is_the_fixed_cost() {
+        assert_eq!(expected(40_000.0, 500, 41_500.0, 8000), 33_250);
+        assert_eq!(expected(4000.0, 500, 64_000.0, 8000), 0, "a join by an index costs for each row");
+        assert_eq!(expected(4000.0, 500, 3000.0, 8000), 4000, "another plan is cheaper");
+        assert_eq!(expected(4000.0, 5000, 4000.0, 8000), 0, "too much alike");
     }
 
     #[test]
