@@ -4,10 +4,12 @@
 //! that name all count. So where it has said that (by SQLSTATE, nothing is done otherwise), the same is made once more of a temporary
 //! table, the catalog is asked for both, and what was made is rolled back to a savepoint. What differs ends the step: it is not done.
 //! What is not compared, or cannot be, is said in the history.
+//!
+//! An index that was built concurrently is compared in the same way: what has its name may be somebody else's by now.
 
 use dunlin_proto::v1::Severity;
 use dunlin_shared::postgres::{Heard, Notice};
-use dunlin_shared::sql::{Created, created, quote_ident};
+use dunlin_shared::sql::{Created, built_concurrently, created, quote_ident};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
@@ -22,7 +24,15 @@ const TEMPORARY: &str = "pg_temp.dunlin_compared";
 enum Compared {
     /// It is.
     Same,
-    /// It is another.
+    /// It is not.
+    Other(Other),
+    /// That cannot be told.
+    Unknown(String),
+}
+
+/// What is there instead of what the statement makes.
+enum Other {
+    /// Another of that name.
     Different {
         /// What it is.
         what: String,
@@ -30,16 +40,40 @@ enum Compared {
         there: String,
         /// How the statement makes it.
         wanted: String,
+        /// What removes it, where it is an index.
+        drop: Option<String>,
     },
-    /// It is an index that queries do not use.
+    /// An index that queries do not use.
     HalfBuilt {
         /// Its name.
         name: String,
-        /// Its name in SQL, with its schema.
-        quoted: String,
+        /// What removes it.
+        drop: String,
     },
-    /// That cannot be told.
-    Unknown(String),
+}
+
+impl Other {
+    fn error(self, place: &Place) -> Error {
+        let migration = &place.migration;
+        Error::Final(match self {
+            Self::HalfBuilt { name, drop } => place.refuse(
+                format!("the index {name} was there before this step, half-built: queries do not use it"),
+                format!("{drop}; then `dunlin run {migration}`."),
+            ),
+            Self::Different { what, there, wanted, drop } => {
+                let change = drop.map_or_else(|| "change it".to_owned(), |drop| format!("remove it ({drop})"));
+                place.refuse(
+                    format!(
+                        "{what} already exists and is not what the step describes. There is: {there}. The step describes: {wanted}"
+                    ),
+                    format!(
+                        "Look at what is there and who uses it. Then {change}, or correct the step (another name, or what it \
+                         describes), `dunlin register DIR` and `dunlin run {migration}`."
+                    ),
+                )
+            }
+        })
+    }
 }
 
 /// Compares within a transaction of the agent, with the names of the definition.
@@ -108,24 +142,7 @@ pub(super) async fn compare(
                 let why = format!("it existed already, and could not be compared: {why}");
                 tell(context, place, skip, Severity::Warning, &why);
             }
-            Compared::HalfBuilt { name, quoted } => {
-                return Err(Error::Final(place.refuse(
-                    format!("the index {name} was there before this step, half-built: queries do not use it"),
-                    format!("DROP INDEX CONCURRENTLY {quoted}; then `dunlin run {}`.", place.migration),
-                )));
-            }
-            Compared::Different { what, there, wanted } => {
-                return Err(Error::Final(place.refuse(
-                    format!(
-                        "{what} already exists and is not what the step describes. There is: {there}. The step describes: {wanted}"
-                    ),
-                    format!(
-                        "Look at what is there and who uses it. Then change it, or correct the step (another name, or what it \
-                         describes), `dunlin register DIR` and `dunlin run {}`.",
-                        place.migration
-                    ),
-                )));
-            }
+            Compared::Other(other) => return Err(other.error(place)),
         }
     }
     if heard.skips_left_out > 0 {
@@ -133,6 +150,20 @@ pub(super) async fn compare(
         notices::say(context, &place.step, Severity::Warning, message);
     }
     Ok(())
+}
+
+/// Compares the index that a statement has built concurrently with what the statement says, in the transaction that is open. Why that
+/// cannot be told, where it cannot.
+///
+/// # Errors
+/// It is another one; or those of PostgreSQL that end the transaction.
+pub(super) async fn compare_built(client: &Client, sql: &str, place: &Place) -> Result<Option<String>, Error> {
+    let Some(built) = built_concurrently(sql) else { return Ok(None) };
+    match with_savepoint(client, &built).await.map_err(|error| Error::of_postgres(&error, place))? {
+        Compared::Same => Ok(None),
+        Compared::Unknown(why) => Ok(Some(why)),
+        Compared::Other(other) => Err(other.error(place)),
+    }
 }
 
 fn tell(context: &Context, place: &Place, skip: &Notice, severity: Severity, then: &str) {
@@ -174,7 +205,8 @@ async fn index(
     (before, behind): &(String, String),
 ) -> Result<Compared, tokio_postgres::Error> {
     let sql = format!(
-        "SELECT x.relkind::text, i.indrelid = to_regclass($2), i.indisvalid, d.text, {WITHOUT_NAMES}, (SELECT nspname::text FROM pg_namespace WHERE oid = x.relnamespace), x.relname::text
+        "SELECT x.relkind::text, i.indrelid = to_regclass($2), i.indisvalid, d.text, {WITHOUT_NAMES}, (SELECT nspname::text FROM pg_namespace WHERE oid = x.relnamespace), x.relname::text,
+             x.relkind = 'i' AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = x.oid AND c.contype IN ('p', 'u', 'x'))
          FROM pg_class x LEFT JOIN (pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace)
              ON i.indexrelid = x.oid LEFT JOIN {DEFINITION} ON true
          WHERE x.relname = $1::text::name
@@ -183,7 +215,13 @@ async fn index(
     let there = client.query_typed_opt(&sql, &[(&name, Type::TEXT), (&table, Type::TEXT)]).await?;
     let Some(there) = there else { return Ok(Compared::Unknown("it is there no more".to_owned())) };
     let wanted = format!("{before} {table} {behind}");
-    let different = |there: String| Compared::Different { what: format!("{name:?}"), there, wanted: wanted.clone() };
+    let quoted = format!("{}.{}", quote_ident(there.try_get(5)?), quote_ident(there.try_get(6)?));
+    let drop = format!("DROP INDEX CONCURRENTLY {quoted}");
+    let removable: bool = there.try_get(7)?;
+    let different = |there: String| {
+        let (what, wanted, drop) = (format!("{name:?}"), wanted.clone(), removable.then(|| drop.clone()));
+        Compared::Other(Other::Different { what, there, wanted, drop })
+    };
     let kind: String = there.try_get(0)?;
     let Some(text) = there.try_get::<_, Option<String>>(3)? else {
         return Ok(different(of_kind(&kind).to_owned()));
@@ -192,10 +230,7 @@ async fn index(
         return Ok(different(text));
     }
     if there.try_get::<_, Option<bool>>(2)? == Some(false) {
-        return Ok(Compared::HalfBuilt {
-            name: name.to_owned(),
-            quoted: format!("{}.{}", quote_ident(there.try_get(5)?), quote_ident(there.try_get(6)?)),
-        });
+        return Ok(Compared::Other(Other::HalfBuilt { name: name.to_owned(), drop }));
     }
     let make = format!(
         "CREATE TEMP TABLE dunlin_compared (LIKE {table} INCLUDING DEFAULTS INCLUDING GENERATED);{before} {TEMPORARY} {behind}"
@@ -260,11 +295,12 @@ async fn added(client: &Client, table: &str, wanted: &[(String, String)]) -> Res
         match found {
             Some(found) if found == written => {}
             Some(found) => {
-                return Ok(Compared::Different {
+                return Ok(Compared::Other(Other::Different {
                     what: format!("the column {name:?} of {table}"),
                     there: found.clone(),
                     wanted: written.clone(),
-                });
+                    drop: None,
+                }));
             }
             None => return Ok(Compared::Unknown("it is there no more".to_owned())),
         }
@@ -294,11 +330,12 @@ async fn whole(
     if found_kind == made_kind && found_lives == lives && sorted.0 == sorted.1 {
         return Ok(Compared::Same);
     }
-    Ok(Compared::Different {
+    Ok(Compared::Other(Other::Different {
         what: table.to_owned(),
         there: described(&found_kind, &found_lives, &there),
         wanted: described(&made_kind, &lives, &made),
-    })
+        drop: None,
+    }))
 }
 
 fn described(kind: &str, persistence: &str, columns: &[(String, String)]) -> String {

@@ -140,6 +140,18 @@ impl Error {
         }
     }
 
+    /// Says more about it, where it is told at all.
+    fn add(&mut self, more: &str) {
+        match self {
+            Self::Final(error) | Self::Passing(error) => error.message = format!("{}; {more}", error.message),
+            Self::Hidden(hidden) => hidden.add(more),
+            Self::Short(message) | Self::Unreachable(message) | Self::Busy(message) => {
+                *message = format!("{message}; {more}");
+            }
+            Self::Stale(_) | Self::Moved => {}
+        }
+    }
+
     fn of_postgres(error: &tokio_postgres::Error, place: &crate::failure::Place) -> Self {
         if let Some(hidden) = policies::Hidden::read(error, place) {
             return Self::Hidden(Box::new(hidden));

@@ -161,9 +161,8 @@ impl Attempt<'_> {
         if seen.is_none_or(|seen| seen.epoch != self.context.epoch.0 || seen.batches != self.checkpoint.batches) {
             return Err(Error::Moved);
         }
-        let repair = Repair { session: &self.session, context: self.context, place: self.place };
-        // What is carried out again was built before, perhaps by another text: what is there is no proof then.
-        let built = !self.checkpoint.fresh && repair.begun(&self.step.sql).await? && !self.checkpoint.again;
+        let repair = Repair { session: &self.session, context: self.context, place: self.place, role: &self.role };
+        let built = !self.checkpoint.fresh && repair.begun(&self.step.sql, self.checkpoint.again).await?;
         if !self.checkpoint.fresh {
             repair.repeated(&self.step.sql);
         }
@@ -185,16 +184,18 @@ impl Attempt<'_> {
     /// The same error, once what the failed attempt has left half-built is removed: nobody may ever come back to this step. What could
     /// not be removed is named, and the next attempt removes it first.
     async fn cleaned(&self, mut error: Error, repair: &Repair<'_>) -> Error {
-        let last = matches!(error, Error::Final(_));
-        let (Error::Final(failed) | Error::Passing(failed)) = &mut error else { return error };
-        // What exists already is somebody else's.
-        if failed.sqlstate == SqlState::DUPLICATE_TABLE.code() {
-            return error;
-        }
+        let last = match &error {
+            // What exists already is somebody else's.
+            Error::Final(failed) if failed.sqlstate == SqlState::DUPLICATE_TABLE.code() => return error,
+            Error::Final(_) | Error::Hidden(_) => true,
+            Error::Passing(_) | Error::Short(_) => false,
+            // Without a session nothing is removed; the others have not come to the statement.
+            Error::Unreachable(_) | Error::Stale(_) | Error::Moved | Error::Busy(_) => return error,
+        };
         match repair.remove_left(&self.step.sql).await {
             Ok(None) if last && repairable(&self.step.sql) => self.note_repaired().await,
             Ok(None) => {}
-            Ok(Some(left)) => failed.message = format!("{}; {left}", failed.message),
+            Ok(Some(left)) => error.add(&left),
             Err(left) => tracing::warn!(error = ?left, "it was not seen what the failed step has left"),
         }
         error

@@ -43,6 +43,12 @@ impl Hidden {
         let refused = *db.code() == SqlState::INSUFFICIENT_PRIVILEGE && db.routine() == Some(REFUSES);
         refused.then(|| Self { error: place.blame(error), functions: db.where_().map(str::to_owned) })
     }
+
+    /// Says more about it. Not in its message, whose words say which tables are looked at.
+    pub(super) fn add(&mut self, more: &str) {
+        let detail = &mut self.error.detail;
+        *detail = if detail.is_empty() { more.to_owned() } else { format!("{detail}; {more}") };
+    }
 }
 
 impl From<Hidden> for Box<RunError> {

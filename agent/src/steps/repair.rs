@@ -4,6 +4,10 @@
 //! it (`indisvalid` is false). Nothing of the kind may be left by a step that counts as done. What is removed belongs to the step:
 //! the index that it names, or what PostgreSQL calls `..._ccnew` and `..._ccold` beside the indexes that it builds anew. An attempt of
 //! somebody else that is still under way holds a lock that the removal does not get. A partition that is detached by half is detached.
+//!
+//! An index counts as built when it is there under its name, valid, on the table of the statement, and with the definition that the
+//! statement gives it: the same is built on an empty temporary table, and rolled back. Another one is somebody else's, or of an earlier
+//! text of the step, and is never taken for it.
 
 use std::time::Duration;
 
@@ -16,8 +20,9 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::watched::{self, Patience};
-use super::{Context, Error};
+use super::{Context, Error, existing};
 use crate::failure::Place;
+use crate::frame::{Durability, Frame};
 
 /// How long the removal of what is half-built may wait for transactions at most. What is not removed by then is removed by the next attempt.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -33,6 +38,8 @@ pub(super) struct Repair<'a> {
     pub(super) session: &'a Client,
     pub(super) context: &'a Context,
     pub(super) place: &'a Place,
+    /// The role of the session, quoted where that is needed.
+    pub(super) role: &'a str,
 }
 
 impl Repair<'_> {
@@ -40,8 +47,9 @@ impl Repair<'_> {
         Error::of_postgres(error, self.place)
     }
 
-    /// Finishes or removes what an earlier attempt at a statement has left half-built. True when the statement is carried out.
-    pub(super) async fn begun(&self, sql: &str) -> Result<bool, Error> {
+    /// Finishes or removes what an earlier attempt at a statement has left half-built. True when the statement is carried out. `again`: it
+    /// is asked for over what it has done before.
+    pub(super) async fn begun(&self, sql: &str, again: bool) -> Result<bool, Error> {
         if let Some(detach) = concurrent_detach(sql) {
             return self.detached(&detach).await;
         }
@@ -49,9 +57,12 @@ impl Repair<'_> {
             return match self.look(&index, &table).await? {
                 None => Ok(false),
                 Some(Found { valid: true, .. }) => {
-                    self.note(format!(
-                        "the index {index} was built by an earlier attempt whose end was not recorded: it counts as done"
-                    ));
+                    let unknown = self.compare(sql).await?;
+                    let unknown = unknown.map_or_else(String::new, |why| {
+                        format!("; whether it is what the step describes could not be compared: {why}")
+                    });
+                    let built = if again { "before" } else { "by an earlier attempt whose end was not recorded" };
+                    self.note(format!("the index {index} was built {built}: it counts as done{unknown}"));
                     Ok(true)
                 }
                 Some(found) => {
@@ -147,7 +158,8 @@ impl Repair<'_> {
         }
     }
 
-    /// The index that a statement builds is there and valid. With IF NOT EXISTS, PostgreSQL is content with one that is not.
+    /// The index that a statement builds is there, valid, and as the statement describes it. With IF NOT EXISTS, PostgreSQL is content
+    /// with any of that name.
     pub(super) async fn assert_whole(&self, sql: &str) -> Result<(), Error> {
         let Some(ConcurrentIndex { index: Some(index), table, .. }) = concurrent_index(sql) else { return Ok(()) };
         match self.look(&index, &table).await? {
@@ -155,7 +167,7 @@ impl Repair<'_> {
                 format!("the index {index} was there before this step, half-built: queries do not use it"),
                 format!("DROP INDEX CONCURRENTLY {}; then `dunlin run {}`.", found.quoted(), self.place.migration),
             ))),
-            Some(_) => Ok(()),
+            Some(_) => self.compare(sql).await.map(|_unknown| ()),
             None => Err(Error::Final(self.place.refuse(
                 format!(
                     "the table {table} has no index {index} behind the step that builds it: something else has the name"
@@ -166,6 +178,17 @@ impl Repair<'_> {
                 ),
             ))),
         }
+    }
+
+    /// Compares the index that is there with the one that the statement builds, in a transaction that is rolled back. Why that cannot be
+    /// told, where it cannot.
+    async fn compare(&self, sql: &str) -> Result<Option<String>, Error> {
+        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.to_owned()));
+        let begin = frame.begin_entered(Durability::Later);
+        self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
+        let compared = existing::compare_built(self.session, sql, self.place).await;
+        self.session.batch_execute("ROLLBACK").await.map_err(|error| self.failed(&error))?;
+        compared
     }
 
     async fn look(&self, index: &str, table: &str) -> Result<Option<Found>, Error> {

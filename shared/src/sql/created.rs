@@ -2,10 +2,12 @@
 //!
 //! PostgreSQL is content with whatever has the name. Each statement becomes one that makes the same of a temporary table; what cannot
 //! stand on a temporary table and is no part of the comparison, a reference to another table, is left out. What is not understood
-//! is [`Created::Other`]: it is not compared, and that is said.
+//! is [`Created::Other`]: it is not compared, and that is said. What is built concurrently is looked at in the same way, with IF NOT
+//! EXISTS or without: that it was built may not have been recorded.
 
 use squawk_lexer::TokenKind;
 
+use super::index::concurrent_index;
 use super::lex::Token;
 use super::statement::statements;
 
@@ -47,6 +49,14 @@ pub fn created(sql: &str) -> Vec<Option<Created>> {
     statements(sql).iter().map(|statement| of_statement(sql, statement.tokens())).collect()
 }
 
+/// The index that the first statement of a text builds concurrently, under a name; `None` when it is another statement.
+#[must_use]
+pub fn built_concurrently(sql: &str) -> Option<Created> {
+    concurrent_index(sql)?.index?;
+    let statements = statements(sql);
+    Some(index(Reader { sql, tokens: statements.first()?.tokens() }).unwrap_or(Created::Other))
+}
+
 /// Words that a statement goes on with, and what they are in.
 struct Reader<'t, 'a> {
     sql: &'a str,
@@ -70,7 +80,9 @@ fn index(mut at: Reader<'_, '_>) -> Option<Created> {
     let unique = at.take("UNIQUE");
     at.words(&["INDEX"])?;
     at.take("CONCURRENTLY");
-    at.words(&["IF", "NOT", "EXISTS"])?;
+    if at.take("IF") {
+        at.words(&["NOT", "EXISTS"])?;
+    }
     let name = at.next()?.name()?;
     at.words(&["ON"])?;
     at.take("ONLY");
@@ -271,6 +283,23 @@ mod tests {
         );
         let build = ("CREATE UNIQUE INDEX ON".to_owned(), "USING btree (a, lower(b)) WHERE c > 0".to_owned());
         assert_eq!(index, Created::Index { name: "I".to_owned(), table: "shop.t".to_owned(), build });
+    }
+
+    #[test]
+    fn what_is_built_concurrently_is_read_with_if_not_exists_or_without() {
+        let index = |sql: &str| match built_concurrently(sql) {
+            Some(Created::Index { name, table, build: (before, behind) }) => {
+                Some((name, format!("{before} {table} {behind}")))
+            }
+            other => panic!("{other:?}"),
+        };
+        for if_not_exists in ["", "if not exists "] {
+            let sql = format!("create index concurrently {if_not_exists}I on only t using gin (a);");
+            assert_eq!(index(&sql), Some(("i".to_owned(), "CREATE INDEX ON t using gin (a)".to_owned())));
+        }
+        for sql in ["CREATE INDEX CONCURRENTLY ON t (a)", "CREATE INDEX i ON t (a)", "DROP INDEX CONCURRENTLY i"] {
+            assert_eq!(built_concurrently(sql), None, "{sql}");
+        }
     }
 
     #[test]

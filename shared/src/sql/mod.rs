@@ -13,7 +13,7 @@ pub mod reading;
 pub(crate) mod statement;
 
 pub use changes::{Change, changes};
-pub use created::{Created, created};
+pub use created::{Created, built_concurrently, created};
 pub use index::{
     ConcurrentDetach, ConcurrentIndex, ConcurrentReindex, concurrent_detach, concurrent_index, concurrent_reindex,
 };

@@ -2,6 +2,7 @@
 
 mod advice;
 mod batches;
+mod built;
 mod costs;
 mod exactly_once;
 mod framed;

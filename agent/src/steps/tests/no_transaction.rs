@@ -248,6 +248,22 @@ async fn a_build_that_fails_for_good_leaves_nothing_behind() {
 }
 
 #[tokio::test]
+async fn a_build_that_fails_leaves_nothing_behind_whatever_kind_of_failure_it_is() {
+    for (state, final_) in [("22012", true), ("57014", true), ("55P03", false), ("40001", false), ("53100", false)] {
+        let lab = lab().await;
+        lab.sql(&format!(
+            "CREATE FUNCTION fail(n int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS
+             $$ BEGIN IF n = 50 THEN RAISE 'no' USING ERRCODE = '{state}'; END IF; RETURN n; END $$"
+        ))
+        .await;
+        let ended = lab.work(1, statement_task(outside("CREATE INDEX CONCURRENTLY t_n ON t (fail(n))"))).await;
+        let kind = matches!(ended, Err(Error::Final(_)));
+        assert!(kind == final_ && ended.is_err(), "{state}: {ended:?}");
+        assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 't_n'").await, 0, "{state}");
+    }
+}
+
+#[tokio::test]
 async fn an_index_that_somebody_left_half_built_is_not_taken_for_one() {
     let lab = lab().await;
     lab.sql("INSERT INTO t VALUES (1000, 1)").await;

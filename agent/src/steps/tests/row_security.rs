@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use dunlin_proto::v1::{Check, StatementTask, Step, grant};
+use dunlin_proto::v1::{Check, StatementTask, Step, StepKind, grant};
 use dunlin_shared::ids::TargetName;
 
 use crate::steps::Ended;
@@ -130,5 +130,24 @@ async fn row_security_of_one_step_ends_with_it() {
     let refused = refusal(lab.work(1, atomic_task(vec![seeing, sql_step(UPDATE)], &[], &[])).await);
     assert!(refused.message.contains("row-level security"), "{refused:?}");
     assert_eq!(lab.number("SELECT count(*) FROM invoices WHERE n <> 5").await, 0);
+    gone(lab, &role).await;
+}
+
+#[tokio::test]
+async fn a_build_that_policies_keep_from_reading_leaves_nothing_behind() {
+    let (lab, role) = lab(false).await;
+    lab.sql(&format!(
+        "CREATE TABLE t (n int); INSERT INTO t VALUES (1); ALTER TABLE t OWNER TO {role};
+         CREATE FUNCTION tenants(n int) RETURNS bigint IMMUTABLE LANGUAGE plpgsql AS
+         $$ BEGIN RETURN (SELECT count(*) FROM public.invoices); END $$"
+    ))
+    .await;
+    let build = Step {
+        kind: StepKind::SqlNoTransaction.into(),
+        ..sql_step("CREATE INDEX CONCURRENTLY t_tenants ON t (tenants(n))")
+    };
+    let refused = refusal(lab.work(1, statement_task(build.clone())).await);
+    assert!(refused.detail.contains("one_tenant for ALL"), "{refused:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 't_tenants'").await, 0);
     gone(lab, &role).await;
 }
