@@ -37,6 +37,9 @@ pub(crate) fn application_name(mark: &str) -> String {
     format!("dunlin-agent {mark}")
 }
 
+/// The name of the column with a setting that was made.
+pub(crate) const SETTING: &str = "dunlin_setting";
+
 /// Where the agent's own statements look names up.
 const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
@@ -45,7 +48,7 @@ const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 
 /// From PostgreSQL 17 on, a role or a database can limit transactions, and then the server ends the session in the middle of a step. How
 /// long an agent's statements may run is for its operator to say. Where there is no limit, or no such setting, nothing is set.
-const NO_TRANSACTION_TIMEOUT: &str = "SELECT set_config('transaction_timeout', '0', true) \
+const NO_TRANSACTION_TIMEOUT: &str = "SELECT set_config('transaction_timeout', '0', true) AS dunlin_setting \
     WHERE current_setting('transaction_timeout', true) <> '0'";
 
 /// Policies are an error and not a filter, unless a definition says otherwise: rows that nobody sees are not done.
@@ -117,7 +120,8 @@ impl Frame {
         let durable = match durability {
             // `on` where the role or the database has `off`; stricter settings stay.
             Durability::AtCommit => {
-                "SELECT set_config('synchronous_commit', 'on', true) WHERE current_setting('synchronous_commit') = 'off'"
+                "SELECT set_config('synchronous_commit', 'on', true) AS dunlin_setting \
+                 WHERE current_setting('synchronous_commit') = 'off'"
             }
             Durability::Later => "SET LOCAL synchronous_commit = off",
         };

@@ -17,7 +17,11 @@ async fn rows_that_sql_returns_take_no_memory_of_an_agent() {
     fleet
         .main()
         .execute(
-            "CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 20) i",
+            "CREATE TABLE t (id bigint PRIMARY KEY, n int); INSERT INTO t SELECT i, 0 FROM generate_series(1, 20) i;
+             CREATE TABLE u (id bigint PRIMARY KEY, n int); INSERT INTO u SELECT i, 0 FROM generate_series(1, 100000) i;
+             CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN new; END';
+             CREATE TRIGGER before BEFORE UPDATE ON u FOR EACH ROW EXECUTE FUNCTION keep();
+             CREATE TRIGGER after AFTER UPDATE ON u FOR EACH ROW EXECUTE FUNCTION keep()",
         )
         .await;
     // Each answer has about 1 GB.
@@ -31,9 +35,16 @@ async fn rows_that_sql_returns_take_no_memory_of_an_agent() {
             "[[step]]\nname = \"call\"\nbatch = { table = \"t\", size = 10, stripes = 1 }\n\
              sql = \"UPDATE t SET n = n + 1 WHERE :batch RETURNING repeat('x', 12000000)\"",
         ),
+        // The agent looks at the keys of what the batch returns.
+        migration(
+            "guarded",
+            4,
+            "[[step]]\nname = \"call\"\nbatch = { table = \"u\", size = 100000, range = 100000, stripes = 1 }\n\
+             sql = \"UPDATE u SET n = n + 1 WHERE :batch RETURNING repeat('x', 10000)\"",
+        ),
         migration(
             "checked",
-            4,
+            5,
             "[[step]]\nname = \"count\"\nsql = \"UPDATE t SET n = n + 1\"\n\
              [[after]]\nname = \"all\"\nsql = \"SELECT n IS NULL FROM generate_series(1, 4000000) AS n\"",
         ),
@@ -42,7 +53,7 @@ async fn rows_that_sql_returns_take_no_memory_of_an_agent() {
         definitions.iter().enumerate().map(|(i, text)| (format!("{i}.toml"), text)).collect();
     let files: Vec<(&str, &str)> = files.iter().map(|(path, text)| (path.as_str(), text.as_str())).collect();
     fleet.register(&files).await;
-    for id in ["step", "alone", "batches"] {
+    for id in ["step", "alone", "batches", "guarded"] {
         let _done = fleet.dunlin(&["run", id]).await.ended(0);
     }
     let _refused = fleet.dunlin(&["run", "checked"]).await.ended(1).says(&["returns 4000000 rows instead of one row"]);

@@ -18,6 +18,9 @@ use tokio_postgres::types::Type;
 use super::moves::name;
 use super::{Error, Key, Table};
 
+/// The name of the column with the number of rows that match.
+pub(crate) const MATCHING: &str = "dunlin_matching";
+
 /// A statement that shows the keys.
 #[derive(Debug)]
 pub(crate) struct Guard {
@@ -25,8 +28,6 @@ pub(crate) struct Guard {
     pub(crate) statement: BatchSql,
     /// True when the statement returns keys.
     pub(crate) shows: bool,
-    /// True when the statement returns rows.
-    pub(crate) returns: bool,
     /// Counts the rows that match.
     pub(crate) matching: Option<BatchSql>,
     /// True when the keys must be looked up again.
@@ -100,8 +101,7 @@ impl Guard {
                 guard = Some(Self {
                     statement: parse(&statement)?,
                     shows,
-                    returns: shows || reading.returns(),
-                    matching: reading.matching().filter(|_| counts).map(|sql| parse(&sql)).transpose()?,
+                    matching: reading.matching(MATCHING).filter(|_| counts).map(|sql| parse(&sql)).transpose()?,
                     recounts: shows && after,
                     inserts: change.kinds.inserts,
                     triggers,
@@ -129,7 +129,7 @@ impl Guard {
             .map(|(column, name)| format!("t.{} = k.{name}", quote_ident(&column.name)))
             .collect();
         format!(
-            "SELECT count(*) FROM unnest({}) AS k({}) JOIN {} AS t ON {}",
+            "SELECT count(*) AS {MATCHING} FROM unnest({}) AS k({}) JOIN {} AS t ON {}",
             arrays.join(", "),
             names.join(", "),
             table.source(),

@@ -12,7 +12,7 @@ mod writers;
 
 pub(crate) use binding::{belongs, bind};
 pub(crate) use facts::{Layout, layout, stripes_hash};
-pub(crate) use guard::Guard;
+pub(crate) use guard::{Guard, MATCHING};
 pub(crate) use key::{Key, resolve};
 pub(crate) use moves::refuse_moves;
 pub(crate) use pages::{Pages, Sample};

@@ -11,7 +11,7 @@
 
 use std::time::Duration;
 
-use dunlin_proto::v1::{StatementTask, Step};
+use dunlin_proto::v1::{EventType, StatementTask, Step};
 use dunlin_shared::postgres::{Heard, Session};
 use dunlin_shared::sql::{concurrent_index, concurrent_reindex};
 use serde_json::Map;
@@ -248,7 +248,18 @@ impl Attempt<'_> {
             }
         })?;
         self.session.batch_execute("RESET lock_timeout;RESET statement_timeout").await.map_err(|e| self.failed(&e))?;
-        Ok((Count::of(&self.step.sql).rows(&messages), heard))
+        let count = Count::of(&self.step.sql);
+        let rows = count.rows(&messages);
+        if rows == 0 && count.by_the_server() {
+            self.context.lease.note(
+                EventType::AgentNote,
+                format!(
+                    "how many rows the step {:?} has changed is not known, since it works outside a transaction: none are counted",
+                    self.step.name
+                ),
+            );
+        }
+        Ok((rows, heard))
     }
 
     /// Compares what the statement has met with what it says, in a transaction that is rolled back.

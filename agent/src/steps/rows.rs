@@ -1,8 +1,8 @@
 //! How many rows SQL of a definition has changed.
 //!
-//! Each statement says it at its end, whether or not it returns rows, and what it says is told apart by its text. Only of a query that
-//! changes rows in a WITH nobody says it: there the server's own counters of the transaction are compared before and behind it, which
-//! count the rows of triggers, too.
+//! Each statement says it at its end, whether or not it returns rows, and what it says is told apart by its text. Only of what a query
+//! changes by functions or in a WITH, and of what a block of code changes, nobody says it: there the server's own counters of the transaction
+//! are compared before and behind it, which count the rows of triggers, too.
 
 use dunlin_shared::sql::{Change, changes};
 use tokio_postgres::{Client, SimpleQueryMessage};
@@ -10,10 +10,7 @@ use tokio_postgres::{Client, SimpleQueryMessage};
 use super::answer;
 
 /// The name of the column with what the server has counted.
-const COLUMN: &str = "dunlin_changed";
-
-/// What the names of columns of the agent's own questions begin with.
-const OWN: &str = "dunlin_";
+pub(super) const COLUMN: &str = "dunlin_changed";
 
 /// What the server has counted so far in this session and not yet handed to its statistics.
 const COUNTED: &str =
@@ -32,8 +29,9 @@ impl Count {
         Self { statements: changes(sql) }
     }
 
-    fn by_the_server(&self) -> bool {
-        self.statements.contains(&Change::Within)
+    /// True when rows can have been changed that no statement tells of.
+    pub(super) fn by_the_server(&self) -> bool {
+        self.statements.iter().any(|change| change.tells_not_all())
     }
 
     /// What stands before the SQL in its message, and what behind it.
@@ -71,7 +69,7 @@ impl Count {
             match message {
                 SimpleQueryMessage::RowDescription(columns) => {
                     returns = true;
-                    ours = columns.first().is_some_and(|column| column.name().starts_with(OWN));
+                    ours = columns.first().is_some_and(|column| answer::is_own(column.name()));
                 }
                 SimpleQueryMessage::CommandComplete(rows) => {
                     if !ours {
@@ -87,8 +85,8 @@ impl Count {
         let ends = ends.into_iter().skip(before).zip(&self.statements);
         let rows = ends.filter_map(|((returns, rows), change)| match change {
             Change::Rows => Some(rows),
-            Change::Unknown => (!returns).then_some(rows),
-            Change::Returned | Change::Within => None,
+            Change::Unknown | Change::Untold => (!returns).then_some(rows),
+            Change::Returned => None,
         });
         i64::try_from(rows.fold(0, u64::saturating_add)).unwrap_or(i64::MAX).max(counted(messages))
     }

@@ -20,7 +20,10 @@ use crate::failure::Place;
 use crate::ledger::{self, Address};
 
 /// The name of the first column of the answer to [`ASK`].
-const COLUMN: &str = "dunlin_written";
+pub(super) const COLUMN: &str = "dunlin_written";
+
+/// That of what stands in front of it.
+pub(super) const PATH: &str = "dunlin_path";
 
 /// The relations that the transaction writes, and that are not as others: each with its oid, persistence, kind and name.
 ///

@@ -1,7 +1,7 @@
 //! Which statements of a text change rows, and where PostgreSQL says how many.
 //!
 //! PostgreSQL ends each statement with a tag: `UPDATE 5`, `SELECT 3`. The client library passes on the number and not the word, so the
-//! word is read from the SQL. A query that changes rows in a WITH is the one case in which no tag has their number.
+//! word is read from the SQL. What a query changes in its WITH, or by the functions that it calls, stands in no tag.
 
 use squawk_lexer::TokenKind;
 
@@ -13,12 +13,23 @@ use super::statement::{Statement, statements};
 pub enum Change {
     /// The rows that the statement changed, whether or not it returns them.
     Rows,
-    /// The rows that it returned; it changed none.
-    Returned,
-    /// The rows that a query returned that changes others in a WITH.
-    Within,
     /// The rows that it changed, unless it returns rows.
     Unknown,
+    /// The same; but it can change others, too, of which it says nothing: by functions, or in a WITH.
+    Untold,
+    /// The rows that it returned or passed over. It can change others, of which it says nothing.
+    Returned,
+}
+
+impl Change {
+    /// True when rows can be changed that no number tells of.
+    #[must_use]
+    pub fn tells_not_all(self) -> bool {
+        match self {
+            Self::Rows | Self::Unknown => false,
+            Self::Untold | Self::Returned => true,
+        }
+    }
 }
 
 /// What the number at the end of each statement of a text means, in order.
@@ -28,6 +39,9 @@ pub fn changes(sql: &str) -> Vec<Change> {
     let prepared: Vec<(&str, Change)> = statements.iter().filter_map(prepared).collect();
     statements.iter().map(|statement| change(statement.tokens(), &prepared)).collect()
 }
+
+/// How far into an EXPLAIN its options go at most.
+const ANALYZE_WITHIN: usize = 64;
 
 const WRITES: [&str; 4] = ["INSERT", "UPDATE", "DELETE", "MERGE"];
 
@@ -42,12 +56,14 @@ fn change(tokens: &[Token<'_>], prepared: &[(&str, Change)]) -> Change {
     }
     if first.is_word("EXECUTE") {
         let named = |token: &&Token<'_>| prepared.iter().rev().find(|(name, _)| *name == token.text);
-        return tokens.get(1).as_ref().and_then(named).map_or(Change::Unknown, |(_, change)| *change);
+        return tokens.get(1).as_ref().and_then(named).map_or(Change::Untold, |(_, change)| *change);
     }
-    if ["MOVE", "FETCH", "VALUES", "TABLE", "SHOW", "EXPLAIN"].iter().any(is) || copies_out(tokens) {
+    if ["MOVE", "FETCH"].iter().any(is) || copies_out(tokens) {
         return Change::Returned;
     }
-    Change::Unknown
+    let analyzes = first.is_word("EXPLAIN") && tokens.iter().take(ANALYZE_WITHIN).any(|token| token.is_word("ANALYZE"));
+    let queries = ["SELECT", "VALUES", "TABLE", "DO", "CALL"].iter().any(is);
+    if queries || analyzes || first.kind == TokenKind::OpenParen { Change::Untold } else { Change::Unknown }
 }
 
 /// `COPY t TO ...`, `COPY (...) TO ...`.
@@ -98,12 +114,7 @@ fn behind_with(tokens: &[Token<'_>]) -> Change {
             break;
         }
     }
-    if main.is_some_and(|main| WRITES.iter().any(|word| main.is_word(word))) {
-        return Change::Rows;
-    }
-    let writes =
-        |pair: &[Token<'_>]| pair[0].kind == TokenKind::OpenParen && WRITES.iter().any(|word| pair[1].is_word(word));
-    if tokens.windows(2).any(writes) { Change::Within } else { Change::Returned }
+    if main.is_some_and(|main| WRITES.iter().any(|word| main.is_word(word))) { Change::Rows } else { Change::Untold }
 }
 
 /// What `PREPARE name AS ...` makes.
@@ -129,14 +140,21 @@ mod tests {
                 "WITH a AS (DELETE FROM t RETURNING *), b (x, y) AS MATERIALIZED (SELECT 1, 2) INSERT INTO s SELECT * FROM a",
                 Change::Rows,
             ),
-            ("WITH update AS (SELECT 1), insert AS NOT MATERIALIZED (SELECT 2) SELECT * FROM update", Change::Returned),
-            ("WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 2) SELECT * FROM r", Change::Returned),
+            ("WITH update AS (SELECT 1), insert AS NOT MATERIALIZED (SELECT 2) SELECT * FROM update", Change::Untold),
+            ("WITH RECURSIVE r AS (SELECT 1 UNION ALL SELECT 2) SELECT * FROM r", Change::Untold),
             ("WITH recursive AS (SELECT 1) DELETE FROM t RETURNING 1", Change::Rows),
-            ("WITH u AS (UPDATE t SET a = 1 RETURNING id) SELECT count(*) FROM u", Change::Within),
-            ("WITH u AS (UPDATE t SET a = 1 RETURNING id) TABLE u", Change::Within),
-            ("SELECT 1", Change::Unknown),
-            ("SELECT * INTO s FROM t", Change::Unknown),
+            ("WITH u AS (UPDATE t SET a = 1 RETURNING id) SELECT count(*) FROM u", Change::Untold),
+            ("(WITH u AS (UPDATE t SET a = 1 RETURNING id) SELECT count(*) FROM u)", Change::Untold),
+            ("WITH u AS (UPDATE t SET a = 1 RETURNING id) TABLE u", Change::Untold),
+            ("SELECT 1", Change::Untold),
+            ("SELECT * INTO s FROM t", Change::Untold),
+            ("VALUES (f(1))", Change::Untold),
+            ("DO $$ BEGIN END $$", Change::Untold),
+            ("CALL p()", Change::Untold),
+            ("EXPLAIN (VERBOSE, ANALYZE) UPDATE t SET a = 1", Change::Untold),
+            ("EXPLAIN UPDATE t SET a = 1", Change::Unknown),
             ("CREATE TABLE s AS SELECT 1", Change::Unknown),
+            ("TRUNCATE t", Change::Unknown),
             ("MOVE 5 FROM c", Change::Returned),
             ("COPY (SELECT 1 FROM t) TO '/tmp/x'", Change::Returned),
             ("COPY t (a) FROM '/tmp/x'", Change::Unknown),
@@ -145,7 +163,7 @@ mod tests {
         }
         assert_eq!(
             changes("PREPARE p (int) AS UPDATE t SET a = $1 RETURNING a; EXECUTE p (1); EXECUTE q"),
-            [Change::Unknown, Change::Rows, Change::Unknown]
+            [Change::Unknown, Change::Rows, Change::Untold]
         );
     }
 }

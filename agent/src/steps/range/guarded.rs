@@ -1,15 +1,17 @@
 //! A batch of a table whose keys could move: the change shows its keys, and is rolled back where they are not where they must be.
+//!
+//! Of the rows that it returns no more is kept than that takes: a batch may have many, and each may be large.
 
 use dunlin_proto::v1::EventType;
-use tokio_postgres::SimpleQueryMessage;
+use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::Worker;
 use super::batch::settings;
 use super::order::Job;
-use crate::catalog::Guard;
+use crate::catalog::{Guard, MATCHING};
 use crate::failpoint::{self, RANGE};
 use crate::failure::Place;
-use crate::steps::{Error, framed};
+use crate::steps::{Error, answer, framed};
 use crate::target::Connection;
 
 /// The name of the counter of rows that matched and that triggers left out.
@@ -42,48 +44,31 @@ impl Worker<'_> {
         let begin = self.frame.begin_entered(job.durability());
         let count = guard.matching.as_ref().map_or_else(String::new, |sql| self.render(sql, job) + "\n;");
         let change = self.render(&guard.statement, job);
+        let (before, behind) = self.count.around();
         connection.opening();
         connection.lend_to_definition();
-        let messages =
-            connection.simple_query(&format!("{begin};{}{count}{change}", settings(job))).await.map_err(of_postgres)?;
+        let mut shown = Keys { columns: self.key.len(), kept: guard.recounts.then(Vec::new), ..Keys::default() };
+        let sql = format!("{begin};{}{count}{before}{change}{behind}", settings(job));
+        let messages = answer::with_rows(connection, &sql, |row| shown.see(row)).await.map_err(of_postgres)?;
         failpoint::at(connection, RANGE.changed).await.map_err(of_postgres)?;
-        let mut answers = answers(&messages);
-        let changed = if guard.returns { answers.pop().unwrap_or_default() } else { Answer::default() };
-        let rows = if guard.shows { number(changed.rows.len()) } else { self.count.rows(&messages) };
-        let matching = guard.matching.as_ref().and_then(|_| answers.pop()?.rows.first()?.first()?.parse().ok());
+        let rows = if guard.shows { shown.rows } else { self.count.rows(&messages) };
         if guard.shows {
-            self.look(connection, guard, &changed.rows, place).await?;
+            self.look(connection, guard, shown, place).await?;
         }
-        let left_out = matching.map_or(0, |matching: i64| (matching - rows).max(0));
+        let left_out = matching(&messages).map_or(0, |matching| (matching - rows).max(0));
         Ok(Shown { rows, left_out, transaction: framed::number(&messages) })
     }
 
     /// Looks at the keys that a change has returned.
-    async fn look(
-        &self,
-        connection: &Connection,
-        guard: &Guard,
-        rows: &[Vec<String>],
-        place: &Place,
-    ) -> Result<(), Error> {
-        // What the statement returns by itself stands in front.
-        let own = |row: &Vec<String>| {
-            row.len().checked_sub(self.key.len() + 1).and_then(|front| row.get(front..).map(<[_]>::to_vec))
-        };
-        let shown: Vec<Vec<String>> = rows.iter().filter_map(own).collect();
-        let moved: Vec<&[String]> = shown.iter().filter(|row| row[0] != "t").take(NAMED).map(|row| &row[1..]).collect();
-        if !moved.is_empty() {
-            return Err(self.refuse_keys(guard, &moved, place));
+    async fn look(&self, connection: &Connection, guard: &Guard, shown: Keys, place: &Place) -> Result<(), Error> {
+        if !shown.moved.is_empty() {
+            return Err(self.refuse_keys(guard, &shown.moved, place));
         }
-        if !guard.recounts || shown.is_empty() {
-            return Ok(());
-        }
-        let keys: Vec<Vec<String>> = shown.into_iter().map(|mut row| row.split_off(1)).collect();
+        let Some(keys) = shown.kept.filter(|keys| !keys.is_empty()) else { return Ok(()) };
         // Triggers that wait for the commit would come too late to be seen.
         let recount = format!("SET CONSTRAINTS ALL IMMEDIATE;{}", Guard::recount(&self.table, &self.key, &keys));
         let messages = connection.simple_query(&recount).await.map_err(|error| Error::of_postgres(&error, place))?;
-        let found = answers(&messages).pop().and_then(|answer| answer.rows.first()?.first()?.parse::<i64>().ok());
-        let missing = number(keys.len()) - found.unwrap_or(0);
+        let missing = shown.rows - matching(&messages).unwrap_or(0);
         if missing == 0 {
             return Ok(());
         }
@@ -91,7 +76,7 @@ impl Worker<'_> {
             format!(
                 "{missing} of the {} rows that the batch has changed have no longer the key that they had: a trigger of {} ({}) has \
                  given them another or removed them; the batch was rolled back",
-                keys.len(),
+                shown.rows,
                 self.table.quoted(),
                 guard.triggers
             ),
@@ -99,7 +84,7 @@ impl Worker<'_> {
         )))
     }
 
-    fn refuse_keys(&self, guard: &Guard, keys: &[&[String]], place: &Place) -> Error {
+    fn refuse_keys(&self, guard: &Guard, keys: &[Vec<String>], place: &Place) -> Error {
         let keys: Vec<String> = keys.iter().map(|key| format!("({})", key.join(", "))).collect();
         let (table, keys) = (self.table.quoted(), keys.join(", "));
         if guard.inserts {
@@ -147,30 +132,38 @@ impl Worker<'_> {
     }
 }
 
-/// The rows of one statement.
+/// The keys of the rows that a change returns.
 #[derive(Debug, Default)]
-struct Answer {
-    rows: Vec<Vec<String>>,
+struct Keys {
+    /// The columns of the key. They are the last of each row, behind whether the key is where it must be.
+    columns: usize,
+    rows: i64,
+    /// Some of those that are not where they must be.
+    moved: Vec<Vec<String>>,
+    /// All others, where they are looked up again.
+    kept: Option<Vec<Vec<String>>>,
 }
 
-/// The answers of the statements that return rows, in order.
-fn answers(messages: &[SimpleQueryMessage]) -> Vec<Answer> {
-    let mut answers = Vec::new();
-    for message in messages {
-        match message {
-            SimpleQueryMessage::RowDescription(_) => answers.push(Answer::default()),
-            SimpleQueryMessage::Row(row) => {
-                let values = (0..row.len()).map(|index| row.get(index).unwrap_or_default().to_owned());
-                if let Some(answer) = answers.last_mut() {
-                    answer.rows.push(values.collect());
-                }
+impl Keys {
+    fn see(&mut self, row: &SimpleQueryRow) {
+        self.rows = self.rows.saturating_add(1);
+        // What the statement returns by itself stands in front.
+        let Some(front) = row.len().checked_sub(self.columns + 1) else { return };
+        let key = || (front + 1..row.len()).map(|index| row.get(index).unwrap_or_default().to_owned()).collect();
+        if row.get(front) != Some("t") {
+            if self.moved.len() < NAMED {
+                self.moved.push(key());
             }
-            _ => {}
+        } else if let Some(kept) = &mut self.kept {
+            kept.push(key());
         }
     }
-    answers
 }
 
-fn number(count: usize) -> i64 {
-    i64::try_from(count).unwrap_or(i64::MAX)
+/// The number of rows that match, in an answer that has it.
+fn matching(messages: &[SimpleQueryMessage]) -> Option<i64> {
+    messages.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.try_get(MATCHING).ok().flatten()?.parse().ok(),
+        _ => None,
+    })
 }

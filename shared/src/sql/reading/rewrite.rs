@@ -9,12 +9,6 @@ impl Reading {
         &self.text
     }
 
-    /// True when the statement itself has a RETURNING.
-    #[must_use]
-    pub fn returns(&self) -> bool {
-        self.main.returns
-    }
-
     /// The text with more values in the RETURNING of the statement itself: they are the last of each row.
     #[must_use]
     pub fn returning(&self, values: &str) -> String {
@@ -23,9 +17,10 @@ impl Reading {
         format!("{}\n{and} {values}", self.text)
     }
 
-    /// A query for how many rows an UPDATE or a DELETE matches; `None` for any other statement, and where its WITH changes something.
+    /// A query for how many rows an UPDATE or a DELETE matches, under the name of a column; `None` for any other statement, and where its
+    /// WITH changes something.
     #[must_use]
-    pub fn matching(&self) -> Option<String> {
+    pub fn matching(&self, column: &str) -> Option<String> {
         let [change] = self.changes.as_slice() else { return None };
         if !change.is_main || change.kinds.inserts || change.merges {
             return None;
@@ -37,7 +32,7 @@ impl Reading {
         let condition = if self.main.condition.is_empty() { "true" } else { part(&self.main.condition) };
         let called = &change.called;
         Some(format!(
-            "{with}\nSELECT count(*) FROM (SELECT DISTINCT {called}.tableoid, {called}.ctid FROM {target}\n{others} WHERE {condition}\n) AS matching"
+            "{with}\nSELECT count(*) AS {column} FROM (SELECT DISTINCT {called}.tableoid, {called}.ctid FROM {target}\n{others} WHERE {condition}\n) AS matching"
         ))
     }
 }
