@@ -41,10 +41,10 @@ pub(crate) fn application_name(mark: &str) -> String {
 pub(crate) const SETTING: &str = "dunlin_setting";
 
 /// Where the agent's own statements look names up.
-const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
+pub(crate) const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// Where those of definitions do: as the role, the database or the connection has it.
-const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
+pub(crate) const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
 
 /// From PostgreSQL 17 on, a role or a database can limit transactions, and then the server ends the session in the middle of a step. How
 /// long an agent's statements may run is for its operator to say. Where there is no limit, or no such setting, nothing is set.
@@ -70,14 +70,14 @@ pub(crate) const WHICH: &str = "SELECT pg_catalog.pg_current_xact_id()";
 
 /// Removes what SQL of a definition may have left in the session, behind a COMMIT or ROLLBACK.
 pub(crate) const DISCARD: &str = "CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\
-    SELECT pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
+    SELECT pg_catalog.pg_advisory_unlock_all();DISCARD TEMP;DISCARD SEQUENCES";
 
 /// Frees the names that the client library gives to what it prepares (`s0`, `s1`, ...), and those that SQL has prepared. Behind a pooler
 /// in transaction mode, other agents may have left theirs in the server's process. No others are freed: a pooler that keeps prepared
 /// statements itself gives them names of its own, and counts on them.
-pub(crate) const FREE_NAMES: &str = "DO $free$ DECLARE taken text; BEGIN
-    FOR taken IN SELECT name FROM pg_prepared_statements WHERE from_sql OR name ~ '^s[0-9]+$' LOOP
-        EXECUTE format('DEALLOCATE %I', taken);
+pub(crate) const FREE_NAMES: &str = "DO $free$ DECLARE taken pg_catalog.text; BEGIN
+    FOR taken IN SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql OR name OPERATOR(pg_catalog.~) '^s[0-9]+$' LOOP
+        EXECUTE pg_catalog.format('DEALLOCATE %I', taken);
     END LOOP; END $free$";
 
 /// How the transactions of a lease begin.
@@ -151,6 +151,11 @@ impl Frame {
     /// The statements that lead from those of the agent to the SQL of a step or check.
     pub(crate) fn enter(&self) -> String {
         if self.row_security { format!("{THEIR_PATH};{THEIR_ROWS}") } else { THEIR_PATH.to_owned() }
+    }
+
+    /// The statements that lead to the rows that the SQL of a step sees, with the names of the agent.
+    pub(crate) fn see(&self) -> &'static str {
+        if self.row_security { THEIR_ROWS } else { ALL_ROWS }
     }
 
     /// The statements that begin a transaction for the SQL of a batch. The first row of the answer has the number of the transaction.

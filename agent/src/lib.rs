@@ -56,6 +56,7 @@ mod health;
 mod ledger;
 mod limits;
 mod options;
+mod own;
 mod session;
 mod signals;
 mod steps;

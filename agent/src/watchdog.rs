@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep, timeout};
 use tokio_postgres::types::Type;
 
 use crate::frame;
+use crate::own;
 use crate::steps::Context;
 
 /// How patient the watchdog is.
@@ -72,8 +73,8 @@ pub(crate) async fn silence(context: &Context) -> Silence {
 
 async fn works_for(context: &Context) -> Result<bool, String> {
     let session = context.target.session().await.map_err(|error| error.to_string())?;
-    let row = session
-        .query_typed_one(
+    let row = own::query_one(
+            &session,
             "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state <> 'idle')",
             &[(&frame::application_name(&context.mark()), Type::TEXT)],
         )

@@ -118,7 +118,7 @@ async fn a_build_of_an_agent_that_stands_still_is_waited_for_and_counts_once_it_
     site.fleet.agent(0).pause();
     site.fleet.start_agent();
     until("the other agent asks for the lock of the step", async || {
-        (!site.backends("query LIKE 'SELECT pg_try_advisory_lock%'").await.is_empty()).then_some(())
+        (!site.backends("query LIKE 'SELECT pg_catalog.pg_try_advisory_lock%'").await.is_empty()).then_some(())
     })
     .await;
     // Its connection is whole, so its build goes on, and the other agent keeps off.

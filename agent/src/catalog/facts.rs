@@ -7,6 +7,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::Table;
+use crate::own;
 
 /// How a table lies on disk, as far as the order of batches goes.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,8 +52,8 @@ pub(crate) async fn layout(
     assigned: &[String],
 ) -> Result<Layout, tokio_postgres::Error> {
     let first = key.first().map_or("", |column| column.name.as_str());
-    let row = client
-        .query_typed_one(LAYOUT, &[(&table.oid, Type::OID), (&assigned, Type::TEXT_ARRAY), (&first, Type::TEXT)])
+    let row =
+        own::query_one(client, LAYOUT, &[(&table.oid, Type::OID), (&assigned, Type::TEXT_ARRAY), (&first, Type::TEXT)])
         .await?;
     let random = key.iter().any(|column| column.type_name == "uuid");
     Ok(Layout {
@@ -72,9 +73,9 @@ pub(crate) async fn stripes_hash(client: &Client, key: &[KeyColumn]) -> Result<b
         return Ok(true);
     }
     // The types of a row are looked up before its values, which are NULL here.
-    let values: Vec<String> = key.iter().map(|column| format!("NULL::{}", column.type_name)).collect();
+    let values: Vec<String> = key.iter().map(|column| format!("NULL::{}", column.qualified_type())).collect();
     let sql = format!("SELECT hash_record_extended(ROW({}), 0)", values.join(", "));
-    match client.query_typed(&sql, &[]).await {
+    match own::query(client, &sql, &[]).await {
         Ok(_) => Ok(true),
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_FUNCTION) => Ok(false),
         Err(error) => Err(error),

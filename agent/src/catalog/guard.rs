@@ -8,6 +8,7 @@
 //!
 //! Tables without triggers pay nothing for this, others one look at the catalog for each lease.
 
+use dunlin_shared::key::comparison::Operators;
 use dunlin_shared::key::{self, KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::reading::{Change, Reading, name_parts};
@@ -17,6 +18,7 @@ use tokio_postgres::types::Type;
 
 use super::moves::name;
 use super::{Error, Key, Table};
+use crate::own;
 
 /// The name of the column with the number of rows that match.
 pub(crate) const MATCHING: &str = "dunlin_matching";
@@ -49,8 +51,8 @@ fires AS (
     FROM pg_trigger t JOIN family f ON f.oid = t.tgrelid WHERE NOT t.tgisinternal AND t.tgenabled <> 'D')
 SELECT g.place::int, coalesce(bool_or(t.tgtype & 3 = 3), false), coalesce(bool_or(t.tgtype & 66 = 0), false),
        coalesce(string_agg(DISTINCT t.tgname, ', '), '')
-FROM unnest($1::text[], $2::int[]) WITH ORDINALITY AS g(target, events, place)
-JOIN family f ON f.oid = to_regclass(g.target)
+FROM unnest($1::oid[], $2::int[]) WITH ORDINALITY AS g(target, events, place)
+JOIN family f ON f.oid = g.target
 LEFT JOIN fires t ON t.tgtype & g.events & CASE WHEN t.not_on_update THEN 12 ELSE 28 END <> 0
 GROUP BY g.place ORDER BY g.place";
 
@@ -74,11 +76,12 @@ impl Guard {
         let events: Vec<i32> = reading.changes.iter().map(events).collect();
         let assigned: Vec<&str> =
             reading.changes.iter().flat_map(|change| &change.columns).map(String::as_str).collect();
-        let touched = client
-            .query_typed(
+        let targets = own::relations(client, &names).await?;
+        let touched = own::query(
+                client,
                 TRIGGERS,
                 &[
-                    (&names, Type::TEXT_ARRAY),
+                    (&targets, Type::OID_ARRAY),
                     (&events, Type::INT4_ARRAY),
                     (&table.oid, Type::OID),
                     (&assigned, Type::TEXT_ARRAY),
@@ -119,17 +122,18 @@ impl Guard {
             .map(|(place, column)| {
                 let values: Vec<String> =
                     keys.iter().filter_map(|key| key.get(place)).map(|value| quote_literal(value)).collect();
-                format!("ARRAY[{}]::{}[]", values.join(", "), column.type_name)
+                format!("ARRAY[{}]::{}[]", values.join(", "), column.qualified_type())
             })
             .collect();
+        let operators = Operators::of(key);
         let names: Vec<String> = (1..=key.len()).map(|number| format!("k{number}")).collect();
         let equal: Vec<String> = key
             .iter()
             .zip(&names)
-            .map(|(column, name)| format!("t.{} = k.{name}", quote_ident(&column.name)))
+            .map(|(column, name)| operators.write(&format!("t.{}", quote_ident(&column.name)), "=", &format!("k.{name}")))
             .collect();
         format!(
-            "SELECT count(*) AS {MATCHING} FROM unnest({}) AS k({}) JOIN {} AS t ON {}",
+            "SELECT pg_catalog.count(*) AS {MATCHING} FROM pg_catalog.unnest({}) AS k({}) JOIN {} AS t ON {}",
             arrays.join(", "),
             names.join(", "),
             table.source(),
@@ -197,7 +201,7 @@ fn values(change: &Change, key: &Key, bound: Option<&KeyBound>) -> String {
         _ => in_batch,
     };
     let texts: Vec<String> =
-        key.columns.iter().map(|column| format!("{called}.{}::text", quote_ident(&column.name))).collect();
+        key.columns.iter().map(|column| format!("{called}.{}::pg_catalog.text", quote_ident(&column.name))).collect();
     format!("{stays}, {}", texts.join(", "))
 }
 

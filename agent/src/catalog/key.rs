@@ -9,6 +9,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Error, Table};
+use crate::own;
 
 /// The key of a table, in the order of its index.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,7 +65,7 @@ ORDER BY i.indisprimary DESC, x.relname, s.n";
 /// # Errors
 /// There is none that can be walked; the error says why and what helps.
 pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -> Result<Key, Error> {
-    let rows = client.query_typed(INDEXES, &[(&table.oid, Type::OID)]).await?;
+    let rows = own::query(client, INDEXES, &[(&table.oid, Type::OID)]).await?;
     let mut indexes: Vec<Vec<IndexColumn>> = Vec::new();
     for row in &rows {
         let column = IndexColumn {

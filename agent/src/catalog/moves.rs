@@ -11,12 +11,13 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Error, Key, Table};
+use crate::own;
 
 // A column is written in all tables of a family of partitions, under its name. No column stands for rows that are deleted.
 const WRITTEN: &str = r#"
 WITH RECURSIVE given AS (
-    SELECT to_regclass(g.target) AS rel, g.col::name AS col, g.deletes
-    FROM unnest($1::text[], $2::text[], $3::bool[]) AS g(target, col, deletes)
+    SELECT g.target::regclass AS rel, g.col::name AS col, g.deletes
+    FROM unnest($1::oid[], $2::text[], $3::bool[]) AS g(target, col, deletes)
 ), written(rel, col, how) AS (
     SELECT g.rel, CASE WHEN NOT g.deletes THEN g.col END, NULL::text COLLATE "C" FROM given g WHERE g.rel IS NOT NULL
     UNION
@@ -49,9 +50,9 @@ WITH RECURSIVE given AS (
 SELECT w.col::text, w.how FROM written w WHERE w.rel = $4 AND w.col::text = ANY ($5) ORDER BY w.how NULLS FIRST LIMIT 1"#;
 
 const REWRITTEN: &str = "
-SELECT g.target, c.relkind = 'v', (SELECT min(r.rulename::text) FROM pg_rewrite r
+SELECT g.place::int, c.relkind = 'v', (SELECT min(r.rulename::text) FROM pg_rewrite r
        WHERE r.ev_class = c.oid AND r.rulename <> '_RETURN' AND r.ev_enabled <> 'D')
-FROM unnest($1::text[]) AS g(target) JOIN pg_class c ON c.oid = to_regclass(g.target)
+FROM unnest($1::oid[]) WITH ORDINALITY AS g(target, place) JOIN pg_class c ON c.oid = g.target
 WHERE c.relkind = 'v' OR c.relhasrules ORDER BY 1 LIMIT 1";
 
 /// Makes sure that nothing that a statement assigns or deletes moves the key.
@@ -61,9 +62,11 @@ WHERE c.relkind = 'v' OR c.relhasrules ORDER BY 1 LIMIT 1";
 pub(crate) async fn refuse_moves(client: &Client, table: &Table, key: &Key, reading: &Reading) -> Result<(), Error> {
     let mut names: Vec<String> = reading.changes.iter().map(name).collect();
     names.push(table.quoted());
-    let rewritten = client.query_typed(REWRITTEN, &[(&names, Type::TEXT_ARRAY)]).await?;
+    let relations = own::relations(client, &names).await?;
+    let rewritten = own::query(client, REWRITTEN, &[(&relations, Type::OID_ARRAY)]).await?;
     for row in &rewritten {
-        let (changed, view, rule): (String, bool, Option<String>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let (place, view, rule): (i32, bool, Option<String>) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let changed = usize::try_from(place - 1).ok().and_then(|place| names.get(place)).cloned().unwrap_or_default();
         if view {
             return Err(Error::Through(changed));
         }
@@ -72,10 +75,10 @@ pub(crate) async fn refuse_moves(client: &Client, table: &Table, key: &Key, read
         }
     }
     let (mut targets, mut columns, mut deletes) = (Vec::new(), Vec::new(), Vec::new());
-    for change in &reading.changes {
+    for (change, relation) in reading.changes.iter().zip(&relations) {
         let assigned = change.columns.iter().map(|column| (column.as_str(), false));
         for (column, deleted) in assigned.chain(change.kinds.deletes.then_some(("", true))) {
-            targets.push(name(change));
+            targets.push(*relation);
             columns.push(column);
             deletes.push(deleted);
         }
@@ -84,11 +87,11 @@ pub(crate) async fn refuse_moves(client: &Client, table: &Table, key: &Key, read
         return Ok(());
     }
     let of_key: Vec<&str> = key.columns.iter().map(|column| column.name.as_str()).collect();
-    let moved = client
-        .query_typed(
+    let moved = own::query(
+            client,
             WRITTEN,
             &[
-                (&targets, Type::TEXT_ARRAY),
+                (&targets, Type::OID_ARRAY),
                 (&columns, Type::TEXT_ARRAY),
                 (&deletes, Type::BOOL_ARRAY),
                 (&table.oid, Type::OID),

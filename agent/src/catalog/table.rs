@@ -5,6 +5,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Error;
+use crate::own;
 
 /// A table as the catalog has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,26 +45,25 @@ impl Table {
 /// # Errors
 /// There is none, or it is not a table.
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
-    let found = client
-        .query_typed_opt(
+    let missing = || Error::NoTable(name.to_owned());
+    let oid = match own::relation(client, name).await {
+        Ok(oid) => oid.ok_or_else(missing)?,
+        // What SQL cannot read as a name is no name: that is the answer, not an accident.
+        Err(error) if error.code().is_some_and(|code| code.code().starts_with("42")) => return Err(missing()),
+        Err(error) => return Err(error.into()),
+    };
+    let found = own::query(
+            client,
             "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
                     EXISTS (SELECT FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
                             WHERE i.inhparent = c.oid AND NOT child.relispartition),
                     c.relhastriggers OR c.relkind = 'p' OR c.relispartition
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.oid = to_regclass($1)",
-            &[(&name, Type::TEXT)],
+             WHERE c.oid = $1",
+            &[(&oid, Type::OID)],
         )
-        .await;
-    let row = match found {
-        Ok(Some(row)) => row,
-        Ok(None) => return Err(Error::NoTable(name.to_owned())),
-        // What SQL cannot read as a name is no name: that is the answer, not an accident.
-        Err(error) if error.code().is_some_and(|code| code.code().starts_with("42")) => {
-            return Err(Error::NoTable(name.to_owned()));
-        }
-        Err(error) => return Err(error.into()),
-    };
+        .await?;
+    let row = found.first().ok_or_else(missing)?;
     let kind: String = row.try_get(3)?;
     let what = match kind.as_str() {
         "r" | "p" => {

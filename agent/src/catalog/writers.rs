@@ -8,6 +8,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Table;
+use crate::own;
 
 /// Transactions, as the server numbers them.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -48,7 +49,7 @@ impl Writers {
         if self.0.is_empty() {
             return Ok(Vec::new());
         }
-        let rows = client.query_typed(OPEN, &[(&self.0, Type::TEXT_ARRAY)]).await?;
+        let rows = own::query(client, OPEN, &[(&self.0, Type::TEXT_ARRAY)]).await?;
         rows.iter().map(|row| row.try_get(0)).collect()
     }
 }

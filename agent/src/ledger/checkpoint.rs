@@ -8,6 +8,7 @@ use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
 
 use super::{Applied, Error, registry};
+use crate::own;
 
 /// The place of a checkpoint.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,7 +208,7 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
     match taken.first() {
         Some(row) => Ok(Taken::Mine(read(row)?)),
         None => {
-            let seen = look(client, &claim.address).await?;
+            let seen = client.query_typed(LOOK, &parameters[..3]).await?.first().map(seen).transpose()?;
             if claim.kind == Kind::Range && seen.as_ref().is_some_and(|seen| seen.checksum != claim.checksum) {
                 return Ok(Taken::OtherText);
             }
@@ -244,22 +245,22 @@ pub(crate) struct Seen {
     pub(crate) checksum: String,
 }
 
-/// Reads a checkpoint without taking it.
+const LOOK: &str =
+    "SELECT epoch, batches, checksum FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3";
+
+/// Reads a checkpoint without taking it, outside of any transaction.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Seen>, Error> {
-    let row = client
-        .query_typed_opt(
-            "SELECT epoch, batches, checksum FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3",
-            &[
-                (&address.migration.as_str(), Type::TEXT),
-                (&address.step_text(), Type::TEXT),
-                (&address.range, Type::INT4),
-            ],
-        )
-        .await?;
-    row.map(|row| Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)? })).transpose()
+    let (migration, step) = (address.migration.as_str(), address.step_text());
+    let parameters: [(&(dyn ToSql + Sync), Type); 3] =
+        [(&migration, Type::TEXT), (&step, Type::TEXT), (&address.range, Type::INT4)];
+    own::query(client, LOOK, &parameters).await?.first().map(seen).transpose()
+}
+
+fn seen(row: &Row) -> Result<Seen, Error> {
+    Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)? })
 }
 
 /// True when the target has a checkpoint of the migration other than the one of `address`.

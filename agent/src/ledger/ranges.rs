@@ -7,6 +7,7 @@ use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Address, Error};
+use crate::own;
 
 /// A range that a plan has cut.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,13 +79,13 @@ fn json(bound: &KeyBound) -> String {
     Value::from(bound.0.clone()).to_string()
 }
 
-/// The ranges of a step with a higher number than `after`, in order, at most 1000.
+/// The ranges of a step with a higher number than `after`, in order, at most 1000. Outside of any transaction.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
-    let rows = client
-        .query_typed(
+    let rows = own::query(
+            client,
             "SELECT range, low, high, rows_total, state = 'done', rows FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range > $3 ORDER BY range LIMIT 1000",
             &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
@@ -166,20 +167,20 @@ pub(crate) struct Planned {
     pub(crate) same_ledger: bool,
 }
 
-/// Reads what the plan of a range has noted; `None` when the target does not have it.
+/// Reads what the plan of a range has noted, outside of any transaction; `None` when the target does not have it.
 ///
 /// # Errors
 /// Those of PostgreSQL, or it cannot be read.
 pub(crate) async fn planned(client: &Client, range: &Address) -> Result<Option<Planned>, Error> {
-    let row = client
-        .query_typed_opt(
+    let rows = own::query(
+            client,
             "SELECT key, cursor->'bound', coalesce(key->>'ledger' = 'dunlin.checkpoints'::regclass::oid::text, false)
              FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range = 0 AND key IS NOT NULL AND cursor ? 'bound'",
             &[(&range.migration.as_str(), Type::TEXT), (&range.step_text(), Type::TEXT)],
         )
         .await?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = rows.first() else { return Ok(None) };
     let bound = serde_json::from_value(row.try_get(1)?).map_err(Error::Unreadable)?;
     Ok(Some(Planned { key: row.try_get(0)?, bound, same_ledger: row.try_get(2)? }))
 }

@@ -10,6 +10,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::{Address, Error};
+use crate::own;
 
 /// A row of the registry.
 #[derive(Debug, Clone)]
@@ -48,13 +49,13 @@ pub(crate) async fn applied(client: &Client, migration: &MigrationId) -> Result<
     row.as_ref().map(read).transpose()
 }
 
-/// The whole registry, in the order of versions.
+/// The whole registry, in the order of versions. Outside of any transaction, as the next.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn registry(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM dunlin.migrations_registry ORDER BY version, id");
-    client.query_typed(&sql, &[]).await?.iter().map(|row| Ok(read(row)?.message)).collect()
+    own::query(client, &sql, &[]).await?.iter().map(|row| Ok(read(row)?.message)).collect()
 }
 
 /// What the whole registry, and the steps of half-done migrations, add up to: two that differ are told apart without reading either.
@@ -70,8 +71,8 @@ pub(crate) struct Fingerprint {
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn fingerprint(client: &Client) -> Result<Fingerprint, Error> {
-    let row = client
-        .query_typed_one(
+    let row = own::query_one(
+            client,
             "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0),
                     (SELECT coalesce(bit_xor(hash_record_extended(
                         ROW(c.migration, c.step, c.checksum, c.state, c.redo, c.repaired), 0)), 0)

@@ -9,6 +9,8 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use crate::failure;
+use crate::frame::OWN_PATH;
+use crate::own;
 use crate::limits::IDLE_LIMIT;
 
 const SCHEMA: &str = include_str!("schema.sql");
@@ -122,7 +124,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
 /// # Errors
 /// The target is read-only, too old, has a ledger that is not whole or that may not be used, or refuses.
 pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
-    let row = client.query_typed_one(SURVEY, &[(&TABLES.as_slice(), Type::TEXT_ARRAY)]).await?;
+    let row = own::query_one(client, SURVEY, &[(&TABLES.as_slice(), Type::TEXT_ARRAY)]).await?;
     let version: String = row.try_get(0)?;
     // Debian appends its own name: "15.18 (Debian 15.18-0+deb12u1)".
     let version = version.split(' ').next().unwrap_or_default().to_owned();
@@ -174,7 +176,7 @@ pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
 async fn create(client: &Client) -> Result<(), tokio_postgres::Error> {
     client
         .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '30s'; \
+            "BEGIN ISOLATION LEVEL READ COMMITTED; {OWN_PATH}; SET LOCAL lock_timeout = '30s'; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
             IDLE_LIMIT.as_millis()
         ))

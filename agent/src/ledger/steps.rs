@@ -18,6 +18,7 @@ use tokio_postgres::types::Type;
 use tokio_postgres::{Client, Row};
 
 use super::{Address, Claim, Error};
+use crate::own;
 
 /// What must be known of who wants a step begun again, or to go on with another text.
 #[derive(Debug, Clone, Default)]
@@ -72,15 +73,15 @@ pub(crate) async fn holdings(client: &Client, migration: &MigrationId) -> Result
     client.query_typed(&sql, &[(&migration.as_str(), Type::TEXT)]).await?.iter().map(read).collect()
 }
 
-/// The steps of all half-done migrations, each with its migration, and the time at the server.
+/// The steps of all half-done migrations, each with its migration, and the time at the server. Outside of any transaction.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn all_holdings(client: &Client) -> Result<(SystemTime, Vec<(String, Held)>), Error> {
     // The time first: what is read later is not older.
-    let now: SystemTime = client.query_typed_one("SELECT clock_timestamp()", &[]).await?.try_get(0)?;
+    let now: SystemTime = client.query_typed_one("SELECT pg_catalog.clock_timestamp()", &[]).await?.try_get(0)?;
     let sql = format!("SELECT {COLUMNS}, s.migration {JOINED} ORDER BY s.migration, s.ordinal, s.step");
-    let rows = client.query_typed(&sql, &[]).await?;
+    let rows = own::query(client, &sql, &[]).await?;
     let held = rows.iter().map(|row| Ok((row.try_get(13)?, read(row)?.held))).collect::<Result<_, Error>>()?;
     Ok((now, held))
 }

@@ -10,6 +10,7 @@ use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
 use super::Error;
+use crate::own;
 
 /// An error of a task that is one transaction.
 pub(super) fn in_transaction(error: Error, task: &StatementTask) -> Error {
@@ -60,7 +61,7 @@ const PARTITIONS: &str = "
     SELECT t.relkind = 'p', t.oid::regclass::text,
            ARRAY (SELECT relid::text FROM pg_partition_tree(t.oid) WHERE isleaf ORDER BY 1 LIMIT 10),
            (SELECT count(*) FROM pg_partition_tree(t.oid) WHERE isleaf)
-    FROM pg_class t WHERE t.oid = to_regclass($1)";
+    FROM pg_class t WHERE t.oid = $1";
 
 /// PostgreSQL neither builds nor drops an index of a partitioned table concurrently.
 async fn of_partitions(failed: &mut RunError, step: &Step, session: &Client) {
@@ -75,8 +76,9 @@ async fn of_partitions(failed: &mut RunError, step: &Step, session: &Client) {
     }
     let Some(index) = concurrent_index(&step.sql) else { return };
     // Without an answer PostgreSQL's own words must do.
+    let Ok(table) = own::relation(session, &index.table).await else { return };
     let Ok(Some(row)) =
-        session.query_typed(PARTITIONS, &[(&index.table, Type::TEXT)]).await.map(|rows| rows.into_iter().next())
+        own::query(session, PARTITIONS, &[(&table, Type::OID)]).await.map(|rows| rows.into_iter().next())
     else {
         return;
     };

@@ -16,6 +16,7 @@ use tokio_postgres::types::Type;
 use super::framed::Framed;
 use super::{Context, Error, notices};
 use crate::failure::Place;
+use crate::own;
 
 /// The table that is made to compare with.
 const TEMPORARY: &str = "pg_temp.dunlin_compared";
@@ -205,15 +206,16 @@ async fn index(
     (before, behind): &(String, String),
 ) -> Result<Compared, tokio_postgres::Error> {
     let sql = format!(
-        "SELECT x.relkind::text, i.indrelid = to_regclass($2), i.indisvalid, d.text, {WITHOUT_NAMES}, (SELECT nspname::text FROM pg_namespace WHERE oid = x.relnamespace), x.relname::text,
+        "SELECT x.relkind::text, i.indrelid = $2, i.indisvalid, d.text, {WITHOUT_NAMES}, (SELECT nspname::text FROM pg_namespace WHERE oid = x.relnamespace), x.relname::text,
              x.relkind = 'i' AND NOT EXISTS (SELECT FROM pg_constraint c WHERE c.conindid = x.oid AND c.contype IN ('p', 'u', 'x'))
          FROM pg_class x LEFT JOIN (pg_index i JOIN pg_class t ON t.oid = i.indrelid JOIN pg_namespace n ON n.oid = t.relnamespace)
              ON i.indexrelid = x.oid LEFT JOIN {DEFINITION} ON true
          WHERE x.relname = $1::text::name
-           AND x.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = to_regclass($2))"
+           AND x.relnamespace = (SELECT relnamespace FROM pg_class WHERE oid = $2)"
     );
-    let there = client.query_typed_opt(&sql, &[(&name, Type::TEXT), (&table, Type::TEXT)]).await?;
-    let Some(there) = there else { return Ok(Compared::Unknown("it is there no more".to_owned())) };
+    let relation = own::relation(client, table).await?;
+    let there = own::query_within(client, &sql, &[(&name, Type::TEXT), (&relation, Type::OID)]).await?;
+    let Some(there) = there.first() else { return Ok(Compared::Unknown("it is there no more".to_owned())) };
     let wanted = format!("{before} {table} {behind}");
     let quoted = format!("{}.{}", quote_ident(there.try_get(5)?), quote_ident(there.try_get(6)?));
     let drop = format!("DROP INDEX CONCURRENTLY {quoted}");
@@ -241,7 +243,8 @@ async fn index(
              JOIN pg_namespace n ON n.oid = t.relnamespace, {DEFINITION}
          WHERE i.indrelid = to_regclass('{TEMPORARY}')"
     );
-    let made = client.query_typed_one(&sql, &[]).await?;
+    let made = own::query_within(client, &sql, &[]).await?;
+    let Some(made) = made.first() else { return Ok(Compared::Unknown("no such index could be made".to_owned())) };
     let (found, made, unique): (Option<String>, Option<String>, bool) =
         (there.try_get(4)?, made.try_get(0)?, made.try_get(1)?);
     match (found, made) {
@@ -256,8 +259,9 @@ async fn index(
 /// The columns of a relation: name, and type, collation, NOT NULL, default, identity and generation in SQL's words. Where a default
 /// draws from the column's own sequence, the sequence's name does not count.
 async fn columns(client: &Client, relation: &str) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
-    let rows = client
-        .query_typed(
+    let relation = own::relation(client, relation).await?;
+    let rows = own::query_within(
+            client,
             "SELECT a.attname::text, concat_ws(' ', format_type(a.atttypid, a.atttypmod),
                  CASE WHEN a.attcollation NOT IN (0, t.typcollation) THEN 'COLLATE ' || a.attcollation::regcollation END,
                  CASE WHEN a.attnotnull THEN 'NOT NULL' END,
@@ -267,8 +271,8 @@ async fn columns(client: &Client, relation: &str) -> Result<Vec<(String, String)
              FROM pg_attribute a JOIN pg_type t ON t.oid = a.atttypid
              LEFT JOIN pg_attrdef d ON d.adrelid = a.attrelid AND d.adnum = a.attnum
              LEFT JOIN LATERAL (SELECT pg_get_serial_sequence(a.attrelid::regclass::text, a.attname) AS name) s ON true
-             WHERE a.attrelid = to_regclass($1) AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
-            &[(&relation, Type::TEXT)],
+             WHERE a.attrelid = $1 AND a.attnum > 0 AND NOT a.attisdropped ORDER BY a.attnum",
+            &[(&relation, Type::OID)],
         )
         .await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
@@ -308,20 +312,26 @@ async fn added(client: &Client, table: &str, wanted: &[(String, String)]) -> Res
     Ok(Compared::Same)
 }
 
+/// The kind and the persistence of a relation, as the catalog has them.
+async fn kind(client: &Client, relation: &str) -> Result<Option<(String, String)>, tokio_postgres::Error> {
+    let relation = own::relation(client, relation).await?;
+    let kind = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = $1";
+    let rows = own::query_within(client, kind, &[(&relation, Type::OID)]).await?;
+    rows.first().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+}
+
 async fn whole(
     client: &Client,
     table: &str,
     definition: &str,
     persistence: char,
 ) -> Result<Compared, tokio_postgres::Error> {
-    let kind = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = to_regclass($1)";
-    let Some(row) = client.query_typed_opt(kind, &[(&table, Type::TEXT)]).await? else {
+    let Some((found_kind, found_lives)) = kind(client, table).await? else {
         return Ok(Compared::Unknown("it is there no more".to_owned()));
     };
-    let (found_kind, found_lives): (String, String) = (row.try_get(0)?, row.try_get(1)?);
     let there = columns(client, table).await?;
     client.batch_execute(&format!("CREATE TEMP TABLE dunlin_compared {definition}")).await?;
-    let made_kind: String = client.query_typed_one(kind, &[(&TEMPORARY, Type::TEXT)]).await?.try_get(0)?;
+    let made_kind = kind(client, TEMPORARY).await?.map_or_else(String::new, |(kind, _)| kind);
     let made = columns(client, TEMPORARY).await?;
     let mut sorted = (there.clone(), made.clone());
     sorted.0.sort();

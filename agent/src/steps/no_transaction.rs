@@ -40,6 +40,9 @@ const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '2s'";
 /// How long the session may idle: many times longer than between two statements of an agent that lives.
 const IDLE_CHECK: &str = "SET idle_session_timeout = '10s'";
 
+const TRY_LOCK: &str =
+    "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1, 0))";
+
 pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, again: bool) -> Result<Ended, Error> {
     let place = context.place(&step.name);
     let address = context.address(Some(&names(step, &place)?.step), 0);
@@ -125,7 +128,7 @@ impl Attempt<'_> {
             self.context.beat();
             let row = self
                 .session
-                .query_typed_one("SELECT pg_try_advisory_lock(hashtextextended($1, 0))", &[(&name, Type::TEXT)])
+                .query_typed_one(TRY_LOCK, &[(&name, Type::TEXT)])
                 .await;
             if row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))? {
                 return Ok(true);
@@ -204,7 +207,13 @@ impl Attempt<'_> {
     /// Another text may take the place of this one. Where that cannot be noted, it is asked for.
     async fn note_repaired(&self) {
         let (epoch, batches) = (self.context.epoch.0, self.checkpoint.batches);
-        if let Err(error) = ledger::note_repaired(&self.session, &self.address, epoch, batches).await {
+        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.clone()));
+        let noting = async {
+            self.session.batch_execute(&frame.begin(Durability::AtCommit)).await?;
+            ledger::note_repaired(&self.session, &self.address, epoch, batches).await?;
+            Ok::<_, ledger::Error>(self.session.batch_execute("COMMIT").await?)
+        };
+        if let Err(error) = noting.await {
             tracing::warn!(?error, "it was not noted that the failed step has left nothing");
         }
     }

@@ -11,6 +11,7 @@ use tokio_postgres::types::Type;
 
 use super::Context;
 use crate::failure::Place;
+use crate::own;
 
 /// The function of the server that refuses. It is the same in all languages.
 const REFUSES: &str = "check_enable_rls";
@@ -120,7 +121,7 @@ impl std::fmt::Display for Protected {
 
 async fn tables(context: &Context, message: &str) -> Vec<Protected> {
     let Ok(connection) = context.target.lend().await else { return Vec::new() };
-    let rows = connection.query_typed(TABLES, &[(&message, Type::TEXT)]).await.unwrap_or_else(|error| {
+    let rows = own::query(&connection, TABLES, &[(&message, Type::TEXT)]).await.unwrap_or_else(|error| {
         tracing::warn!(error = dunlin_shared::postgres::describe(&error), "the policies could not be read");
         Vec::new()
     });

@@ -23,6 +23,7 @@ use super::watched::{self, Patience};
 use super::{Context, Error, existing};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
+use crate::own;
 
 /// How long the removal of what is half-built may wait for transactions at most. What is not removed by then is removed by the next attempt.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -123,12 +124,13 @@ impl Repair<'_> {
 
     /// Whether a partition is detached by half; `None` where it is no partition of the table.
     async fn pending(&self, detach: &ConcurrentDetach) -> Result<Option<bool>, Error> {
-        let sql =
-            "SELECT inhdetachpending FROM pg_inherits WHERE inhparent = to_regclass($1) AND inhrelid = to_regclass($2)";
-        let parameters: [(&(dyn ToSql + Sync), Type); 2] =
-            [(&detach.table, Type::TEXT), (&detach.partition, Type::TEXT)];
-        let row = self.session.query_typed_opt(sql, &parameters).await.map_err(|error| self.failed(&error))?;
-        row.map(|row| row.try_get(0)).transpose().map_err(|error| self.failed(&error))
+        let names = [detach.table.clone(), detach.partition.clone()];
+        let found = own::relations(self.session, &names).await.map_err(|error| self.failed(&error))?;
+        let parameters: Vec<(&(dyn ToSql + Sync), Type)> =
+            found.iter().map(|oid| (oid as &(dyn ToSql + Sync), Type::OID)).collect();
+        let sql = "SELECT inhdetachpending FROM pg_inherits WHERE inhparent = $1 AND inhrelid = $2";
+        let rows = own::query(self.session, sql, &parameters).await.map_err(|error| self.failed(&error))?;
+        rows.first().map(|row| row.try_get(0)).transpose().map_err(|error| self.failed(&error))
     }
 
     async fn detached(&self, detach: &ConcurrentDetach) -> Result<bool, Error> {
@@ -192,42 +194,47 @@ impl Repair<'_> {
     }
 
     async fn look(&self, index: &str, table: &str) -> Result<Option<Found>, Error> {
+        let table = own::relation(self.session, table).await.map_err(|error| self.failed(&error))?;
         // The server cuts a name that is too long, in its own encoding.
-        let row = self
-            .session
-            .query_typed_opt(
-                "SELECT n.nspname, x.relname, i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
-                 JOIN pg_namespace n ON n.oid = x.relnamespace
-                 WHERE i.indrelid = to_regclass($1) AND x.relname = $2::text::name",
-                &[(&table, Type::TEXT), (&index, Type::TEXT)],
-            )
-            .await
-            .map_err(|error| self.failed(&error))?;
-        row.as_ref().map(read).transpose().map_err(|error| self.failed(&error))
+        let rows = own::query(
+            self.session,
+            "SELECT n.nspname, x.relname, i.indisvalid FROM pg_index i JOIN pg_class x ON x.oid = i.indexrelid
+             JOIN pg_namespace n ON n.oid = x.relnamespace
+             WHERE i.indrelid = $1 AND x.relname = $2::text::name",
+            &[(&table, Type::OID), (&index, Type::TEXT)],
+        )
+        .await
+        .map_err(|error| self.failed(&error))?;
+        rows.first().map(read).transpose().map_err(|error| self.failed(&error))
     }
 
     async fn half_built(&self, reindex: &ConcurrentReindex) -> Result<Vec<Found>, Error> {
         let (named, of, name) = match reindex {
             ConcurrentReindex::Index(name) => (
-                "SELECT indrelid AS oid FROM pg_index WHERE indexrelid IN (
-                     SELECT to_regclass($1)::oid UNION SELECT relid FROM pg_partition_tree(to_regclass($1)))",
+                "SELECT indrelid AS oid FROM pg_index WHERE indexrelid IN (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1))",
                 OF_TABLES,
-                name.as_str(),
+                Some(name),
             ),
-            ConcurrentReindex::Table(name) => ("SELECT to_regclass($1)::oid AS oid", OF_TABLES, name.as_str()),
+            ConcurrentReindex::Table(name) => ("SELECT $1 AS oid", OF_TABLES, Some(name)),
             ConcurrentReindex::Schema(name) => (
-                "SELECT oid FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace = to_regnamespace($1)",
+                "SELECT oid FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace = $1",
                 OF_TABLES,
-                name.as_str(),
+                Some(name),
             ),
-            ConcurrentReindex::Database => ("SELECT $1 AS oid", "true", ""),
+            ConcurrentReindex::Database => ("SELECT $1 AS oid", "true", None),
         };
+        let oid = match (reindex, name) {
+            (_, None) => Ok(None),
+            (ConcurrentReindex::Schema(_), Some(name)) => own::schema(self.session, name).await,
+            (_, Some(name)) => own::relation(self.session, name).await,
+        };
+        let oid = oid.map_err(|error| self.failed(&error))?;
         let sql = format!(
             "SELECT DISTINCT n.nspname, x.relname, y.indisvalid FROM pg_index y JOIN pg_class x ON x.oid = y.indexrelid
              JOIN pg_namespace n ON n.oid = x.relnamespace, ({named}) AS named
              WHERE NOT y.indisvalid AND x.relname ~ '_cc(new|old)[0-9]*$' AND {of}"
         );
-        let rows = self.session.query_typed(&sql, &[(&name, Type::TEXT)]).await.map_err(|error| self.failed(&error))?;
+        let rows = own::query(self.session, &sql, &[(&oid, Type::OID)]).await.map_err(|error| self.failed(&error))?;
         rows.iter().map(read).collect::<Result<_, _>>().map_err(|error| self.failed(&error))
     }
 

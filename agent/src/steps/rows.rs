@@ -14,8 +14,8 @@ pub(super) const COLUMN: &str = "dunlin_changed";
 
 /// What the server has counted so far in this session and not yet handed to its statistics.
 const COUNTED: &str =
-    "SELECT coalesce(pg_catalog.sum(n_tup_ins + n_tup_upd + n_tup_del), 0)::pg_catalog.int8 AS dunlin_changed
-    FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname <> 'dunlin'";
+    "SELECT coalesce(pg_catalog.sum(n_tup_ins OPERATOR(pg_catalog.+) n_tup_upd OPERATOR(pg_catalog.+) n_tup_del), 0)::pg_catalog.int8
+    AS dunlin_changed FROM pg_catalog.pg_stat_xact_user_tables WHERE schemaname OPERATOR(pg_catalog.<>) 'dunlin'";
 
 /// How the rows of a text of SQL are counted.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use tokio_postgres::error::SqlState;
 
 use super::{Context, Error};
 use crate::failure::Place;
+use crate::own;
 use crate::waits::{Backend, Kind, WHO, Wait, cancel, look};
 
 /// The time between two looks.
@@ -99,7 +100,7 @@ async fn process(session: &Client) -> Result<Process, tokio_postgres::Error> {
     let sql = format!(
         "SELECT w.*, extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8 FROM ({WHO}) AS w"
     );
-    let row = session.query_typed_one(&sql, &[]).await?;
+    let row = own::query_one(session, &sql, &[]).await?;
     let deadlock_timeout = Duration::try_from_secs_f64(row.try_get(2)?).unwrap_or_default();
     Ok(Process { backend: Backend { pid: row.try_get(0)?, since: row.try_get(1)? }, deadlock_timeout })
 }

@@ -150,7 +150,9 @@ impl Connection {
     /// # Errors
     /// Those of PostgreSQL; the transaction may then be open.
     pub(crate) async fn prepare(&mut self, begin: &str, name: &str, sql: &str) -> Result<(), tokio_postgres::Error> {
-        let known = format!("SELECT statement FROM pg_prepared_statements WHERE name = '{name}'");
+        let known = format!(
+            "SELECT statement FROM pg_catalog.pg_prepared_statements WHERE name OPERATOR(pg_catalog.=) '{name}'"
+        );
         let known = self.simple_query(&known).await?;
         let known = known.iter().find_map(|message| match message {
             SimpleQueryMessage::Row(row) => row.get(0),

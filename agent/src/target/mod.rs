@@ -165,7 +165,7 @@ impl Target {
     pub(crate) async fn direct(&self) -> Result<Direct, Error> {
         let session = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
         let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
-        let who = "SELECT pg_backend_pid(), quote_ident(current_user)";
+        let who = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.quote_ident(current_user)";
         let row = session.query_typed_one(who, &[]).await.map_err(lost)?;
         let (pid, role): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
         let direct = told_pid(&session.cancel_token()).await == Some(pid);

@@ -14,8 +14,31 @@ use serde::{Deserialize, Serialize};
 pub struct KeyColumn {
     /// The name as it stands in the catalog, not quoted.
     pub name: String,
-    /// The type as `format_type` writes it.
+    /// The type as `format_type` writes it where the `search_path` has PostgreSQL's own schema alone.
     pub type_name: String,
+}
+
+impl KeyColumn {
+    /// True for a type of PostgreSQL's own, whose operators are, too. A type of another schema is written with that.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        !self.type_name.contains('.')
+    }
+
+    /// The type so that it means the same in any session, whatever its `search_path`.
+    #[must_use]
+    pub fn qualified_type(&self) -> String {
+        // These words are the grammar's own: no schema may stand before them, and none can take them.
+        const WORDS: [&str; 12] = [
+            "bigint", "bit", "boolean", "character", "double", "integer", "interval", "numeric", "real", "smallint", "time", "timestamp",
+        ];
+        let first = self.type_name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        if self.is_built_in() && !WORDS.contains(&first) {
+            format!("pg_catalog.{}", self.type_name)
+        } else {
+            self.type_name.clone()
+        }
+    }
 }
 
 /// True for a key of one integer: keys that can be computed with.

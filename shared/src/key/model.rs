@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
+use super::comparison::Operators;
 use super::*;
 use crate::postgres::{self, throwaway};
 
@@ -19,6 +20,40 @@ fn range(low: Option<&[&str]>, high: &[&str]) -> KeyRange {
     KeyRange { low: low.map(bound), high: bound(high) }
 }
 
+/// A condition without the schema of PostgreSQL's own operators, functions and types.
+fn plain(sql: &str) -> String {
+    let mut parts = sql.split("OPERATOR(pg_catalog.");
+    let first = parts.next().unwrap_or_default().to_owned();
+    let whole = parts.fold(first, |text, part| text + &part.replacen(')', "", 1));
+    whole.replace("pg_catalog.", "")
+}
+
+fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>, qualifier: &str) -> String {
+    plain(&super::predicate(columns, range, stripe, qualifier))
+}
+
+#[test]
+fn what_is_postgresqls_own_is_written_with_its_schema_and_what_is_not_is_found() {
+    let stripe = Some(Stripe { of: 4, first: 1, end: 3 });
+    let uuid = super::predicate(&[column("id", "uuid")], &range(None, &["a"]), stripe, "");
+    let dealt = "pg_catalog.abs(pg_catalog.hash_record_extended(ROW(\"id\"), 0) OPERATOR(pg_catalog.%) 4)";
+    assert_eq!(
+        uuid,
+        format!(
+            "((\"id\" OPERATOR(pg_catalog.<=) 'a'::pg_catalog.uuid OR \"id\" OPERATOR(pg_catalog.=) 'a'::pg_catalog.uuid) AND \
+             {dealt} OPERATOR(pg_catalog.>=) 1 AND {dealt} OPERATOR(pg_catalog.<) 3)"
+        )
+    );
+    let time = super::predicate(&[column("at", "timestamp with time zone")], &range(None, &["a"]), None, "");
+    assert_eq!(time, "(\"at\" OPERATOR(pg_catalog.<=) 'a'::timestamp with time zone)");
+    let columns = [column("a", "integer"), column("name", "public.citext")];
+    let citext = super::predicate(&columns, &range(Some(&["1", "b"]), &["1", "x"]), None, "");
+    assert_eq!(
+        citext,
+        "(\"a\" = '1'::integer AND \"name\" > 'b'::public.citext AND \"name\" <= 'x'::public.citext)"
+    );
+}
+
 #[test]
 fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     let columns = [column("id", "bigint")];
@@ -29,7 +64,7 @@ fn one_integer_column_is_compared_by_value_and_dealt_by_value() {
     );
     assert_eq!(
         predicate(&columns, &above_zero, Some(Stripe { of: 8, first: 3, end: 4 }), "q"),
-        "((q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND q.\"id\" % 8 = 3)"
+        "((q.\"id\" > '0'::bigint AND q.\"id\" <= '9'::bigint OR q.\"id\" = '9'::bigint) AND (q.\"id\" % 8) = 3)"
     );
     assert_eq!(
         predicate(&columns, &range, None, "public.\"T\""),
@@ -43,10 +78,10 @@ fn a_stripe_of_several_remainders_is_compared_with_their_ends() {
     let filter = |first, end| {
         let stripe = Stripe { of: 9, first, end };
         let sql = predicate(&columns, &range(Some(&["0"]), &["9"]), Some(stripe), "");
-        sql.rsplit_once("AND \"id\" % 9 ").map(|(_, filter)| filter.trim_end_matches(')').to_owned())
+        sql.split_once("AND (\"id\" % 9) ").map(|(_, filter)| filter.trim_end_matches(')').to_owned())
     };
     assert_eq!(filter(0, 3).as_deref(), Some("< 3"));
-    assert_eq!(filter(3, 5).as_deref(), Some("BETWEEN 3 AND 4"));
+    assert_eq!(filter(3, 5).as_deref(), Some(">= 3 AND (\"id\" % 9) < 5"));
     assert_eq!(filter(5, 6).as_deref(), Some("= 5"));
     assert_eq!(filter(6, 9).as_deref(), Some(">= 6"));
 }
@@ -107,7 +142,8 @@ fn a_walk_has_bounds_of_the_first_column_that_differs_beside_the_row() {
         let literals = |bound: &KeyBound| comparison::literals(&columns, bound);
         let shared = comparison::shared_columns(low.as_ref(), high.as_ref());
         let (low, high) = (low.as_ref().map(literals), high.as_ref().map(literals));
-        comparison::ordered(&names, low.as_deref(), high.as_deref(), shared).replace("::int", "").replace('"', "")
+        let ordered = comparison::ordered(Operators::of(&columns), &names, low.as_deref(), high.as_deref(), shared);
+        plain(&ordered).replace("::int", "").replace('"', "")
     };
     assert_eq!(ordered(None, None), "true");
     assert_eq!(ordered(Some(&["1", "2", "3"]), None), "ROW(a, b, c) > ROW('1', '2', '3') AND a >= '1'");
@@ -200,12 +236,12 @@ async fn ranges_and_stripes_cover_each_row_once_for_keys_of_every_type() {
                 let high = KeyBound(row.get(0));
                 let range = KeyRange { low: low.replace(high.clone()), high };
                 for (first, end) in [(0, 3), (3, 5), (5, 6), (6, 9)] {
-                    let rows = predicate(&key, &range, Some(Stripe { of: 9, first, end }), "t");
+                    let rows = super::predicate(&key, &range, Some(Stripe { of: 9, first, end }), "t");
                     client.batch_execute(&format!("UPDATE {table} t SET hits = hits + 1 WHERE {rows}")).await.unwrap();
                 }
-                let plan = explain(&client, &table, &predicate(&key, &range, None, "t")).await;
+                let plan = explain(&client, &table, &super::predicate(&key, &range, None, "t")).await;
                 assert!(plan.contains("Index Cond"), "{plan}");
-                let striped = predicate(&key, &range, Some(Stripe { of: 3, first: 0, end: 1 }), "t");
+                let striped = super::predicate(&key, &range, Some(Stripe { of: 3, first: 0, end: 1 }), "t");
                 let plan = explain(&client, &table, &striped).await;
                 assert!(plan.contains("Bitmap Index Scan"), "{plan}");
             }

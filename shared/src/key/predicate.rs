@@ -3,7 +3,7 @@
 //! For a stripe, the last key of the range stands there twice, joined by OR, which makes the server read the table through a bitmap:
 //! page by page. In the order of the key it would go to and fro between pages, since rows of earlier stripes are on others by now.
 
-use super::comparison::{literals, names, row, shared_columns, unordered};
+use super::comparison::{Operators, literals, names, row, shared_columns, unordered};
 use super::{KeyBound, KeyColumn, KeyRange, Stripe, is_one_integer};
 
 /// The predicate for the rows of a range and a stripe, in parentheses.
@@ -21,12 +21,13 @@ pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>
     let low = range.low.as_ref().map(|low| literals(columns, low));
     let high = literals(columns, &range.high);
     let shared = shared_columns(range.low.as_ref(), Some(&range.high));
-    let within = unordered(&names, low.as_deref(), &high, shared);
+    let operators = Operators::of(columns);
+    let within = unordered(operators, &names, low.as_deref(), &high, shared);
     match stripe {
         None => format!("({within})"),
         Some(stripe) => {
             let filter = stripe_filter(columns, &names, stripe, range.low.as_ref());
-            format!("(({within} OR {} = {}) AND {filter})", row(&names), row(&high))
+            format!("(({within} OR {}) AND {filter})", operators.write(&row(&names), "=", &row(&high)))
         }
     }
 }
@@ -37,20 +38,23 @@ pub fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>
 /// row that is filtered costs a call less; as it does with one comparison instead of two.
 fn stripe_filter(columns: &[KeyColumn], names: &[String], stripe: Stripe, low: Option<&KeyBound>) -> String {
     let Stripe { of, first, end } = stripe;
+    let whole = Operators::BuiltIn;
+    let dealt = |number: &str| whole.write(number, "%", &of.to_string());
     let remainder = if !is_one_integer(columns) {
-        format!("abs(hash_record_extended(ROW({}), 0) % {of})", names.join(", "))
+        format!("pg_catalog.abs({})", dealt(&format!("pg_catalog.hash_record_extended(ROW({}), 0)", names.join(", "))))
     } else if low.is_some_and(|low| !low.0[0].starts_with('-')) {
-        format!("{} % {of}", row(names))
+        format!("({})", dealt(&row(names)))
     } else {
-        format!("abs({} % {of})", row(names))
+        format!("pg_catalog.abs({})", dealt(&row(names)))
     };
+    let is = |operator: &str, number: u32| whole.write(&remainder, operator, &number.to_string());
     if end - first == 1 {
-        format!("{remainder} = {first}")
+        is("=", first)
     } else if first == 0 {
-        format!("{remainder} < {end}")
+        is("<", end)
     } else if end == of {
-        format!("{remainder} >= {first}")
+        is(">=", first)
     } else {
-        format!("{remainder} BETWEEN {first} AND {}", end - 1)
+        format!("{} AND {}", is(">=", first), is("<", end))
     }
 }

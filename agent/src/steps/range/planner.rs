@@ -23,6 +23,7 @@ use super::order::Job;
 use super::pace::FIRST_FOR_FIXED;
 use crate::failure::{Class, classify};
 use crate::frame::Durability;
+use crate::own;
 use crate::steps::Error;
 use crate::target::Connection;
 
@@ -165,8 +166,8 @@ impl Worker<'_> {
             return Ok(None);
         }
         let of_postgres = |error| Error::of_postgres(&error, self.place);
-        let relations = connection
-            .query_typed(
+        let relations = own::query(
+                connection,
                 "SELECT n.nspname, c.relname,
                         pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8,
                         CASE WHEN c.reltuples >= 0 THEN c.reltuples::pg_catalog.int8 END

@@ -177,7 +177,7 @@ async fn two_leases_never_build_at_the_same_time() {
     let release = async {
         until(
             &lab.client,
-            "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_try%'",
+            "SELECT count(*) = 1 FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_catalog.pg_try%'",
         )
         .await;
         assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE indexrelid = to_regclass('t_n')").await, 0);

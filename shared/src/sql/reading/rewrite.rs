@@ -32,7 +32,7 @@ impl Reading {
         let condition = if self.main.condition.is_empty() { "true" } else { part(&self.main.condition) };
         let called = &change.called;
         Some(format!(
-            "{with}\nSELECT count(*) AS {column} FROM (SELECT DISTINCT {called}.tableoid, {called}.ctid FROM {target}\n{others} WHERE {condition}\n) AS matching"
+            "{with}\nSELECT pg_catalog.count(*) AS {column} FROM (SELECT DISTINCT {called}.tableoid, {called}.ctid FROM {target}\n{others} WHERE {condition}\n) AS matching"
         ))
     }
 }

@@ -121,11 +121,11 @@ fn more_can_be_returned_and_what_matches_be_counted() {
     );
     assert_eq!(
         reading.matching("n").unwrap().split_whitespace().collect::<Vec<_>>().join(" "),
-        "SELECT count(*) AS n FROM (SELECT DISTINCT u.tableoid, u.ctid FROM t AS u , x WHERE x.id = u.id AND :batch(u) ) AS matching"
+        "SELECT pg_catalog.count(*) AS n FROM (SELECT DISTINCT u.tableoid, u.ctid FROM t AS u , x WHERE x.id = u.id AND :batch(u) ) AS matching"
     );
     let reading = Reading::of("WITH x AS (SELECT 1) DELETE FROM t RETURNING a").unwrap();
     assert!(reading.returning("b").ends_with("RETURNING a\n, b"));
-    assert!(reading.matching("n").unwrap().starts_with("WITH x AS (SELECT 1)\nSELECT count(*) AS n"));
+    assert!(reading.matching("n").unwrap().starts_with("WITH x AS (SELECT 1)\nSELECT pg_catalog.count(*) AS n"));
     assert_eq!(Reading::of("INSERT INTO t SELECT 1").unwrap().matching("n"), None);
     assert_eq!(Reading::of("WITH x AS (DELETE FROM u RETURNING *) DELETE FROM t").unwrap().matching("n"), None);
 }
