@@ -6,6 +6,8 @@ use crate::state::{Lease, Phase, Report, State, TaskState, Transaction};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
+    /// A plan begins the step again: it removes what checkpoints there are of its ranges, and cuts them.
+    BeginAgain,
     /// A controller grants the next lease of a range.
     Grant { range: u8, agent: u8 },
     /// A controller finds that an agent does not have the lease: it does not announce it, or is gone and the lease expires.
@@ -85,6 +87,11 @@ pub(crate) fn possible(state: &State, actions: &mut Vec<Action>) {
 }
 
 fn of_controllers(state: &State, actions: &mut Vec<Action>) {
+    if state.again.is_some() {
+        // Of its ranges nobody knows before.
+        actions.push(Action::BeginAgain);
+        return;
+    }
     for (range, task) in (0..).zip(&state.tasks) {
         match task.state {
             TaskState::Ready => actions.extend((0..AGENTS).map(|agent| Action::Grant { range, agent })),

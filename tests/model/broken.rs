@@ -8,8 +8,10 @@ use std::collections::BTreeSet;
 use stateright::{Checker, Expectation, Model};
 
 use crate::action::{Action, Fault};
-use crate::properties::{EPOCHS_RISE, EXACTLY_ONCE, NEVER_AHEAD, NEVER_TWICE, ONE_WRITER, TELLS_THE_TRUTH};
-use crate::rules::{Protocol, Rules, Start};
+use crate::properties::{
+    EPOCHS_RISE, EXACTLY_ONCE, NEVER_AHEAD, NEVER_TWICE, NOTHING_OLD, ONE_WRITER, TELLS_THE_TRUTH,
+};
+use crate::rules::{Cut, Late, Protocol, Rules, Start};
 use crate::state::State;
 
 /// The history that breaks a promise.
@@ -118,4 +120,18 @@ fn without_the_run_a_late_holder_takes_again_what_a_controller_that_was_put_back
     let rules = Rules { take_again_compares_runs: false, ..Rules::ALL };
     let start = &[Start::AfterAnotherRun { again: true, known: false }];
     breaks("a take again by the epoch alone", rules, start, &[ONE_WRITER]);
+}
+
+#[test]
+fn without_a_fence_a_late_holder_writes_into_a_step_that_was_begun_again() {
+    let rules = Rules { beginning_again_raises_epochs: false, ..Rules::ALL };
+    let start = &[Start::BegunAgain { late: Late::Working, epoch: 1, cut: Cut::Anew, known: false }];
+    breaks("no fence", rules, start, &[NOTHING_OLD, ONE_WRITER]);
+}
+
+#[test]
+fn a_take_that_compares_no_plans_lets_a_late_lease_work_on_what_it_knows_otherwise() {
+    let rules = Rules { take_compares_plans: false, ..Rules::ALL };
+    let start = &[Start::BegunAgain { late: Late::Untaken, epoch: 3, cut: Cut::Anew, known: true }];
+    breaks("plans not compared", rules, start, &[NOTHING_OLD]);
 }

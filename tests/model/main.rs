@@ -5,7 +5,7 @@
 //! it in which one rule is left out are each caught, so that a model which has become too kind is noticed.
 //!
 //! Where to look for the code that is modelled: `controller/src/domain/task.rs` and `controller/src/store/{claims,leases,reports,
-//! agents}.rs` for the tasks, `agent/src/ledger/{checkpoint,advance}.rs`, `agent/src/steps/range` and `agent/src/worker` for the
+//! agents}.rs` for the tasks, `agent/src/ledger/{checkpoint,advance,steps}.rs`, `agent/src/steps/range` and `agent/src/worker` for the
 //! workers. Whoever changes a rule there changes it here too.
 
 mod action;

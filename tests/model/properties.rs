@@ -4,7 +4,7 @@ use stateright::{Model, Property};
 
 use crate::action::{self, Action};
 use crate::rules::{Protocol, Start};
-use crate::state::{Checkpoint, Image, Lease, Phase, State, TaskState, Worker};
+use crate::state::{Checkpoint, Image, Lease, Phase, RUN, State, TaskState, Worker};
 
 pub(crate) const NEVER_TWICE: &str = "no batch is applied twice";
 pub(crate) const TELLS_THE_TRUTH: &str = "the checkpoint says which batches are applied";
@@ -12,6 +12,7 @@ pub(crate) const EXACTLY_ONCE: &str = "a range that counts as done has every bat
 pub(crate) const NEVER_AHEAD: &str = "nothing is reported done before it is on disk";
 pub(crate) const EPOCHS_RISE: &str = "no commit lowers an epoch";
 pub(crate) const ONE_WRITER: &str = "only the lease that took a range last commits batches of it";
+pub(crate) const NOTHING_OLD: &str = "no lease of an older plan commits once a step was begun again";
 pub(crate) const COMPLETES: &str = "every range is done in the end";
 
 /// What the target would be like after a crash at this moment, and what it is like.
@@ -61,6 +62,7 @@ impl Model for Protocol {
             Property::always(ONE_WRITER, |protocol: &Self, state: &State| {
                 protocol.lazy || !state.witness.foreign_commit
             }),
+            Property::always(NOTHING_OLD, |_, state: &State| !state.witness.old_commit),
             Property::eventually(COMPLETES, |_, state: &State| state.complete()),
         ];
         properties.extend(self.happens());
@@ -88,6 +90,13 @@ impl Protocol {
                 state.orphans.is_empty() && state.workers.iter().filter_map(known).any(|lease| !taken(lease))
             }),
         ];
+        let again = |start: &Start| matches!(start, Start::BegunAgain { .. });
+        if self.starts.iter().any(again) {
+            happens.push(Property::sometimes("a lease of an older plan is about to commit when the step is begun again", |_, state: &State| {
+                state.again.is_none() && state.transactions().any(|open| open.lease.run < RUN)
+            }));
+            return happens;
+        }
         happens.push(if self.starts == [Start::Fresh] {
             Property::sometimes("two leases have changed rows of one range at once", |_, state: &State| {
                 let changed = |worker: &&Worker| matches!(worker.phase, Phase::Changed(_));

@@ -1,6 +1,6 @@
 //! The rules of the protocol, each of which can be left out, and the bounds of what is checked.
 
-use crate::state::{Checkpoint, Lease, Position, State, Target, Worker};
+use crate::state::{Checkpoint, Lease, Phase, Position, State, Target, Worker};
 
 /// What an agent and a target hold to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -11,6 +11,10 @@ pub(crate) struct Rules {
     pub(crate) take_compares_epochs: bool,
     /// A lease that takes again is recognised by its run, too: a controller whose database was put back counts again.
     pub(crate) take_again_compares_runs: bool,
+    /// A take is refused where another plan has cut the range: its ends are compared, and its text.
+    pub(crate) take_compares_plans: bool,
+    /// Ranges of a step that is begun again have an epoch above all that their checkpoints had before: the fence.
+    pub(crate) beginning_again_raises_epochs: bool,
     /// A batch commits only under the epoch in the checkpoint.
     pub(crate) advance_compares_epochs: bool,
     /// A batch commits only on top of the batches that its worker knows of.
@@ -27,6 +31,8 @@ impl Rules {
         take_writes_the_epoch: true,
         take_compares_epochs: true,
         take_again_compares_runs: true,
+        take_compares_plans: true,
+        beginning_again_raises_epochs: true,
         advance_compares_epochs: true,
         advance_compares_batches: true,
         rows_and_checkpoint_commit_together: true,
@@ -35,11 +41,19 @@ impl Rules {
 
     /// May this lease take the checkpoint?
     pub(crate) fn take(self, stored: &Checkpoint, lease: Lease, again: bool) -> bool {
+        if self.take_compares_plans && lease.run < stored.plan {
+            return false;
+        }
         if !self.take_compares_epochs || !self.take_writes_the_epoch {
             return true;
         }
         let own = stored.epoch == lease.epoch && (stored.run == lease.run || !self.take_again_compares_runs);
         stored.epoch < lease.epoch || again && own
+    }
+
+    /// The epoch that a range begins with when its step is begun again.
+    pub(crate) fn fence(self, stored: &Checkpoint) -> u8 {
+        if self.beginning_again_raises_epochs { stored.epoch + 1 } else { 0 }
     }
 
     /// May a transaction of this lease advance the checkpoint?
@@ -66,6 +80,35 @@ pub(crate) enum Start {
         /// Whether the controller's database still knows of that run: then epochs go on behind it. Otherwise it was put back.
         known: bool,
     },
+    /// The step is about to be begun again, over all its rows. A holder of the first range from the run before has not heard of that.
+    BegunAgain {
+        /// Where it stands.
+        late: Late,
+        /// The lease that it has; the checkpoint knows of epoch 1 at most.
+        epoch: u8,
+        /// How the new plan cuts the range.
+        cut: Cut,
+        /// Whether the controller's database still knows of that run.
+        known: bool,
+    },
+}
+
+/// Where a late holder stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Late {
+    /// It has not taken the range yet.
+    Untaken,
+    /// It has done the first batch, and works on the next.
+    Working,
+}
+
+/// How the ranges of a step that is begun again are cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(crate) enum Cut {
+    /// With other ends, or for another text.
+    Anew,
+    /// As before, for the same text: a lease of the first plan is as good as one of the second.
+    Same,
 }
 
 /// What is checked.
@@ -89,6 +132,7 @@ impl Protocol {
         let mut ranges = vec![Checkpoint::fresh(self.batches); usize::from(self.ranges)];
         let mut workers = Vec::new();
         let mut epoch = 0;
+        let mut again = None;
         if let Start::AfterAnotherRun { again, known } = start {
             let before = Lease { run: 1, range: 0, epoch: 1, agent: 0 };
             ranges[0].take(before);
@@ -97,6 +141,20 @@ impl Protocol {
             workers.push(Worker::late(late, again));
             epoch = if known { late.epoch } else { 0 };
         }
-        State::new(self.faults, epoch, workers, Target::new(ranges))
+        if let Start::BegunAgain { late, epoch: held, cut, known } = start {
+            ranges.iter_mut().for_each(|range| range.plan = 1);
+            let lease = Lease { run: 1, range: 0, epoch: held, agent: 0 };
+            workers.push(match late {
+                Late::Untaken => Worker::late(lease, false),
+                Late::Working => {
+                    ranges[0].take(lease);
+                    ranges[0].advance(Position::default());
+                    Worker { lease, phase: Phase::Between(ranges[0].position()) }
+                }
+            });
+            epoch = if known { held } else { 0 };
+            again = Some(cut);
+        }
+        State { again, ..State::new(self.faults, epoch, workers, Target::new(ranges)) }
     }
 }

@@ -1,6 +1,8 @@
 //! Everything that there is at one moment: in the controller's database, in the agents, on the way between them, and in the
 //! target.
 
+use crate::rules::Cut;
+
 /// Names a lease: who may do what under which epoch. An agent enters a lease with one range and epoch once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(crate) struct Lease {
@@ -110,6 +112,8 @@ pub(crate) struct Checkpoint {
     pub(crate) cursor: u8,
     pub(crate) batches: u8,
     pub(crate) done: bool,
+    /// The first run whose leases know the range as it is cut.
+    pub(crate) plan: u8,
     /// How many batches there are.
     pub(crate) of: u8,
     /// How often each of them was applied to the rows.
@@ -121,13 +125,19 @@ pub(crate) struct Checkpoint {
 impl Checkpoint {
     pub(crate) fn fresh(of: u8) -> Self {
         let applied = [0; MOST_BATCHES];
-        Self { epoch: 0, run: RUN, cursor: 0, batches: 0, done: false, of, applied, taken_by: None }
+        Self { epoch: 0, run: RUN, cursor: 0, batches: 0, done: false, plan: 0, of, applied, taken_by: None }
     }
 
     pub(crate) fn take(&mut self, lease: Lease) {
         self.epoch = lease.epoch;
         self.run = lease.run;
         self.taken_by = Some(lease);
+    }
+
+    /// Begins again: none of its rows has been changed for that.
+    pub(crate) fn begin_again(&mut self, fence: u8, cut: Cut) {
+        let plan = if cut == Cut::Anew { RUN } else { self.plan };
+        *self = Self { epoch: fence, plan, ..Self::fresh(self.of) };
     }
 
     /// Applies the batch at a position to the rows and moves the checkpoint, in one transaction.
@@ -198,6 +208,8 @@ pub(crate) struct Witness {
     pub(crate) foreign_commit: bool,
     /// A commit has lowered an epoch.
     pub(crate) epoch_fell: bool,
+    /// A lease from before the step was begun again, of another plan, has committed a batch after that.
+    pub(crate) old_commit: bool,
     /// A range was reported done before the disk had it.
     pub(crate) ahead_of_the_disk: bool,
 }
@@ -215,6 +227,8 @@ pub(crate) struct State {
     pub(crate) target: Target,
     /// On their way, in any order; each may arrive at any time, and more than once. In order of their leases.
     pub(crate) reports: Vec<Report>,
+    /// How the step is about to be begun again; `None` where it is not, or was.
+    pub(crate) again: Option<Cut>,
     pub(crate) faults_left: u8,
     pub(crate) witness: Witness,
 }
@@ -224,7 +238,8 @@ impl State {
         let tasks = vec![Task { epoch, state: TaskState::Ready }; target.seen().len()];
         let (orphans, reports, witness) = (Vec::new(), Vec::new(), Witness::default());
         let tasks_on_disk = tasks.clone();
-        Self { tasks, tasks_on_disk, workers, orphans, target, reports, faults_left: faults, witness }
+        let again = None;
+        Self { tasks, tasks_on_disk, workers, orphans, target, reports, again, faults_left: faults, witness }
     }
 
     /// True while the controller counts a lease as held.

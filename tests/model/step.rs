@@ -8,6 +8,7 @@ impl Protocol {
     pub(crate) fn step(&self, before: &State, action: Action) -> Option<State> {
         let mut state = before.clone();
         match action {
+            Action::BeginAgain => self.begin_again(&mut state)?,
             Action::Grant { range, agent } => {
                 let task = &mut state.tasks[usize::from(range)];
                 task.epoch += 1;
@@ -52,6 +53,20 @@ impl Protocol {
         }
         state.settle();
         (state != *before).then_some(state)
+    }
+
+    /// `DELETE FROM dunlin.checkpoints …` and `INSERT`: waits for the rows, and for the disk.
+    fn begin_again(&self, state: &mut State) -> Option<()> {
+        if state.transactions().any(|other| other.advanced) {
+            return None;
+        }
+        let cut = state.again.take()?;
+        let mut image = state.target.seen().clone();
+        for range in &mut image {
+            range.begin_again(self.rules.fence(range), cut);
+        }
+        state.target.commit(image, true);
+        Some(())
     }
 
     /// `UPDATE dunlin.checkpoints SET epoch = …`: waits for the row, then looks at it as it is.
@@ -114,6 +129,7 @@ impl Protocol {
     fn commit(&self, state: &mut State, lease: Lease, position: Position) {
         let mut image = state.target.seen().clone();
         let checkpoint = &mut image[usize::from(lease.range)];
+        state.witness.old_commit |= lease.run < checkpoint.plan;
         state.witness.foreign_commit |= checkpoint.taken_by != Some(lease);
         if !self.rules.rows_and_checkpoint_commit_together {
             let mut rows = state.target.seen().clone();

@@ -9,7 +9,7 @@ use stateright::{Checker, Model};
 use tokio::time::Instant;
 
 use crate::action::Action;
-use crate::rules::{Protocol, Rules, Start};
+use crate::rules::{Cut, Late, Protocol, Rules, Start};
 use crate::state::State;
 
 const FRESH: &[Start] = &[Start::Fresh];
@@ -18,6 +18,16 @@ const AFTER_ANOTHER_RUN: &[Start] = &[
     Start::AfterAnotherRun { again: true, known: true },
     Start::AfterAnotherRun { again: false, known: false },
     Start::AfterAnotherRun { again: true, known: false },
+];
+
+const BEGUN_AGAIN: &[Start] = &[
+    Start::BegunAgain { late: Late::Working, epoch: 1, cut: Cut::Anew, known: true },
+    Start::BegunAgain { late: Late::Working, epoch: 1, cut: Cut::Anew, known: false },
+    Start::BegunAgain { late: Late::Working, epoch: 1, cut: Cut::Same, known: false },
+    // Leases that nobody has taken are not in the target: the fence can be below them.
+    Start::BegunAgain { late: Late::Untaken, epoch: 3, cut: Cut::Anew, known: true },
+    Start::BegunAgain { late: Late::Untaken, epoch: 3, cut: Cut::Anew, known: false },
+    Start::BegunAgain { late: Late::Untaken, epoch: 3, cut: Cut::Same, known: false },
 ];
 
 fn protocol(ranges: u8, batches: u8, faults: u8, starts: &'static [Start]) -> Protocol {
@@ -56,6 +66,12 @@ fn a_run_after_another_keeps_every_promise_though_a_late_holder_of_the_other_is_
     check(protocol(1, 2, 2, AFTER_ANOTHER_RUN));
 }
 
+#[test]
+fn a_step_that_is_begun_again_keeps_every_promise_though_a_late_holder_of_its_ranges_is_about() {
+    check(protocol(1, 2, 2, BEGUN_AGAIN));
+    check(protocol(2, 2, 1, BEGUN_AGAIN));
+}
+
 /// An epoch that was granted lazily can be granted again, to another agent, after a crash of the controllers' database. Then two
 /// may write for a moment, but no batch is done twice, and nothing is left undone.
 #[test]
@@ -69,7 +85,9 @@ fn leases_and_reports_that_the_controllers_lose_cost_no_promise() {
 #[test]
 fn nothing_goes_in_circles_while_nothing_goes_wrong() {
     let lazy = Protocol { lazy: true, ..protocol(1, 2, 2, FRESH) };
-    for protocol in [protocol(2, 2, 1, FRESH), lazy, protocol(1, 2, 2, AFTER_ANOTHER_RUN)] {
+    for protocol in
+            [protocol(2, 2, 1, FRESH), lazy, protocol(1, 2, 2, AFTER_ANOTHER_RUN), protocol(1, 2, 2, BEGUN_AGAIN)]
+        {
         let Graph { mut into, from } = graph(&protocol);
         let mut ready: VecDeque<usize> = (0..into.len()).filter(|state| into[*state] == 0).collect();
         let mut ordered = 0;

@@ -1,6 +1,7 @@
 //! Taking a task: the epoch goes into the checkpoint, the cursor comes out.
 
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
+use dunlin_shared::key::{KeyBound, KeyRange};
 use futures::future::join;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -88,6 +89,8 @@ pub(crate) struct Claim {
     pub(crate) ordinal: Option<i32>,
     /// The request that the step is carried out again for, where it is.
     pub(crate) redo: Option<String>,
+    /// The keys of a range, as the plan that this lease knows has cut them.
+    pub(crate) keys: Option<KeyRange>,
     /// True when this lease may have taken the task before, over a connection that was lost.
     pub(crate) again: bool,
 }
@@ -147,7 +150,7 @@ pub(crate) enum Taken {
     Applied(Box<Applied>),
     /// The lease is not current.
     Stale(Stale),
-    /// The range is of another text: it was cut, or is worked on, for what the step was before or is by now.
+    /// The range is of another text, or of another plan: it was cut, or is worked on, for what the step was before or is by now.
     OtherText,
 }
 
@@ -164,10 +167,12 @@ RETURNING c.xmax = 0, c.state, c.key, c.cursor, c.batches, c.rows, c.rows_walked
           coalesce(c.fence, 0)";
 
 // Only the plan inserts ranges, so that a range which is unknown to the target cannot come into being here. One that was cut for
-// another text can be met where the target was put back to a time before the step was begun again.
+// another text can be met where the target was put back to a time before the step was begun again; one with other ends by a lease
+// from before that, which nobody has taken: the fence knows of leases that were.
 const UPDATE: &str = "
 UPDATE dunlin.checkpoints AS c SET epoch = $5, run_id = $7, updated_at = now()
 WHERE c.migration = $1 AND c.step = $2 AND c.range = $3 AND c.kind = $4 AND c.checksum = $6
+  AND ($12::text[] IS NULL OR c.low IS NOT DISTINCT FROM $11 AND c.high = $12)
   AND (c.epoch < $5 OR ($8 AND c.epoch = $5 AND c.run_id = $7))
 RETURNING false, c.state, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.rows_total, false, 0::bigint";
 
@@ -180,7 +185,9 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
     let migration = claim.address.migration.as_str();
     let step = claim.address.step_text();
     let kind = claim.kind.as_str();
-    let parameters: [(&(dyn ToSql + Sync), Type); 10] = [
+    let low = claim.keys.as_ref().and_then(|keys| keys.low.as_ref()).map(|bound| &bound.0);
+    let high = claim.keys.as_ref().map(|keys| &keys.high.0);
+    let parameters: [(&(dyn ToSql + Sync), Type); 12] = [
         (&migration, Type::TEXT),
         (&step, Type::TEXT),
         (&claim.address.range, Type::INT4),
@@ -191,6 +198,8 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
         (&claim.again, Type::BOOL),
         (&claim.ordinal, Type::INT4),
         (&claim.redo, Type::TEXT),
+        (&low, Type::TEXT_ARRAY),
+        (&high, Type::TEXT_ARRAY),
     ];
     let taking = client.query_typed(sql, &parameters);
     // Sent together, executed one after the other: the second has a snapshot that is younger than the row lock of the first.
@@ -209,7 +218,10 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
         Some(row) => Ok(Taken::Mine(read(row)?)),
         None => {
             let seen = client.query_typed(LOOK, &parameters[..3]).await?.first().map(seen).transpose()?;
-            if claim.kind == Kind::Range && seen.as_ref().is_some_and(|seen| seen.checksum != claim.checksum) {
+            let other = |seen: &Seen| {
+                seen.checksum != claim.checksum || claim.keys.is_some() && seen.keys != claim.keys
+            };
+            if claim.kind == Kind::Range && seen.as_ref().is_some_and(other) {
                 return Ok(Taken::OtherText);
             }
             Ok(Taken::Stale(Stale { stored: seen.map(|seen| seen.epoch), applications }))
@@ -243,10 +255,12 @@ pub(crate) struct Seen {
     pub(crate) batches: i64,
     /// The checksum of the step that it is of.
     pub(crate) checksum: String,
+    /// Its keys, where it is a range.
+    pub(crate) keys: Option<KeyRange>,
 }
 
 const LOOK: &str =
-    "SELECT epoch, batches, checksum FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3";
+    "SELECT epoch, batches, checksum, low, high FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3";
 
 /// Reads a checkpoint without taking it, outside of any transaction.
 ///
@@ -260,7 +274,9 @@ pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Se
 }
 
 fn seen(row: &Row) -> Result<Seen, Error> {
-    Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)? })
+    let (low, high): (Option<Vec<String>>, Option<Vec<String>>) = (row.try_get(3)?, row.try_get(4)?);
+    let keys = high.map(|high| KeyRange { low: low.map(KeyBound), high: KeyBound(high) });
+    Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)?, keys })
 }
 
 /// True when the target has a checkpoint of the migration other than the one of `address`.

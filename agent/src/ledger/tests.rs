@@ -30,6 +30,7 @@ fn claim(epoch: i64, again: bool) -> Claim {
         checksum: "c".to_owned(),
         ordinal: None,
         redo: None,
+        keys: None,
         again,
     }
 }

@@ -151,6 +151,7 @@ impl Context {
             checksum: checksum.to_owned(),
             ordinal: place.and_then(|place| i32::try_from(place + 1).ok()),
             redo: redo.then(|| self.mending.request_id.clone()),
+            keys: None,
             again,
         }
     }

@@ -11,7 +11,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
 use super::matrix::{Action, Case, Culprit};
-use super::set::Set;
+use super::Work;
 
 /// How long a process stands still at least, unless everything is finished without it. Longer than a lease lives.
 const STOP: Duration = Duration::from_secs(1);
@@ -20,7 +20,7 @@ const STOP: Duration = Duration::from_secs(1);
 const DEADLINE: Duration = Duration::from_secs(300);
 
 /// Arms the fault, runs the set, and checks what has become of it.
-pub(super) async fn survive(fleet: &mut Fleet, case: &Case, set: &Set) {
+pub(super) async fn survive(fleet: &mut Fleet, case: &Case, set: &Work) {
     set.register(fleet).await;
     let mut suspects = arm(fleet, case, set);
     let queueing = tokio::spawn(set.queue(fleet));
@@ -69,7 +69,7 @@ struct Suspect {
     standing_since: Option<Instant>,
 }
 
-fn arm(fleet: &mut Fleet, case: &Case, set: &Set) -> Vec<Suspect> {
+fn arm(fleet: &mut Fleet, case: &Case, set: &Work) -> Vec<Suspect> {
     let count = match case.culprit {
         Culprit::Agents => 2,
         Culprit::Controller => 1,

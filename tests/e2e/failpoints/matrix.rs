@@ -53,6 +53,8 @@ pub(super) struct Case {
     pub(super) culprit: Culprit,
     pub(super) point: String,
     pub(super) action: Action,
+    /// True where a step is carried out again.
+    pub(super) again: bool,
     passes: u32,
 }
 
@@ -72,26 +74,27 @@ impl Case {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:?}: {}", self.culprit, self.variable())
+        let again = if self.again { ", a step again" } else { "" };
+        write!(f, "{:?}: {}{again}", self.culprit, self.variable())
     }
 }
 
 /// All faults.
 pub(super) fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
-    let mut add = |culprit, point: &str, passes| {
+    let mut add = |culprit, point: &str, passes, again| {
         for action in [Action::Abort, Action::Pause, Action::Stop, Action::Error] {
             // A worker that is slow while its lease lives on is of interest where it holds something: a transaction.
             if action == Action::Pause && culprit == Culprit::Agents && !point.ends_with("advanced") {
                 continue;
             }
-            cases.push(Case { culprit, point: point.to_owned(), action, passes });
+            cases.push(Case { culprit, point: point.to_owned(), action, again, passes });
         }
     };
     // The controller first: an agent that was armed and not hit stays armed until it is replaced, which every case of agents does.
     for (point, passes) in CONTROLLER {
         for passes in passes {
-            add(Culprit::Controller, point, *passes);
+            add(Culprit::Controller, point, *passes, false);
         }
     }
     for (kind, points) in AGENTS {
@@ -103,7 +106,11 @@ pub(super) fn cases() -> Vec<Case> {
                 ("range" | "code", _) => 1,
                 _ => 0,
             };
-            add(Culprit::Agents, &format!("{kind}.{point}"), passes);
+            add(Culprit::Agents, &format!("{kind}.{point}"), passes, false);
+            // Where a step with batches comes by.
+            if matches!(kind, "plan" | "range" | "seal") {
+                add(Culprit::Agents, &format!("{kind}.{point}"), passes, true);
+            }
         }
     }
     cases

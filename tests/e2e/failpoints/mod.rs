@@ -8,6 +8,7 @@
 //! case that fails is named, and its fleet with it is gone. `FAULTS=range.taken` in the environment of the test takes only the
 //! cases with that in their name.
 
+mod again;
 mod case;
 mod matrix;
 mod set;
@@ -20,9 +21,10 @@ use std::sync::Mutex;
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::programs::Program;
 use futures::FutureExt;
-use futures::future::join_all;
+use futures::future::{BoxFuture, join_all};
 use tokio::time::Instant;
 
+use self::again::Again;
 use self::matrix::Case;
 use self::set::Set;
 
@@ -44,17 +46,69 @@ async fn a_fault_at_any_point_loses_nothing_and_repeats_nothing() {
     assert!(failures.is_empty(), "{} of {count} cases failed:\n{}", failures.len(), failures.join("\n"));
 }
 
+/// The migrations of a case.
+#[derive(Debug)]
+enum Work {
+    /// Every kind of task once.
+    Once(Set),
+    /// A step that is carried out again.
+    Again(Again),
+}
+
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Once(set) => set.fmt(f),
+            Self::Again(again) => again.fmt(f),
+        }
+    }
+}
+
+impl Work {
+    async fn register(&self, fleet: &Fleet) {
+        match self {
+            Self::Once(set) => set.register(fleet).await,
+            Self::Again(again) => again.register(fleet).await,
+        }
+    }
+
+    fn queue(&self, fleet: &Fleet) -> BoxFuture<'static, ()> {
+        match self {
+            Self::Once(set) => set.queue(fleet).boxed(),
+            Self::Again(again) => again.queue(fleet).boxed(),
+        }
+    }
+
+    async fn has_ended(&self, fleet: &Fleet) -> bool {
+        match self {
+            Self::Once(set) => set.has_ended(fleet).await,
+            Self::Again(again) => again.has_ended(fleet).await,
+        }
+    }
+
+    async fn assert_done_once(&self, fleet: &Fleet) {
+        match self {
+            Self::Once(set) => set.assert_done_once(fleet).await,
+            Self::Again(again) => again.assert_done_once(fleet).await,
+        }
+    }
+}
+
 /// Takes cases for as long as there are some. Returns those that failed.
 async fn work(queue: &Mutex<VecDeque<Case>>) -> Vec<String> {
     let next = || queue.lock().unwrap().pop_front();
     let mut failures = Vec::new();
-    let mut current: Option<(Fleet, Vec<Set>)> = None;
+    let mut current: Option<(Fleet, Vec<Work>)> = None;
     while let Some(case) = next() {
         let (mut fleet, mut sets) = match current.take() {
             Some(current) => current,
             None => (fleet().await, Vec::new()),
         };
-        let set = Set::number(sets.len());
+        let set = if case.again {
+            Work::Again(Again::number(sets.len()))
+        } else {
+            Work::Once(Set::number(sets.len()))
+        };
         let began = Instant::now();
         let survived = AssertUnwindSafe(case::survive(&mut fleet, &case, &set)).catch_unwind().await;
         if survived.is_ok() {

@@ -79,3 +79,53 @@ async fn finished_by_another(fault: &str, column: &str, definition: String) {
     let twice = right("(was * 3 + 1) * 3 + 1");
     assert_eq!(fleet.main().value::<i64>(&twice).await, i64::from(ROWS), "{fault}: after the rerun");
 }
+
+#[tokio::test]
+async fn an_agent_that_goes_on_after_its_step_was_carried_out_again_changes_nothing() {
+    tokio::join!(
+        // Rows changed by the old text, in a transaction that the server ends.
+        overtaken_by_a_redo("range.changed=1*off->1*return(stop)"),
+        // Between two batches: the next one of the old text comes too late.
+        overtaken_by_a_redo("range.committed=1*off->1*return(stop)"),
+    );
+}
+
+/// Lets an agent stand still in the first range of a step, the second range fail, and the step be carried out again with another text.
+async fn overtaken_by_a_redo(fault: &str) {
+    let mut fleet = Fleet::builder().agents(0).slots(1).lease_ttl(LEASE).start().await;
+    numbers::create(fleet.main(), ROWS).await;
+    let bad = "ALTER TABLE numbers ADD before bigint, ADD CONSTRAINT no_more CHECK (id <> 150 OR n = was) NOT VALID; UPDATE numbers SET before = n";
+    fleet.main().execute(bad).await;
+    let definition = |expression: &str| {
+        format!(
+            "{}\n[[step]]\nname = \"fill\"\nbatch = {{ table = \"numbers\", size = 20, range = 100, stripes = 1 }}\n\
+             sql = \"UPDATE numbers SET n = {expression} WHERE :batch\"\n",
+            head("stale", 1)
+        )
+    };
+    fleet.start_agent_of(Program::TestAgent);
+    fleet.replace_agent(0, Program::TestAgent, "agent-0", &[("FAILPOINTS", fault)]);
+    fleet.agents_connected(1).await;
+    fleet.register(&[("stale.toml", &definition("n + 1000, before = n + 1000"))]).await;
+    let _started = fleet.dunlin(&["run", "stale", "--detach"]).await.ended(0);
+    until("the first agent stands still", async || fleet.agent(0).log().contains("failpoint hit").then_some(())).await;
+    fleet.start_agent_of(Program::TestAgent);
+    until("the second range has failed", async || {
+        (fleet.last_run("stale").await.unwrap().state() == RunState::Failed).then_some(())
+    })
+    .await;
+    // Waits until the server has ended what the first agent had open.
+    fleet.main().execute("ALTER TABLE numbers DROP CONSTRAINT no_more").await;
+    fleet.register(&[("stale.toml", &definition("n * 3 + 1"))]).await;
+    let _again = fleet.dunlin(&["run", "stale", "--redo", "fill"]).await.ended(0);
+    let right = "SELECT count(*) FROM numbers WHERE n = before * 3 + 1";
+    assert_eq!(fleet.main().value::<i64>(right).await, i64::from(ROWS), "{fault}: without the first agent");
+
+    let before = fleet.agent(0).log().len();
+    until("the first agent has seen that it is late", async || {
+        fleet.agent(0).resume();
+        fleet.agent(0).log()[before..].contains("lease ended").then_some(())
+    })
+    .await;
+    assert_eq!(fleet.main().value::<i64>(right).await, i64::from(ROWS), "{fault}: after it has gone on");
+}

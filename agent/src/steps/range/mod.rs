@@ -39,7 +39,7 @@ use crate::catalog::{self, Guard, Key, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
-use crate::ledger::{Address, Checkpoint, Kind, State, Taken};
+use crate::ledger::{Address, Checkpoint, Claim, Kind, State, Taken};
 use crate::target::Connection;
 
 /// What the agent has learnt about a step.
@@ -68,7 +68,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
 
     let address = context.address(Some(&names.step), planned.ordinal);
     let mut connection = context.lend(&place).await?;
-    let claim = context.claim(&address, Kind::Range, &step.checksum, again);
+    let claim = Claim { keys: Some(range.clone()), ..context.claim(&address, Kind::Range, &step.checksum, again) };
     let checkpoint = match context.take(&mut connection, &claim, Durability::Later, &place).await?.0 {
         Taken::Mine(checkpoint) => checkpoint,
         Taken::Applied(applied) => return Err(seal::overtaken(&applied)),
@@ -82,7 +82,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         Taken::OtherText => {
             return Err(Error::Final(place.refuse(
                 format!(
-                    "the target has range {} for another text of the step: it was put back to an earlier state",
+                    "the target has range {} for another text of the step, or with other ends: the step was begun again, or the target put back",
                     planned.ordinal
                 ),
                 format!("Run `dunlin run {}`: it goes on where the target stands.", place.migration),

@@ -243,6 +243,27 @@ async fn a_late_lease_from_before_a_step_was_begun_again_cannot_commit_although_
 }
 
 #[tokio::test]
+async fn a_late_lease_that_nobody_has_taken_does_not_take_a_range_that_was_cut_anew() {
+    let mut lab = lab().await;
+    let step = walk("UPDATE t SET n = n * 3 + 1 WHERE :batch");
+    let planned = plan(&mut lab, 1, &step).await;
+    lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await.unwrap();
+
+    lab.sql("DELETE FROM t WHERE id <= 10; UPDATE t SET n = 5").await;
+    next_run(&mut lab, "second");
+    lab.mending.redo_steps = vec!["change".to_owned()];
+    let again = plan(&mut lab, 11, &step).await;
+    // Its epoch is above the fence, since the target has never heard of it; its ends are those of the first plan.
+    let late = refusal(lab.work(9, range_task(&step, &planned, &planned.ranges[1])).await);
+    assert!(late.message.contains("with other ends"), "{late:?}");
+    assert_eq!(rows_with(&lab, 5).await, ROWS - 10);
+    for range in &again.ranges {
+        lab.work(12, range_task(&step, &again, range)).await.unwrap();
+    }
+    assert_eq!(rows_with(&lab, 16).await, ROWS - 10);
+}
+
+#[tokio::test]
 async fn a_step_goes_on_with_another_text_for_a_reason_and_nobody_goes_on_with_the_old_one() {
     let mut lab = lab().await;
     let old = walk("UPDATE t SET n = n + 1 WHERE :batch");
