@@ -134,6 +134,8 @@ const REGISTERED: Statement = Statement::new(
      FROM dunlin_controller.migrations m",
 );
 
+// What a definition does stays as it was registered first, and so does its text: the two say the same, line ends included. Another layout
+// of the same definition changes neither.
 const WRITE_DEFINITIONS: Statement = Statement::new(
     "write_definitions",
     "INSERT INTO dunlin_controller.definitions
@@ -141,7 +143,7 @@ const WRITE_DEFINITIONS: Statement = Statement::new(
      SELECT n.id, n.checksum, n.revision, n.definition, n.path, n.text, n.places, $2, n.reason
      FROM jsonb_to_recordset($1) AS n (id text, checksum text, revision int, definition jsonb, path text, text text,
          places jsonb, reason text)
-     ON CONFLICT (migration_id, checksum) DO UPDATE SET path = excluded.path, text = excluded.text, places = excluded.places,
+     ON CONFLICT (migration_id, checksum) DO UPDATE SET path = excluded.path, places = excluded.places,
          registered_by = excluded.registered_by, reason = excluded.reason",
 );
 

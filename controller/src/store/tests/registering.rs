@@ -67,6 +67,23 @@ async fn what_was_withdrawn_is_kept_and_comes_back_when_it_is_registered_again()
 }
 
 #[tokio::test]
+async fn what_comes_back_with_other_line_ends_keeps_its_text_and_the_text_says_what_is_done() {
+    let lab = Lab::new().await;
+    let with = |end: &str| changed(atomic("a", 1, &[]), &format!("bigint,{end}more text"));
+    for back in ["amended", "withdrawn"] {
+        lab.register(&[with("\\n")]).await;
+        match back {
+            "amended" => lab.register(&[changed(atomic("a", 1, &[]), "text")]).await,
+            _ => drop(withdraw(&lab, &[atomic("b", 2, &[])]).await),
+        }
+        lab.register(&[with("\\r\\n")]).await;
+        let stored = lab.store.get_migration(&id("a"), 0).await.unwrap().unwrap();
+        let done = serde_json::to_string(&stored.definition).unwrap();
+        assert!(stored.text.contains(",\\nmore") && done.contains(",\\nmore"), "{back}: {} and {done}", stored.text);
+    }
+}
+
+#[tokio::test]
 async fn what_a_target_has_or_may_have_a_part_of_is_not_withdrawn() {
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[]), batched("b", 2), atomic("c", 3, &[]), atomic("d", 4, &[])]).await;
