@@ -62,7 +62,13 @@ pub(crate) async fn at(client: &Client, point: &str) -> Result<(), tokio_postgre
     match hit(point).await {
         Ok(()) => Ok(()),
         // A transaction that is open already is ended with its backend.
-        Err(_) => client.batch_execute("SELECT pg_terminate_backend(pg_backend_pid()), pg_sleep(60)").await,
+        Err(_) => {
+            client
+                .batch_execute(
+                    "SELECT pg_catalog.pg_terminate_backend(pg_catalog.pg_backend_pid()), pg_catalog.pg_sleep(60)",
+                )
+                .await
+        }
     }
 }
 

@@ -181,7 +181,10 @@ mod tests {
     fn a_batch_tells_its_rows_as_sql() {
         let batch = Batch::new("public", "Books", &[("id", "bigint")], Some(&["5"]), &["9"]);
         assert_eq!(batch.table(), r#""public"."Books""#);
-        assert_eq!(batch.predicate("b"), r#"("b"."id" OPERATOR(pg_catalog.>) '5'::bigint AND "b"."id" OPERATOR(pg_catalog.<=) '9'::bigint)"#);
+        assert_eq!(
+            batch.predicate("b"),
+            r#"("b"."id" OPERATOR(pg_catalog.>) '5'::bigint AND "b"."id" OPERATOR(pg_catalog.<=) '9'::bigint)"#
+        );
         assert_eq!((batch.low().unwrap(), batch.high()), (&["5".to_owned()][..], &["9".to_owned()][..]));
     }
 

@@ -74,11 +74,11 @@ pub(crate) async fn silence(context: &Context) -> Silence {
 async fn works_for(context: &Context) -> Result<bool, String> {
     let session = context.target.session().await.map_err(|error| error.to_string())?;
     let row = own::query_one(
-            &session,
-            "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state <> 'idle')",
-            &[(&frame::application_name(&context.mark()), Type::TEXT)],
-        )
-        .await
-        .map_err(|error| dunlin_shared::postgres::describe(&error))?;
+        &session,
+        "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name = $1 AND state <> 'idle')",
+        &[(&frame::application_name(&context.mark()), Type::TEXT)],
+    )
+    .await
+    .map_err(|error| dunlin_shared::postgres::describe(&error))?;
     row.try_get(0).map_err(|error| error.to_string())
 }

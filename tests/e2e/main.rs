@@ -21,6 +21,7 @@ mod faults;
 mod fleet;
 mod foreign;
 mod history;
+mod hostile_path;
 mod indexes;
 mod locks;
 mod logs;

@@ -92,9 +92,10 @@ impl Protocol {
         ];
         let again = |start: &Start| matches!(start, Start::BegunAgain { .. });
         if self.starts.iter().any(again) {
-            happens.push(Property::sometimes("a lease of an older plan is about to commit when the step is begun again", |_, state: &State| {
-                state.again.is_none() && state.transactions().any(|open| open.lease.run < RUN)
-            }));
+            happens.push(Property::sometimes(
+                "a lease of an older plan is about to commit when the step is begun again",
+                |_, state: &State| state.again.is_none() && state.transactions().any(|open| open.lease.run < RUN),
+            ));
             return happens;
         }
         happens.push(if self.starts == [Start::Fresh] {

@@ -54,7 +54,7 @@ pub(crate) async fn layout(
     let first = key.first().map_or("", |column| column.name.as_str());
     let row =
         own::query_one(client, LAYOUT, &[(&table.oid, Type::OID), (&assigned, Type::TEXT_ARRAY), (&first, Type::TEXT)])
-        .await?;
+            .await?;
     let random = key.iter().any(|column| column.type_name == "uuid");
     Ok(Layout {
         rows_per_page: row.try_get(0)?,

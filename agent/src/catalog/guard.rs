@@ -78,16 +78,16 @@ impl Guard {
             reading.changes.iter().flat_map(|change| &change.columns).map(String::as_str).collect();
         let targets = own::relations(client, &names).await?;
         let touched = own::query(
-                client,
-                TRIGGERS,
-                &[
-                    (&targets, Type::OID_ARRAY),
-                    (&events, Type::INT4_ARRAY),
-                    (&table.oid, Type::OID),
-                    (&assigned, Type::TEXT_ARRAY),
-                ],
-            )
-            .await?;
+            client,
+            TRIGGERS,
+            &[
+                (&targets, Type::OID_ARRAY),
+                (&events, Type::INT4_ARRAY),
+                (&table.oid, Type::OID),
+                (&assigned, Type::TEXT_ARRAY),
+            ],
+        )
+        .await?;
         let mut guard = None;
         for row in &touched {
             let place: i32 = row.try_get(0)?;
@@ -122,7 +122,7 @@ impl Guard {
             .map(|(place, column)| {
                 let values: Vec<String> =
                     keys.iter().filter_map(|key| key.get(place)).map(|value| quote_literal(value)).collect();
-                format!("ARRAY[{}]::{}[]", values.join(", "), column.qualified_type())
+                format!("pg_catalog.unnest(ARRAY[{}]::{}[])", values.join(", "), column.qualified_type())
             })
             .collect();
         let operators = Operators::of(key);
@@ -130,10 +130,12 @@ impl Guard {
         let equal: Vec<String> = key
             .iter()
             .zip(&names)
-            .map(|(column, name)| operators.write(&format!("t.{}", quote_ident(&column.name)), "=", &format!("k.{name}")))
+            .map(|(column, name)| {
+                operators.write(&format!("t.{}", quote_ident(&column.name)), "=", &format!("k.{name}"))
+            })
             .collect();
         format!(
-            "SELECT pg_catalog.count(*) AS {MATCHING} FROM pg_catalog.unnest({}) AS k({}) JOIN {} AS t ON {}",
+            "SELECT pg_catalog.count(*) AS {MATCHING} FROM ROWS FROM ({}) AS k({}) JOIN {} AS t ON {}",
             arrays.join(", "),
             names.join(", "),
             table.source(),

@@ -88,17 +88,17 @@ pub(crate) async fn refuse_moves(client: &Client, table: &Table, key: &Key, read
     }
     let of_key: Vec<&str> = key.columns.iter().map(|column| column.name.as_str()).collect();
     let moved = own::query(
-            client,
-            WRITTEN,
-            &[
-                (&targets, Type::OID_ARRAY),
-                (&columns, Type::TEXT_ARRAY),
-                (&deletes, Type::BOOL_ARRAY),
-                (&table.oid, Type::OID),
-                (&of_key, Type::TEXT_ARRAY),
-            ],
-        )
-        .await?;
+        client,
+        WRITTEN,
+        &[
+            (&targets, Type::OID_ARRAY),
+            (&columns, Type::TEXT_ARRAY),
+            (&deletes, Type::BOOL_ARRAY),
+            (&table.oid, Type::OID),
+            (&of_key, Type::TEXT_ARRAY),
+        ],
+    )
+    .await?;
     let Some(row) = moved.first() else { return Ok(()) };
     let (column, how): (String, Option<String>) = (row.try_get(0)?, row.try_get(1)?);
     let table = table.quoted();

@@ -53,16 +53,16 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
         Err(error) => return Err(error.into()),
     };
     let found = own::query(
-            client,
-            "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
+        client,
+        "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
                     EXISTS (SELECT FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
                             WHERE i.inhparent = c.oid AND NOT child.relispartition),
                     c.relhastriggers OR c.relkind = 'p' OR c.relispartition
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1",
-            &[(&oid, Type::OID)],
-        )
-        .await?;
+        &[(&oid, Type::OID)],
+    )
+    .await?;
     let row = found.first().ok_or_else(missing)?;
     let kind: String = row.try_get(3)?;
     let what = match kind.as_str() {

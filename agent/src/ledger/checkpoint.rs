@@ -218,9 +218,8 @@ pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error>
         Some(row) => Ok(Taken::Mine(read(row)?)),
         None => {
             let seen = client.query_typed(LOOK, &parameters[..3]).await?.first().map(seen).transpose()?;
-            let other = |seen: &Seen| {
-                seen.checksum != claim.checksum || claim.keys.is_some() && seen.keys != claim.keys
-            };
+            let other =
+                |seen: &Seen| seen.checksum != claim.checksum || claim.keys.is_some() && seen.keys != claim.keys;
             if claim.kind == Kind::Range && seen.as_ref().is_some_and(other) {
                 return Ok(Taken::OtherText);
             }
@@ -259,8 +258,7 @@ pub(crate) struct Seen {
     pub(crate) keys: Option<KeyRange>,
 }
 
-const LOOK: &str =
-    "SELECT epoch, batches, checksum, low, high FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3";
+const LOOK: &str = "SELECT epoch, batches, checksum, low, high FROM dunlin.checkpoints WHERE migration = $1 AND step = $2 AND range = $3";
 
 /// Reads a checkpoint without taking it, outside of any transaction.
 ///

@@ -85,12 +85,12 @@ fn json(bound: &KeyBound) -> String {
 /// Those of PostgreSQL.
 pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
     let rows = own::query(
-            client,
-            "SELECT range, low, high, rows_total, state = 'done', rows FROM dunlin.checkpoints
+        client,
+        "SELECT range, low, high, rows_total, state = 'done', rows FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range > $3 ORDER BY range LIMIT 1000",
-            &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
-        )
-        .await?;
+        &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
+    )
+    .await?;
     rows.iter()
         .map(|row| {
             Ok(StoredRange {
@@ -173,13 +173,13 @@ pub(crate) struct Planned {
 /// Those of PostgreSQL, or it cannot be read.
 pub(crate) async fn planned(client: &Client, range: &Address) -> Result<Option<Planned>, Error> {
     let rows = own::query(
-            client,
-            "SELECT key, cursor->'bound', coalesce(key->>'ledger' = 'dunlin.checkpoints'::regclass::oid::text, false)
+        client,
+        "SELECT key, cursor->'bound', coalesce(key->>'ledger' = 'dunlin.checkpoints'::regclass::oid::text, false)
              FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range = 0 AND key IS NOT NULL AND cursor ? 'bound'",
-            &[(&range.migration.as_str(), Type::TEXT), (&range.step_text(), Type::TEXT)],
-        )
-        .await?;
+        &[(&range.migration.as_str(), Type::TEXT), (&range.step_text(), Type::TEXT)],
+    )
+    .await?;
     let Some(row) = rows.first() else { return Ok(None) };
     let bound = serde_json::from_value(row.try_get(1)?).map_err(Error::Unreadable)?;
     Ok(Some(Planned { key: row.try_get(0)?, bound, same_ledger: row.try_get(2)? }))

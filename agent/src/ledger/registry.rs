@@ -72,15 +72,15 @@ pub(crate) struct Fingerprint {
 /// Those of PostgreSQL.
 pub(crate) async fn fingerprint(client: &Client) -> Result<Fingerprint, Error> {
     let row = own::query_one(
-            client,
-            "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0),
+        client,
+        "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0),
                     (SELECT coalesce(bit_xor(hash_record_extended(
                         ROW(c.migration, c.step, c.checksum, c.state, c.redo, c.repaired), 0)), 0)
                      FROM dunlin.checkpoints c WHERE c.range = 0 AND c.step <> '')
              FROM dunlin.migrations_registry AS r",
-            &[],
-        )
-        .await?;
+        &[],
+    )
+    .await?;
     Ok(Fingerprint { rows: row.try_get(0)?, hash: row.try_get(1)?, held: row.try_get(2)? })
 }
 

@@ -10,8 +10,8 @@ use tokio_postgres::types::Type;
 
 use crate::failure;
 use crate::frame::OWN_PATH;
-use crate::own;
 use crate::limits::IDLE_LIMIT;
+use crate::own;
 
 const SCHEMA: &str = include_str!("schema.sql");
 const VERSION: i32 = 1;

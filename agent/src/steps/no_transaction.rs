@@ -40,8 +40,7 @@ const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '2s'";
 /// How long the session may idle: many times longer than between two statements of an agent that lives.
 const IDLE_CHECK: &str = "SET idle_session_timeout = '10s'";
 
-const TRY_LOCK: &str =
-    "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1, 0))";
+const TRY_LOCK: &str = "SELECT pg_catalog.pg_try_advisory_lock(pg_catalog.hashtextextended($1, 0))";
 
 pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, again: bool) -> Result<Ended, Error> {
     let place = context.place(&step.name);
@@ -126,10 +125,7 @@ impl Attempt<'_> {
         let deadline = Instant::now() + BUSY_LIMIT;
         loop {
             self.context.beat();
-            let row = self
-                .session
-                .query_typed_one(TRY_LOCK, &[(&name, Type::TEXT)])
-                .await;
+            let row = self.session.query_typed_one(TRY_LOCK, &[(&name, Type::TEXT)]).await;
             if row.and_then(|row| row.try_get(0)).map_err(|error| self.failed(&error))? {
                 return Ok(true);
             }

@@ -216,11 +216,9 @@ impl Repair<'_> {
                 Some(name),
             ),
             ConcurrentReindex::Table(name) => ("SELECT $1 AS oid", OF_TABLES, Some(name)),
-            ConcurrentReindex::Schema(name) => (
-                "SELECT oid FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace = $1",
-                OF_TABLES,
-                Some(name),
-            ),
+            ConcurrentReindex::Schema(name) => {
+                ("SELECT oid FROM pg_class WHERE relkind IN ('r', 'm') AND relnamespace = $1", OF_TABLES, Some(name))
+            }
             ConcurrentReindex::Database => ("SELECT $1 AS oid", "true", None),
         };
         let oid = match (reindex, name) {

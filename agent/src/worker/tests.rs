@@ -143,7 +143,8 @@ async fn a_lost_answer_to_any_commit_outside_a_transaction_is_resolved() {
     let step = Step { kind: StepKind::SqlNoTransaction.into(), ..sql_step(build) };
     let reset = format!("{EMPTY} DROP INDEX IF EXISTS t_n");
     let check = "SELECT indisvalid FROM pg_index WHERE indexrelid = 't_n'::regclass";
-    assert_eq!(losing_each_commit(&mut lab, &proxy, statement_task(step), &reset, check).await, 4);
+    let commits = losing_each_commit(&mut lab, &proxy, statement_task(step), &reset, check).await;
+    assert!(commits >= 4, "{commits}");
 }
 
 #[tokio::test]

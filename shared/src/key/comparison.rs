@@ -37,7 +37,8 @@ pub fn names(columns: &[KeyColumn], qualifier: &str) -> Vec<String> {
 #[must_use]
 pub fn literals(columns: &[KeyColumn], bound: &KeyBound) -> Vec<String> {
     assert_eq!(columns.len(), bound.0.len(), "the key {bound} does not have one value for each of its columns");
-    let literal = |(column, value): (&KeyColumn, &String)| format!("{}::{}", quote_literal(value), column.qualified_type());
+    let literal =
+        |(column, value): (&KeyColumn, &String)| format!("{}::{}", quote_literal(value), column.qualified_type());
     columns.iter().zip(&bound.0).map(literal).collect()
 }
 

@@ -30,7 +30,18 @@ impl KeyColumn {
     pub fn qualified_type(&self) -> String {
         // These words are the grammar's own: no schema may stand before them, and none can take them.
         const WORDS: [&str; 12] = [
-            "bigint", "bit", "boolean", "character", "double", "integer", "interval", "numeric", "real", "smallint", "time", "timestamp",
+            "bigint",
+            "bit",
+            "boolean",
+            "character",
+            "double",
+            "integer",
+            "interval",
+            "numeric",
+            "real",
+            "smallint",
+            "time",
+            "timestamp",
         ];
         let first = self.type_name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
         if self.is_built_in() && !WORDS.contains(&first) {

@@ -48,10 +48,7 @@ fn what_is_postgresqls_own_is_written_with_its_schema_and_what_is_not_is_found()
     assert_eq!(time, "(\"at\" OPERATOR(pg_catalog.<=) 'a'::timestamp with time zone)");
     let columns = [column("a", "integer"), column("name", "public.citext")];
     let citext = super::predicate(&columns, &range(Some(&["1", "b"]), &["1", "x"]), None, "");
-    assert_eq!(
-        citext,
-        "(\"a\" = '1'::integer AND \"name\" > 'b'::public.citext AND \"name\" <= 'x'::public.citext)"
-    );
+    assert_eq!(citext, "(\"a\" = '1'::integer AND \"name\" > 'b'::public.citext AND \"name\" <= 'x'::public.citext)");
 }
 
 #[test]

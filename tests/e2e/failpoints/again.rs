@@ -109,7 +109,11 @@ sql = "UPDATE {table} SET n = {expression} WHERE :batch"
     pub(super) async fn assert_done_once(&self, fleet: &Fleet) {
         let (table, id) = (self.table(), self.id());
         let right = format!("SELECT count(*) FROM {table} WHERE n = before * 3 + 1");
-        assert_eq!(fleet.main().value::<i64>(&right).await, i64::from(ROWS), "{self}: rows that have the second text once");
+        assert_eq!(
+            fleet.main().value::<i64>(&right).await,
+            i64::from(ROWS),
+            "{self}: rows that have the second text once"
+        );
         let registry = format!(
             "SELECT concat_ws(' ', applications, rows, result #>> '{{mended,0,how}}') FROM dunlin.migrations_registry WHERE id = '{id}'"
         );

@@ -10,8 +10,8 @@ use dunlin_tests::programs::Program;
 use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep};
 
-use super::matrix::{Action, Case, Culprit};
 use super::Work;
+use super::matrix::{Action, Case, Culprit};
 
 /// How long a process stands still at least, unless everything is finished without it. Longer than a lease lives.
 const STOP: Duration = Duration::from_secs(1);

@@ -108,7 +108,7 @@ pub(super) fn cases() -> Vec<Case> {
             };
             add(Culprit::Agents, &format!("{kind}.{point}"), passes, false);
             // Where a step with batches comes by.
-            if matches!(kind, "plan" | "range" | "seal") {
+            if matches!(kind, "plan" | "range") {
                 add(Culprit::Agents, &format!("{kind}.{point}"), passes, true);
             }
         }

@@ -1,6 +1,8 @@
 //! Faults between every two durable steps of agents and controller, one after the other: each point of the [matrix] with a process
 //! that dies, one that stands still for longer than its lease, a worker that is slow, and an error.
 //!
+//! Plans and ranges are put through it once more where a step is carried out [again](again), over rows that an earlier text of it has changed.
+//!
 //! The programs must be built with the feature `failpoints`, as `make test` does. Each case runs a [set](set) of migrations with
 //! every kind of task in it. Which agent gets a task is chance, so both are armed, and a fault can happen twice.
 //!
@@ -104,11 +106,7 @@ async fn work(queue: &Mutex<VecDeque<Case>>) -> Vec<String> {
             Some(current) => current,
             None => (fleet().await, Vec::new()),
         };
-        let set = if case.again {
-            Work::Again(Again::number(sets.len()))
-        } else {
-            Work::Once(Set::number(sets.len()))
-        };
+        let set = if case.again { Work::Again(Again::number(sets.len())) } else { Work::Once(Set::number(sets.len())) };
         let began = Instant::now();
         let survived = AssertUnwindSafe(case::survive(&mut fleet, &case, &set)).catch_unwind().await;
         if survived.is_ok() {

@@ -167,17 +167,17 @@ impl Worker<'_> {
         }
         let of_postgres = |error| Error::of_postgres(&error, self.place);
         let relations = own::query(
-                connection,
-                "SELECT n.nspname, c.relname,
+            connection,
+            "SELECT n.nspname, c.relname,
                         pg_catalog.pg_relation_size(c.oid) / pg_catalog.current_setting('block_size')::pg_catalog.int8,
                         CASE WHEN c.reltuples >= 0 THEN c.reltuples::pg_catalog.int8 END
                  FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  WHERE c.oid = $1
                     OR c.oid IN (SELECT p.relid FROM pg_catalog.pg_partition_tree($1::pg_catalog.regclass) p)",
-                &[(&self.table.oid, Type::OID)],
-            )
-            .await
-            .map_err(of_postgres)?;
+            &[(&self.table.oid, Type::OID)],
+        )
+        .await
+        .map_err(of_postgres)?;
         let mut largest: Option<(WholeScan, i64)> = None;
         for row in &relations {
             let scan =

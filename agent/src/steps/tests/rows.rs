@@ -37,7 +37,10 @@ async fn rows_that_are_changed_count_whether_or_not_they_are_returned_and_others
         ("(WITH d AS (DELETE FROM s RETURNING id) SELECT id FROM d)", 5),
         ("EXPLAIN ANALYZE UPDATE t SET n = 3 WHERE id <= 9", 9),
         ("EXPLAIN UPDATE t SET n = 3", 0),
-        ("INSERT INTO t SELECT i, 1 FROM generate_series(41, 50) i ON CONFLICT (id) DO UPDATE SET n = 2 RETURNING id", 10),
+        (
+            "INSERT INTO t SELECT i, 1 FROM generate_series(41, 50) i ON CONFLICT (id) DO UPDATE SET n = 2 RETURNING id",
+            10,
+        ),
         ("INSERT INTO t SELECT i, 1 FROM generate_series(46, 55) i ON CONFLICT (id) DO NOTHING RETURNING id", 5),
         ("WITH i AS (SELECT 1) INSERT INTO s SELECT * FROM i ON CONFLICT DO NOTHING", 1),
         ("COPY (UPDATE t SET n = 4 WHERE id <= 3 RETURNING id) TO '/dev/null'", 3),
@@ -78,8 +81,12 @@ async fn rows_of_a_merge_count_whether_or_not_they_are_returned() {
     if version < 15 {
         return;
     }
-    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 60) i").await;
-    let merge = "MERGE INTO t USING generate_series(41, 70) AS s(id) ON s.id = t.id WHEN MATCHED AND t.id > 50 THEN DELETE
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 60) i",
+    )
+    .await;
+    let merge =
+        "MERGE INTO t USING generate_series(41, 70) AS s(id) ON s.id = t.id WHEN MATCHED AND t.id > 50 THEN DELETE
         WHEN MATCHED THEN UPDATE SET n = 6 WHEN NOT MATCHED AND s.id <= 65 THEN INSERT VALUES (s.id, 7)";
     let mut forms = vec![merge.to_owned(), format!("WITH x AS (SELECT 1) {merge}")];
     if version >= 17 {
@@ -87,7 +94,10 @@ async fn rows_of_a_merge_count_whether_or_not_they_are_returned() {
         forms.push(format!("WITH m AS ({merge} RETURNING t.id) SELECT count(*) FROM m"));
     }
     for sql in forms {
-        lab.sql("DELETE FROM dunlin.checkpoints; DELETE FROM t; INSERT INTO t SELECT i, 5 FROM generate_series(1, 60) i").await;
+        lab.sql(
+            "DELETE FROM dunlin.checkpoints; DELETE FROM t; INSERT INTO t SELECT i, 5 FROM generate_series(1, 60) i",
+        )
+        .await;
         let ended = lab.work(1, statement_task(sql_step(&sql))).await.unwrap();
         assert!(matches!(ended, Ended::Done { rows: 25, .. }), "{sql}: {ended:?}");
     }
@@ -97,7 +107,8 @@ async fn rows_of_a_merge_count_whether_or_not_they_are_returned() {
 async fn rows_that_nobody_counts_are_said_to_be_unknown() {
     let mut lab = Lab::new().await;
     lab.sql("CREATE TABLE t (n int); INSERT INTO t VALUES (1)").await;
-    let outside = Step { kind: StepKind::SqlNoTransaction.into(), ..sql_step("DO $$ BEGIN UPDATE t SET n = 2; COMMIT; END $$") };
+    let outside =
+        Step { kind: StepKind::SqlNoTransaction.into(), ..sql_step("DO $$ BEGIN UPDATE t SET n = 2; COMMIT; END $$") };
     let ended = lab.work(1, statement_task(outside)).await.unwrap();
     assert!(matches!(ended, Ended::Done { rows: 0, .. }), "{ended:?}");
     let notes = lab.sent().0;
