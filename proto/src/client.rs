@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::MESSAGE_LIMIT;
+use crate::foreign;
 use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
 use crate::v1::registry_service_client::RegistryServiceClient;
@@ -160,7 +161,7 @@ pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
     let mut answering = None;
     for (url, endpoint) in endpoints {
         // The time limit of the endpoint is that of TCP; this one holds for TLS and for the first answer too.
-        let reason = match tokio::time::timeout(options.timeout, ask(&endpoint)).await {
+        let reason = match tokio::time::timeout(options.timeout, ask(&url, &endpoint)).await {
             Ok(Ok((channel, true))) => return Ok(Choice { url, channel, serves: true }),
             Ok(Ok((channel, false))) => {
                 answering.get_or_insert(Choice { url, channel, serves: false });
@@ -175,14 +176,17 @@ pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
 }
 
 /// Connects, and asks whether the controller serves.
-async fn ask(endpoint: &Endpoint) -> Result<(Channel, bool), String> {
+async fn ask(url: &str, endpoint: &Endpoint) -> Result<(Channel, bool), String> {
     let channel = endpoint.connect().await.map_err(|error| cause(&error))?;
     let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
     match health {
         Ok(answer) => Ok((channel, answer.get_ref().status() == ServingStatus::Serving)),
         Err(status) => match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown => {
-                Err(status.message().to_owned())
+            Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
+                match foreign::heard(url).await {
+                    Some(foreign) => Err(foreign.to_string()),
+                    None => Err(status.message().to_owned()),
+                }
             }
             // Whoever has no health answers all the same.
             _ => Ok((channel, true)),
@@ -212,11 +216,14 @@ fn endpoint(url: &str, options: &Options) -> Result<(String, Endpoint), Error> {
     Ok((url.to_owned(), endpoint))
 }
 
-/// The innermost cause: what the system said.
+/// The innermost cause: what the system said, or what TLS means.
 fn cause(error: &tonic::transport::Error) -> String {
     let mut text = error.to_string();
     let mut inner = error.source();
     while let Some(error) = inner {
+        if let Some(told) = foreign::of_tls(error) {
+            return told;
+        }
         text = error.to_string();
         inner = error.source();
     }
@@ -251,6 +258,7 @@ pub fn agent(channel: Channel) -> AgentServiceClient<Channel> {
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tonic::transport::Server;
     use tonic::transport::server::TcpIncoming;
@@ -322,6 +330,28 @@ mod tests {
         let options = Options { timeout: Duration::from_millis(300), ..Options::default() };
         let choice = choose(&format!("{},{serves}", silent.0), &options).await.unwrap();
         assert_eq!(choice.url, serves);
+    }
+
+    /// Why there is no connection to a port that says this to whoever writes to it.
+    async fn refused_by(says: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut preface = [0; 24];
+                stream.read_exact(&mut preface).await.unwrap();
+                stream.write_all(says).await.unwrap();
+            }
+        });
+        connect(&url, &Options::default()).await.unwrap_err().to_string()
+    }
+
+    #[tokio::test]
+    async fn a_port_that_speaks_tls_is_named_as_that() {
+        let alert = refused_by(&[0x15, 3, 1, 0, 2, 2, 70]).await;
+        assert!(alert.ends_with("this port speaks TLS: write https://"), "{alert}");
+        let http = refused_by(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        assert!(http.contains("HTTP/1"), "{http}");
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod convert;
+mod foreign;
 pub mod status;
 
 /// The package `dunlin.v1`.

@@ -1,0 +1,94 @@
+//! What answers at the URL of a controller and is none: the usual mistakes, named as what they are.
+//!
+//! Whoever says `https` to a port without TLS, or `http` to one with it, gets an error of a protocol that nobody has heard of. Which
+//! mistake it was is seen in the first bytes that come back. Nothing is decided by it but the words of an error.
+
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+
+use rustls::{CertificateError, InvalidMessage};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tonic::transport::Uri;
+
+/// The first message of a client of HTTP/2, with empty settings.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+/// How long the answer may take.
+const LIMIT: Duration = Duration::from_millis(500);
+
+/// What answers and is no controller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Foreign {
+    /// It answers with an alert of TLS.
+    #[error("this port speaks TLS: write https://")]
+    Tls,
+    /// It answers in HTTP/1.
+    #[error(
+        "what answers there speaks HTTP/1, and a controller gRPC over HTTP/2: name a controller's own port, or have the proxy pass \
+         HTTP/2 on; where it asks for TLS, write https://"
+    )]
+    Http1,
+}
+
+/// What answers without TLS, asked as a client of HTTP/2. `None`: nothing that is known, or a controller.
+pub(crate) async fn heard(url: &str) -> Option<Foreign> {
+    let uri: Uri = url.parse().ok()?;
+    if uri.scheme_str() != Some("http") {
+        return None;
+    }
+    let address = (uri.host()?.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80));
+    let asking = async {
+        let mut stream = TcpStream::connect(address).await?;
+        stream.write_all(PREFACE).await?;
+        let mut first = [0; 6];
+        stream.read_exact(&mut first).await?;
+        Ok::<_, io::Error>(first)
+    };
+    match timeout(LIMIT, asking).await.ok()?.ok()? {
+        // An alert of any version.
+        [0x15, 3, ..] => Some(Foreign::Tls),
+        first if first.starts_with(b"HTTP/1") => Some(Foreign::Http1),
+        _ => None,
+    }
+}
+
+/// What an error of TLS means, in words. `None` where it is no such error.
+pub(crate) fn of_tls(error: &(dyn Error + 'static)) -> Option<String> {
+    let inner = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+    let tls = inner.and_then(|inner| inner.downcast_ref::<rustls::Error>()).or_else(|| error.downcast_ref())?;
+    Some(match tls {
+        rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
+            "this port does not speak TLS: write http://, or name the port of the proxy that does".to_owned()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer) => {
+            "its certificate is not trusted: who has signed it is not among the roots of this system (SSL_CERT_FILE names a file \
+             with others)"
+                .to_owned()
+        }
+        rustls::Error::InvalidCertificate(CertificateError::Expired | CertificateError::ExpiredContext { .. }) => {
+            "its certificate has expired".to_owned()
+        }
+        rustls::Error::InvalidCertificate(
+            CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
+        ) => "its certificate is for another name than the one in the URL".to_owned(),
+        other => format!("TLS failed: {other}"),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_tls_are_told_in_words() {
+        let told = |error: rustls::Error| of_tls(&io::Error::new(io::ErrorKind::InvalidData, error)).unwrap();
+        let plain = told(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType));
+        assert!(plain.starts_with("this port does not speak TLS: write http://"), "{plain}");
+        let unknown = told(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer));
+        assert!(unknown.contains("not trusted"), "{unknown}");
+        assert_eq!(of_tls(&io::Error::other("something else")), None);
+    }
+}
