@@ -9,6 +9,7 @@
 use std::borrow::Cow;
 
 use dunlin_proto::v1::RunError;
+use dunlin_shared::ids::TargetName;
 use dunlin_shared::postgres::OVERSIZED;
 use dunlin_shared::sql::line_of;
 use tokio_postgres::error::{DbError, ErrorPosition, SqlState};
@@ -204,17 +205,28 @@ impl Place {
             | SqlState::DUPLICATE_SCHEMA
             | SqlState::DUPLICATE_FUNCTION => return self.exists_already(),
             SqlState::INVALID_TRANSACTION_TERMINATION => {
-                "The code commits or rolls back by itself, which PostgreSQL allows to a CALL or DO outside a transaction only.                  Put it alone into a step with `transaction = false`, and write it so that it can be begun again"
+                "The code commits or rolls back by itself, which PostgreSQL allows to a CALL or DO outside a transaction only. \
+                 Put it alone into a step with `transaction = false`, and write it so that it can be begun again"
                     .into()
             }
             SqlState::ACTIVE_SQL_TRANSACTION => {
-                "PostgreSQL executes this outside a transaction only. Put the statement alone into a step with                  `transaction = false`"
+                "PostgreSQL executes this outside a transaction only. Put the statement alone into a step with \
+                 `transaction = false`"
                     .into()
             }
             _ => return self.mend(),
         };
         format!("{advice}; then `dunlin run {}`.", self.migration)
     }
+}
+
+/// The ways out of a failure, for a target: their commands are written for the one that needs no name.
+pub(crate) fn on_target(next: &str, migration: &str, target: &TargetName) -> String {
+    if *target == TargetName::default() {
+        return next.to_owned();
+    }
+    let run = format!("`dunlin run {migration}");
+    next.replace(&run, &format!("{run} -t {target}"))
 }
 
 /// The functions and statements that an error comes from, and the line of the statement that it is in.
@@ -276,6 +288,14 @@ mod tests {
         ] {
             assert_eq!(classify_state(&SqlState::from_code(code)), class, "{code}");
         }
+    }
+
+    #[test]
+    fn the_way_out_leads_to_the_target_of_the_failure() {
+        let next = Place { migration: "roles".to_owned(), ..Place::default() }.mend();
+        let on = |target: &str| on_target(&next, "roles", &TargetName::parse(target).unwrap());
+        assert!(on("main").contains("`dunlin run roles`: it goes on"), "{}", on("main"));
+        assert!(on("staging").contains("`dunlin run roles -t staging`: it goes on"), "{}", on("staging"));
     }
 
     #[test]

@@ -255,7 +255,7 @@ CREATE TABLE dunlin_controller.events (
     sequence bigint CHECK (sequence >= 1),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     type text NOT NULL,
-    severity text NOT NULL CHECK (severity IN ('info', 'warning', 'error')),
+    severity text NOT NULL CHECK (severity IN ('debug', 'info', 'warning', 'error')),
     migration_id text,
     run_id bigint,
     step text NOT NULL,

@@ -4,6 +4,7 @@
 //! Free of input and output but for [`open_files`], [`postgres`], [`telemetry`] and [`migration::set::read_dir`].
 
 pub mod failpoint;
+pub mod figures;
 pub mod graph;
 pub mod ids;
 pub mod key;

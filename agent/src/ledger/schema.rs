@@ -58,7 +58,9 @@ pub(crate) enum Error {
     },
     /// Texts come out of such a database as whatever bytes were put in.
     #[error(
-        "the encoding of this database is SQL_ASCII, which says of no text what its bytes mean, so that neither keys nor messages          can be read: use a database with an encoding, such as one made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0 and          filled from a dump"
+        "the encoding of this database is SQL_ASCII, which says of no text what its bytes mean, so that neither keys nor messages \
+         can be read: use a database with an encoding, such as one made by CREATE DATABASE ... ENCODING 'UTF8' TEMPLATE template0 and \
+         filled from a dump"
     )]
     NoEncoding,
     /// The server lacks what the agent needs.

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{self, EventType, LeaseProgress, ReleaseReason, TargetReport, TaskNote, WorkRequest};
+use dunlin_proto::v1::{self, EventType, LeaseProgress, ReleaseReason, Severity, TargetReport, TaskNote, WorkRequest};
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Notes that are kept while there is no stream.
@@ -360,9 +360,18 @@ impl Lease {
         self.tell(TaskNote { r#type: event.into(), message: message.into(), ..TaskNote::default() });
     }
 
+    /// Tells how the work is done inside, for the history.
+    pub(crate) fn detail(&self, event: EventType, message: impl Into<String>) {
+        let (message, severity) = (message.into(), Severity::Debug.into());
+        self.tell(TaskNote { r#type: event.into(), message, severity, ..TaskNote::default() });
+    }
+
     /// Tells something for the history of which more is to be said than a sentence.
     pub(crate) fn tell(&self, note: TaskNote) {
-        tracing::info!(task = self.id.task, epoch = self.id.epoch, "{}", note.message);
+        match note.severity() {
+            Severity::Debug => tracing::debug!(task = self.id.task, epoch = self.id.epoch, "{}", note.message),
+            _ => tracing::info!(task = self.id.task, epoch = self.id.epoch, "{}", note.message),
+        }
         let note = Message::Note(TaskNote { lease: Some(self.id.into()), ..note });
         let mut inner = self.book.lock();
         if !inner.send(note.clone()) && inner.notes.len() < NOTES {

@@ -3,6 +3,7 @@
 use std::pin::pin;
 
 use dunlin_proto::v1::Check;
+use dunlin_shared::figures;
 use futures::TryStreamExt;
 use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{Client, Row};
@@ -46,7 +47,9 @@ pub(super) async fn all(
                 ),
             ))
         };
-        let (Some(row), 1) = (first, rows) else { return Err(no_check(format!("returns {rows} rows"))) };
+        let (Some(row), 1) = (first, rows) else {
+            return Err(no_check(format!("returns {}", figures::rows(i64::try_from(rows).unwrap_or(i64::MAX)))));
+        };
         let [column] = row.columns() else {
             return Err(no_check(format!("returns {} columns", row.columns().len())));
         };

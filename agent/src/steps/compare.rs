@@ -7,6 +7,7 @@
 //! under a newer epoch.
 
 use dunlin_proto::v1::EventType;
+use dunlin_shared::figures::rows;
 use dunlin_shared::migration::mending::{self, Asked, Fate, Held, Standing, Wanted};
 use futures::future::join3;
 
@@ -127,10 +128,10 @@ pub(super) async fn take(
         Fate::Adopt => {
             checkpoint.fence = ledger::adopt(connection, claim, &holding, &request(context)).await?;
             compared.notes.push(format!(
-                "the step {:?} goes on with another text{}: {} rows were walked with the old one",
+                "the step {:?} goes on with another text{}: {} were walked with the old one",
                 claim.address.step_text(),
                 why(context),
-                holding.held.rows_walked
+                rows(holding.held.rows_walked)
             ));
         }
     }

@@ -8,6 +8,7 @@
 //! An index that was built concurrently is compared in the same way: what has its name may be somebody else's by now.
 
 use dunlin_proto::v1::Severity;
+use dunlin_shared::figures::counted;
 use dunlin_shared::postgres::{Heard, Notice};
 use dunlin_shared::sql::{Created, built_concurrently, created, quote_ident};
 use tokio_postgres::Client;
@@ -147,7 +148,8 @@ pub(super) async fn compare(
         }
     }
     if heard.skips_left_out > 0 {
-        let message = format!("{} things more existed already, and were not compared", heard.skips_left_out);
+        let left_out = i64::try_from(heard.skips_left_out).unwrap_or(i64::MAX);
+        let message = format!("{} more existed already, and were not compared", counted(left_out, "thing", "things"));
         notices::say(context, &place.step, Severity::Warning, message);
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! The end of a migration: the checks after it, the registry row, and the end of its checkpoints, in one transaction.
 
 use dunlin_proto::v1::SealTask;
+use dunlin_shared::figures::counted;
 use dunlin_shared::migration::mending::{Wanted, quoted};
 use futures::future::try_join;
 use serde_json::{Value, json};
@@ -141,7 +142,7 @@ fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums, stories: Vec<Val
     };
     let mut result = json!({
         "success": true,
-        "message": format!("{} is applied; {} rows were changed{under}", migration.id, sums.rows),
+        "message": format!("{} is applied; {}{under}", migration.id, counted(sums.rows, "row was changed", "rows were changed")),
         "rows": sums.rows,
     });
     if let Value::Object(result) = &mut result {

@@ -97,7 +97,7 @@ pub(crate) async fn look(client: &Client, backend: Backend) -> Result<Option<Wai
     // works against wraparound where the table is older than it may get.
     let holders = format!(
         "SELECT b.pid, a.application_name, a.usename, a.state,
-             to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS'),
+             to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS\"+00\"'),
              coalesce(a.backend_type = 'autovacuum worker', a.datid IS NOT NULL AND a.usesysid IS NULL, false)
              AND NOT CASE WHEN a.query LIKE 'autovacuum: %' THEN a.query LIKE '%(to prevent wraparound)'
                      ELSE coalesce((SELECT age(c.relfrozenxid) > current_setting('autovacuum_freeze_max_age')::int
@@ -221,7 +221,9 @@ impl Holder {
             more.push(self.state.clone());
         }
         if !self.transaction_since.is_empty() {
-            more.push(format!("in its transaction since {} UTC", self.transaction_since));
+            more.push(format!("in its transaction since {}", self.transaction_since));
+        } else if !self.state.is_empty() {
+            more.push("without an open transaction".to_owned());
         } else if !self.yields {
             // Nothing but the name is shown of the sessions of others.
             more.push("since when is shown to members of pg_read_all_stats".to_owned());

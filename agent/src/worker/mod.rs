@@ -19,6 +19,7 @@ use tokio::time::Instant;
 use self::passing::{Next, Retry};
 
 use crate::failpoint;
+use crate::failure;
 use crate::ledger::Stale;
 use crate::session::{LeaseId, Signal};
 use crate::steps::{self, Context, Ended, Error};
@@ -49,10 +50,17 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
         let place = context.place(steps::step_of(&task));
         let error = place.refuse(
             "the agent met an error of its own and gave the task up",
-            "Report it with the agent's log; then run the migration again.",
+            format!("Report it with the agent's log; then `dunlin run {}`.", context.migration),
         );
         Verdict::Failed(error, None)
     });
+    let verdict = match verdict {
+        Verdict::Failed(error, retry) => {
+            let next = failure::on_target(&error.next, context.migration.as_str(), context.target.name());
+            Verdict::Failed(Box::new(RunError { next, ..*error }), retry)
+        }
+        other => other,
+    };
     log(&context, id, &verdict);
     if matches!(verdict, Verdict::Failed(_, None)) {
         // What the target holds comes before the failure that ends the run: whoever asks for the next run is told by it.

@@ -8,6 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_shared::figures::rows;
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TaskId};
 use dunlin_shared::key::KeyColumn;
 use dunlin_shared::migration::Definition;
@@ -301,8 +302,7 @@ fn close_step(run: &mut Run, ordinal: i32, already_done: bool, changes: &mut Cha
         // Most statements that change the schema do not count rows.
         let rows = match step.rows {
             0 if step.ranges_total == 0 => String::new(),
-            1 => ": 1 row changed".to_owned(),
-            rows => format!(": {rows} rows changed"),
+            changed => format!(": {} changed", rows(changed)),
         };
         let message = format!("step {name:?} of {} is done{rows}", run.migration);
         about(run, Type::StepSucceeded, Severity::Info, message)
@@ -438,10 +438,10 @@ pub(super) fn describe(run: &Run, task: &Task) -> String {
     let name = index_of(run, task.step).map(|index| run.steps[index].name.as_str().to_owned());
     match (task.kind, name) {
         (Kind::Statement, Ok(step)) => format!("step {step:?}"),
-        (Kind::Plan, Ok(step)) => format!("the plan of step {step:?}"),
+        (Kind::Plan, Ok(step)) => format!("step {step:?} (cutting its table into ranges)"),
         (Kind::Range, Ok(step)) => format!("a range of step {step:?}"),
-        (Kind::Seal, _) => "the seal".to_owned(),
-        (_, Err(_)) => "the transaction".to_owned(),
+        (Kind::Seal, _) => "the last transaction (checks and registry)".to_owned(),
+        (_, Err(_)) => "the one transaction".to_owned(),
     }
 }
 

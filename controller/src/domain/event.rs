@@ -87,6 +87,8 @@ words! {
 words! {
     /// How much an event matters.
     Severity {
+        /// How work is done inside: of use to whoever looks into Dunlin itself.
+        Debug = "debug",
         /// The normal course of things.
         Info = "info",
         /// Something was repeated, skipped or refused.

@@ -68,6 +68,58 @@ impl Mending {
     }
 }
 
+/// What an unfinished run was asked to do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Doing {
+    /// It repeats an applied migration.
+    pub rerun: bool,
+    /// Steps that it carries out again.
+    pub redo_steps: Vec<String>,
+    /// Steps that go on with another text in it.
+    pub continue_steps: Vec<String>,
+}
+
+/// Why an unfinished run is none that somebody who asks for one can follow instead.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unlike {
+    /// It does not repeat an applied migration.
+    NoRerun,
+    /// It does not carry out these steps again.
+    NoRedo(Vec<String>),
+    /// It does not let these steps go on with another text.
+    NoContinue(Vec<String>),
+}
+
+impl Doing {
+    /// What a new request asks for and this run does not do. A request that asks for nothing special is served by any run.
+    #[must_use]
+    pub fn unlike(&self, rerun: bool, wanted: &Mending) -> Option<Unlike> {
+        let lacking = |wanted: &[String], has: &[String]| -> Vec<String> {
+            wanted.iter().filter(|step| !has.contains(step)).cloned().collect()
+        };
+        let redo = lacking(&wanted.redo_steps, &self.redo_steps);
+        let go_on = lacking(&wanted.continue_steps, &self.continue_steps);
+        match (redo.is_empty(), go_on.is_empty()) {
+            (false, _) => Some(Unlike::NoRedo(redo)),
+            (_, false) => Some(Unlike::NoContinue(go_on)),
+            _ if rerun && !self.rerun => Some(Unlike::NoRerun),
+            _ => None,
+        }
+    }
+}
+
+impl Unlike {
+    /// The end of a sentence about the run.
+    #[must_use]
+    pub fn describe(&self) -> String {
+        match self {
+            Self::NoRerun => "does not repeat it".to_owned(),
+            Self::NoRedo(steps) => format!("does not carry out again {}", names(steps)),
+            Self::NoContinue(steps) => format!("does not let {} go on with another text", names(steps)),
+        }
+    }
+}
+
 fn names(steps: &[String]) -> String {
     let names: Vec<String> = steps.iter().map(|name| format!("{name:?}")).collect();
     let noun = if steps.len() == 1 { "the step" } else { "the steps" };
@@ -89,5 +141,27 @@ mod tests {
         };
         let told = "; it carries out again the step \"fill\"; the reason: the rate was wrong; asked for by ann@desk";
         assert_eq!(mending.describe(), told);
+    }
+
+    #[test]
+    fn a_run_is_followed_by_those_who_ask_for_what_it_does() {
+        let plain = Doing::default();
+        let redo = Doing { redo_steps: vec!["fill".to_owned()], ..Doing::default() };
+        let wanted = |redo: &[&str], go_on: &[&str]| Mending {
+            redo_steps: redo.iter().map(|step| (*step).to_owned()).collect(),
+            continue_steps: go_on.iter().map(|step| (*step).to_owned()).collect(),
+            ..Mending::default()
+        };
+        assert_eq!(plain.unlike(false, &wanted(&[], &[])), None);
+        assert_eq!(redo.unlike(false, &wanted(&[], &[])), None);
+        assert_eq!(redo.unlike(false, &wanted(&["fill"], &[])), None);
+        let unlike = |asked: &Doing, rerun, wanted: &Mending| asked.unlike(rerun, wanted).unwrap().describe();
+        assert_eq!(unlike(&plain, false, &wanted(&["fill"], &[])), "does not carry out again the step \"fill\"");
+        assert_eq!(
+            unlike(&redo, false, &wanted(&[], &["fill"])),
+            "does not let the step \"fill\" go on with another text"
+        );
+        assert_eq!(unlike(&plain, true, &wanted(&[], &[])), "does not repeat it");
+        assert_eq!(Doing { rerun: true, ..plain }.unlike(true, &wanted(&[], &[])), None);
     }
 }

@@ -3,6 +3,8 @@
 //! A function that says something about each of a million rows must not fill the history. The count is kept with the step, over all
 //! its tasks and agents, and told once the step, or its run, ends. What must stay true: nothing is dropped without being counted.
 
+use dunlin_shared::figures::counted;
+
 use super::advance::{Changes, Run, Task, about, index_of};
 use super::event::{Severity, Type};
 use super::step::State;
@@ -30,8 +32,11 @@ pub(super) fn tell(run: &Run, ordinal: i32, changes: &mut Changes) {
     if step.messages > MOST {
         let more = step.messages - MOST;
         let name = step.name.as_str();
-        let message =
-            format!("step {name:?} of {}: PostgreSQL said {more} things more, which are not kept", run.migration);
+        let message = format!(
+            "step {name:?} of {}: PostgreSQL said {} more, which are not kept",
+            run.migration,
+            counted(more, "thing", "things")
+        );
         changes
             .events
             .push(about(run, Type::ServerMessage, Severity::Warning, message).of_step(name).with("left_out", more));

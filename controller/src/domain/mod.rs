@@ -8,7 +8,7 @@ mod backoff;
 mod cascade;
 mod event;
 pub mod followed;
-mod mending;
+pub mod mending;
 mod messages;
 mod plan;
 pub mod register;

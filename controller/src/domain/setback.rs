@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use dunlin_shared::ids::{AgentId, Epoch};
+use dunlin_shared::ids::{AgentId, Epoch, TargetName};
 
 use super::advance::{Changes, Error, Passing, Run, Task, about, about_task, describe, step_mut};
 use super::backoff::{backoff, rest};
@@ -41,6 +41,11 @@ pub(super) fn given_up(message: &str, attempts: i32, ago: Duration) -> String {
     let tries = attempts.saturating_add(1);
     let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
     format!("{message} (tried {times} in {}, without progress)", in_words(ago))
+}
+
+/// The option that names the target of a run in a command; empty for the one that needs no name.
+fn on(run: &Run) -> String {
+    if run.target == TargetName::default() { String::new() } else { format!(" -t {}", run.target) }
 }
 
 /// A time as an operator says it.
@@ -109,7 +114,11 @@ pub(super) fn fail(
         failure.step = step_mut(run, task.step)?.name.as_str().to_owned();
     }
     if failure.next.is_empty() {
-        failure.next = format!("mend the data or the definition, register it, and run {} again", run.migration);
+        failure.next = format!(
+            "Mend the data or the definition; after a change of the definition `dunlin register DIR`; then `dunlin run {}{}`.",
+            run.migration,
+            on(run)
+        );
     }
     if task.step == WHOLE {
         roll_back(run, &failure)?;
@@ -208,10 +217,9 @@ pub(super) fn stale(
         task.postponed = task.postponed.saturating_add(1);
     }
     let message = format!(
-        "{} of {}: the target refused epoch {} since it has epoch {stored}; the next lease is above it",
+        "{} of {} was not begun: the target has seen a newer holder of it than this agent. It is given out again",
         describe(run, task),
         run.migration,
-        lease.epoch,
     );
     let event = about_task(run, task, Type::LeaseStale, Severity::Warning, message);
     changes.events.push(event.with("epoch", lease.epoch.0).with("stored_epoch", stored.0));
@@ -221,12 +229,14 @@ pub(super) fn stale(
 pub(super) fn unbelievable(run: &Run, stored: Epoch) -> Failure {
     Failure {
         message: format!(
-            "a checkpoint of {} in target {} has the epoch {stored}, which no lease has led to",
+            "a checkpoint of {} in target {} was changed by hand: its epoch is {stored}, which Dunlin never comes to",
             run.migration, run.target
         ),
         next: format!(
-            "look at dunlin.checkpoints in target {}, lower the epoch there, and run {} again",
-            run.target, run.migration
+            "Look at dunlin.checkpoints in target {}, set the epoch there to a small number, then `dunlin run {}{}`.",
+            run.target,
+            run.migration,
+            on(run)
         ),
         ..Failure::default()
     }
@@ -240,9 +250,18 @@ pub(super) fn contradicted(run: &Run, applications: i32) -> Failure {
             run.target, run.migration, run.applications
         ),
         next: if applications > 0 && !run.rerun {
-            format!("nothing, if {} is meant to be applied there; to repeat it, run it with rerun", run.migration)
+            format!(
+                "Nothing, if {id} is meant to be applied there. `dunlin run {id}{on} --rerun` repeats it.",
+                id = run.migration,
+                on = on(run)
+            )
         } else {
-            format!("look at the registry of target {}, then run {} again", run.target, run.migration)
+            format!(
+                "Look at dunlin.migrations_registry in target {}, then `dunlin run {}{}`.",
+                run.target,
+                run.migration,
+                on(run)
+            )
         },
         ..Failure::default()
     }

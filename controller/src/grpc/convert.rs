@@ -275,6 +275,7 @@ pub(crate) fn note_in(note: &v1::TaskNote) -> Report {
     let severity = match note.severity() {
         v1::Severity::Warning => Severity::Warning,
         v1::Severity::Error => Severity::Error,
+        v1::Severity::Debug => Severity::Debug,
         v1::Severity::Info | v1::Severity::Unspecified => Severity::Info,
     };
     let message = clean(&note.message);
@@ -505,6 +506,7 @@ pub(crate) fn event_out(event: &Written) -> v1::Event {
     let name = event.event_type.map(|kind| format!("EVENT_TYPE_{}", kind.as_str().to_ascii_uppercase()));
     let event_type = name.and_then(|name| v1::EventType::from_str_name(&name)).unwrap_or_default();
     let severity = match event.severity {
+        Some(Severity::Debug) => v1::Severity::Debug,
         Some(Severity::Info) => v1::Severity::Info,
         Some(Severity::Warning) => v1::Severity::Warning,
         Some(Severity::Error) => v1::Severity::Error,

@@ -19,6 +19,7 @@ use super::status::{
 };
 use super::watch;
 use crate::domain::Mending;
+use crate::domain::mending::Unlike;
 use crate::domain::run::State;
 use crate::replica::Replica;
 use crate::store;
@@ -95,22 +96,33 @@ impl RunService for Runs {
             Single::Queued(queued) => {
                 self.replica.wake(&queued.wakes);
                 let run = self.runs(&queued.runs).await?.into_iter().next();
-                Ok(Response::new(v1::RunMigrationResponse { run, skipped: false, message: String::new() }))
+                Ok(Response::new(v1::RunMigrationResponse { run, ..v1::RunMigrationResponse::default() }))
             }
             Single::Applied => {
-                let message = format!("{id} is applied on target {target} already; ask for a rerun to repeat it");
-                Ok(Response::new(v1::RunMigrationResponse { run: None, skipped: true, message }))
+                let message = format!(
+                    "{id} is applied on target {target} already; `dunlin run {id}{} --rerun` (`rerun` in a request) repeats it",
+                    on(&target)
+                );
+                let skipped = true;
+                Ok(Response::new(v1::RunMigrationResponse { skipped, message, ..v1::RunMigrationResponse::default() }))
+            }
+            Single::Attached(run) => {
+                let message = attached(&id, &target, run, &mending);
+                let run = self.runs(&[run.0]).await?.into_iter().next();
+                let attached = true;
+                Ok(Response::new(v1::RunMigrationResponse { run, message, attached, skipped: false }))
             }
             Single::NoMigration => Err(no_migration(id.as_str())),
             Single::NoTarget => Err(no_target(&target)),
             Single::Unreached(fleet) => Err(unreached(&target, &fleet)),
-            Single::Unfinished(run) => Err(unfinished_run(&id, &target, run)),
+            Single::Unfinished(run, unlike) => Err(unfinished_run(&id, &target, run, &unlike)),
             Single::Lacking(missing) => Err(lacking(&id, &target, &missing)),
             Single::HalfDone(found) => Err(half_done(&target, &[found])),
             Single::NothingToMend => {
                 let message = format!(
-                    "{id} is applied on target {target}: its steps are not half done; what is to be changed goes into a new migration, \
-                     and the whole is repeated with rerun"
+                    "{id} is applied on target {target}, so none of its steps is half done: put what is to be changed into a new \
+                     migration, or repeat the whole with `dunlin run {id}{} --rerun`",
+                    on(&target)
                 );
                 Err(status::precondition("APPLIED", message.clone(), [Obstacle::new("APPLIED", id.as_str(), message)]))
             }
@@ -235,8 +247,23 @@ fn id(id: &str) -> Result<Option<String>, Status> {
     }
 }
 
-fn unfinished_run(id: &MigrationId, target: &TargetName, run: RunId) -> Status {
-    let message = format!("run {run} of {id} on target {target} has not ended; follow it, or wait until it has ended");
+/// The option that names a target in a command; empty for the one that needs no name.
+fn on(target: &TargetName) -> String {
+    if *target == TargetName::default() { String::new() } else { format!(" -t {target}") }
+}
+
+/// That a run is returned that was there before.
+fn attached(id: &MigrationId, target: &TargetName, run: RunId, asked: &Mending) -> String {
+    let reason = if asked.reason.is_empty() { "" } else { "; the reason that you give is not recorded" };
+    format!("run {run} of {id} on target {target} has not ended, and does what is asked for{reason}")
+}
+
+fn unfinished_run(id: &MigrationId, target: &TargetName, run: RunId, unlike: &Unlike) -> Status {
+    let message = format!(
+        "run {run} of {id} on target {target} has not ended, and {}. Ask again when it has ended (`dunlin watch {run}` follows it), or \
+         take it back with `dunlin cancel {run}`, which works as long as it has not begun",
+        unlike.describe()
+    );
     status::precondition("UNFINISHED_RUN", message.clone(), [Obstacle::new("UNFINISHED_RUN", run.to_string(), message)])
 }
 
@@ -257,7 +284,7 @@ fn ended(run: i64, state: State) -> Status {
 fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
     let told = |half_done: &HalfDone| {
         let HalfDone { migration, refusal } = half_done;
-        let on = if *target == TargetName::default() { String::new() } else { format!(" -t {target}") };
+        let on = on(target);
         let what = refusal.describe(&format!("target {target}"));
         format!("{migration}: {what}. {}", refusal.next(&format!("dunlin run {migration}{on}")))
     };
@@ -273,11 +300,17 @@ fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
 }
 
 fn lacking(id: &MigrationId, target: &TargetName, missing: &[MigrationId]) -> Status {
-    let names = missing.iter().map(MigrationId::as_str).collect::<Vec<_>>().join(", ");
-    let message = format!("{id} runs after {names}, which target {target} does not have; run that first");
+    let on = on(target);
+    let what = match missing {
+        [one] => format!("{one}, which is not applied on target {target}: run that first (`dunlin run {one}{on}`)"),
+        many => {
+            let names = many.iter().map(MigrationId::as_str).collect::<Vec<_>>().join(", ");
+            format!("{names}, which are not applied on target {target}: run those first")
+        }
+    };
+    let message = format!("{id} runs after {what}, or all that is pending (`dunlin run --pending{on}`)");
     let obstacles = missing.iter().map(|missing| {
-        let description = format!("{missing} is not applied on target {target}; run it first");
-        Obstacle::new("DEPENDENCY", missing.as_str(), description)
+        Obstacle::new("DEPENDENCY", missing.as_str(), format!("{missing} is not applied on target {target}"))
     });
     status::precondition("DEPENDENCIES_MISSING", message, obstacles)
 }

@@ -1,6 +1,7 @@
 //! The one conversion of errors to statuses. Errors that are not the caller's are logged here, once.
 
 use dunlin_proto::status::{self, Obstacle};
+use dunlin_shared::figures;
 use dunlin_shared::ids::{self, TargetName};
 use dunlin_shared::migration::set::Problem;
 use tonic::{Code, Status};
@@ -82,8 +83,8 @@ pub(crate) fn of_register(error: RegisterError) -> Status {
                     "MIGRATION_IN_USE",
                     format!("{} obstacles; nothing was registered. The first: {}", refusals.len(), first.describe()),
                 ),
-                _ if missing == refusals.len() => ("MIGRATIONS_MISSING", told_missing(missing)),
-                _ => ("MIGRATION_IN_USE", format!("{}\nOther obstacles are among them", told_missing(missing))),
+                _ if missing == refusals.len() => ("MIGRATIONS_MISSING", format!("{}:", told_missing(missing))),
+                _ => ("MIGRATION_IN_USE", format!("{}. Something else is in the way, too:", told_missing(missing))),
             };
             let obstacles = refusals.into_iter().map(|refusal| {
                 let kind = match refusal {
@@ -101,13 +102,13 @@ pub(crate) fn of_register(error: RegisterError) -> Status {
 
 /// That migrations are missing in a set, and the ways out.
 fn told_missing(count: usize) -> String {
-    let (what, them) = match count {
-        1 => ("1 migration is registered, applied nowhere, and not in this set".to_owned(), "it"),
-        count => (format!("{count} migrations are registered, applied nowhere, and not in this set"), "them"),
+    let (what, them, their) = match count {
+        1 => ("1 migration is".to_owned(), "it", "its file"),
+        many => (format!("{} migrations are", figures::count(figures::length(many))), "them", "their files"),
     };
     format!(
-        "{what}; nothing was registered. If the set is all there is, take {them} back with `dunlin register --withdraw`; if \
-         others register too, leave {them} alone with `dunlin register --add`; or put the file back:"
+        "{what} registered, applied nowhere, and not in this set; nothing was registered. If the set is all there is, take {them} back with `dunlin register --withdraw`; if \
+         others register too, leave {them} alone with `dunlin register --add`; or put {their} back"
     )
 }
 

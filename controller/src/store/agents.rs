@@ -299,7 +299,7 @@ pub(super) fn disconnected(agent: &AgentId, reason: &str) -> Event {
 
 fn taken_back(agent: &AgentId, row: &tokio_postgres::Row) -> Result<Event, Error> {
     let epoch: i64 = row.get("epoch");
-    let message = format!("agent {agent} does not have the lease of task {} any more", row.get::<_, i64>("id"));
+    let message = format!("agent {agent} came back without a task that it had: whoever is free goes on with it");
     Ok(Event::new(EventType::LeaseReleased, Severity::Warning, message)
         .of_target(&target(row.get("target"))?)
         .of_migration(&super::advancing::migration(row.get("migration_id"))?)

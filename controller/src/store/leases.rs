@@ -75,7 +75,7 @@ const EXPIRE: Statement = Statement::new(
      SET state = 'ready', agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false
      FROM gone, dunlin_controller.runs r
      WHERE t.id = gone.id AND r.id = t.run_id
-     RETURNING t.id, t.epoch, t.kind, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
+     RETURNING t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
          (SELECT s.name FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS step",
 );
 
@@ -206,11 +206,12 @@ fn expired_event(row: &Row) -> Result<Event, Error> {
     let agent: String = row.get("agent_id");
     let agent = AgentId::parse(agent).map_err(|error| unknown("tasks.agent_id", &error.to_string()))?;
     let step = row.get::<_, Option<String>>("step").unwrap_or_default();
-    let kind: &str = row.get("kind");
     let range: i32 = row.get("range");
-    let task = if range > 0 { format!("range {range}") } else { kind.to_owned() };
-    let of_step = if step.is_empty() { String::new() } else { format!(" of step {step:?}") };
-    let message = format!("the lease of agent {agent} on {task}{of_step} expired; the task is ready again");
+    let whole: &str = row.get("migration_id");
+    let part = if range > 0 { "a range of step" } else { "step" };
+    let what = if step.is_empty() { whole.to_owned() } else { format!("{part} {step:?} of {whole}") };
+    let message =
+        format!("agent {agent}, which works on {what}, was not heard of in time: whoever is free goes on with it");
     Ok(Event::new(EventType::LeaseExpired, Severity::Warning, message)
         .of_target(&target(row.get("target"))?)
         .of_migration(&migration(row.get("migration_id"))?)

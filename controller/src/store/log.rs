@@ -23,6 +23,7 @@ pub(super) fn line(event: &Event) {
         };
     }
     match event.severity {
+        Severity::Debug => log!(debug),
         Severity::Info => log!(info),
         Severity::Warning => log!(warn),
         Severity::Error => log!(error),

@@ -25,6 +25,7 @@ use super::runs::{FLEET_OF, fleet};
 use super::session::{Session, Statement};
 use super::starting::{TURN_COME, turn_come};
 use super::wake::Wake;
+use crate::domain::mending::{Doing, Unlike};
 use crate::domain::waits::Fleet;
 use crate::domain::{Event, EventType, Mending, Severity};
 
@@ -91,8 +92,10 @@ pub enum Single {
     NoTarget,
     /// No agent reaches the target now.
     Unreached(Fleet),
-    /// A run of it has not ended.
-    Unfinished(RunId),
+    /// A run of it has not ended, and does what is asked for.
+    Attached(RunId),
+    /// A run of it has not ended, and does something else than what is asked for.
+    Unfinished(RunId, Unlike),
     /// Migrations that must be applied first are not.
     Lacking(Vec<MigrationId>),
     /// The target holds it half done, and otherwise than its definition has it.
@@ -120,6 +123,10 @@ const PENDING: Statement = Statement::new(
          ELSE m.id = $2 END
      ORDER BY m.version",
 );
+
+/// What an unfinished run was asked to do.
+const ASKED_OF: Statement =
+    Statement::new("asked_of", "SELECT rerun, redo_steps, continue_steps FROM dunlin_controller.runs WHERE id = $1");
 
 const APPLIED_IDS: Statement =
     Statement::new("applied_ids", "SELECT migration_id FROM dunlin_controller.target_registry WHERE target = $1");
@@ -341,7 +348,19 @@ impl Store {
                 let lacking: Vec<MigrationId> =
                     pending.run_after.iter().filter(|id| !applied.contains(id.as_str())).cloned().collect();
                 match pending.unfinished {
-                    Some(run) => Some(Single::Unfinished(run)),
+                    Some(run) => {
+                        let running = session.query_one(&ASKED_OF, &[&run.0]).await?;
+                        let running = Doing {
+                            rerun: running.get("rerun"),
+                            redo_steps: running.get("redo_steps"),
+                            continue_steps: running.get("continue_steps"),
+                        };
+                        let again = rerun && applied.contains(id.as_str());
+                        Some(match running.unlike(again, mending) {
+                            None => Single::Attached(run),
+                            Some(unlike) => Single::Unfinished(run, unlike),
+                        })
+                    }
                     None if lacking.is_empty() => None,
                     None => Some(Single::Lacking(lacking)),
                 }

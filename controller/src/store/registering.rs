@@ -129,7 +129,7 @@ struct NewRow<'a> {
 const REGISTERED: Statement = Statement::new(
     "registered",
     "SELECT m.id, m.version, m.checksum, m.registered_by,
-            to_char(m.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS \"UTC\"') AS since,
+            to_char(m.updated_at AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS\"+00\"') AS since,
             EXISTS (SELECT FROM dunlin_controller.target_registry g WHERE g.migration_id = m.id) AS applied
      FROM dunlin_controller.migrations m",
 );

@@ -9,7 +9,7 @@ use super::definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Vers
 use super::fields::{At, Fields, Reader};
 use super::files;
 use super::isolation::{self, Isolation, Noted, Transaction};
-use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES};
+use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES, told};
 use super::place::{List, SqlPlace};
 use super::position::Source;
 use super::raw::{Raw, raw};
@@ -443,7 +443,7 @@ impl<'s> Document<'s, '_> {
                 true
             }
             None => {
-                let message = format!("the SQL of the set comes to more than {SQL} bytes");
+                let message = format!("the SQL of the set comes to more than {} bytes", told(SQL));
                 let help =
                     "a file counts as often as steps name it: split the set, or call a function that you create once";
                 self.reader.tell_with_help(at, message, help);

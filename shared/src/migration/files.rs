@@ -6,7 +6,7 @@ use std::path::Path;
 
 use toml_span::Value;
 
-use super::limits::BYTES;
+use super::limits::{BYTES, told};
 use super::position::Source;
 use super::set::{Problem, ReadError, SourceFile};
 
@@ -67,7 +67,7 @@ fn read(dir: &Path, path: String, files: &mut Vec<SourceFile>, unfit: &mut Vec<P
         Err(error) => return Err(failed(&whole, error)),
     };
     if size > BYTES {
-        let message = format!("the file has {size} bytes, and a whole set at most {BYTES}");
+        let message = format!("the file has {} bytes, and a whole set at most {}", told(size), told(BYTES));
         let help = "data in bulk does not belong into a definition: load it from a file on the server (COPY)";
         unfit.push(Source::new(&path, "").problem(0, message, Some(help.to_owned())));
         return Ok(());
@@ -170,6 +170,6 @@ mod tests {
         let huge = fs::File::create(dir.path().join("dump.sql")).unwrap();
         huge.set_len(1 << 40).unwrap();
         let Err(ReadError::Problems(problems)) = read_dir(dir.path()) else { panic!("it was read") };
-        assert!(problems[0].message.contains("1099511627776 bytes"), "{problems:#?}");
+        assert!(problems[0].message.contains("1,099,511,627,776 bytes"), "{problems:#?}");
     }
 }

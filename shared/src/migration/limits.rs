@@ -5,6 +5,7 @@
 
 use super::position::Source;
 use super::set::{Problem, SourceFile};
+use crate::figures::{count, length};
 
 /// The most files of a set.
 pub const FILES: usize = 10_000;
@@ -30,7 +31,7 @@ pub(super) const PROBLEMS: usize = 100;
 #[must_use]
 pub fn problems(files: &[SourceFile]) -> Vec<Problem> {
     if files.len() > FILES {
-        let message = format!("a set has at most {FILES} files, and these are {}", files.len());
+        let message = format!("a set has at most {} files, and these are {}", told(FILES), told(files.len()));
         return vec![Problem::of_the_set(
             message,
             "split it: each part is registered by itself, in the order of versions",
@@ -38,11 +39,16 @@ pub fn problems(files: &[SourceFile]) -> Vec<Problem> {
     }
     let bytes: usize = files.iter().map(|file| file.path.len() + file.content.len()).sum();
     if bytes > BYTES {
-        let message = format!("a set has at most {BYTES} bytes, and this has {bytes}");
+        let message = format!("a set has at most {} bytes, and this has {}", told(BYTES), told(bytes));
         let help = "split it; data in bulk does not belong into a definition: load it from a file on the server (COPY)";
         return vec![Problem::of_the_set(message, help)];
     }
     files.iter().filter_map(no_text).collect()
+}
+
+/// A size, for messages.
+pub(super) fn told(size: usize) -> String {
+    count(length(size))
 }
 
 fn no_text(file: &SourceFile) -> Option<Problem> {

@@ -9,6 +9,8 @@ use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
+use crate::figures::{count, rows};
+
 /// A step as a definition has it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wanted {
@@ -257,16 +259,12 @@ impl Held {
             }
             Standing::Done => "done".to_owned(),
             Standing::Begun if self.walks => {
-                format!("begun ({} walked, {} changed)", rows(self.rows_walked), self.rows)
+                format!("begun ({} walked, {} changed)", rows(self.rows_walked), count(self.rows))
             }
             Standing::Begun => "begun".to_owned(),
             Standing::Prepared => "prepared".to_owned(),
         }
     }
-}
-
-fn rows(count: i64) -> String {
-    if count == 1 { "1 row".to_owned() } else { format!("{count} rows") }
 }
 
 impl Refusal {
@@ -297,7 +295,7 @@ impl Refusal {
             Self::BegunOtherwise { step, held, .. } => {
                 format!("the step {step:?} is half done on {target} with another text: {}", {
                     if held.walks {
-                        format!("{} were walked with it, {} changed", rows(held.rows_walked), held.rows)
+                        format!("{} were walked with it, {} changed", rows(held.rows_walked), count(held.rows))
                     } else {
                         "it was begun outside a transaction".to_owned()
                     }

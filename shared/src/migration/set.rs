@@ -126,6 +126,14 @@ impl Set {
         Self::parse_beside(files, |_| known.to_vec())
     }
 
+    /// Reads the definitions among the files and checks them together, where what is registered cannot be asked for.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse). A migration that only the registry may have is one of them.
+    pub fn parse_offline(files: &[SourceFile]) -> Result<Self, Vec<Problem>> {
+        Self::read(files, |_| None)
+    }
+
     /// As [`parse`](Self::parse), where what the definitions have to fit together with depends on what they name.
     ///
     /// # Errors
@@ -134,6 +142,10 @@ impl Set {
         files: &[SourceFile],
         known: impl FnOnce(&[Named]) -> Vec<Known>,
     ) -> Result<Self, Vec<Problem>> {
+        Self::read(files, |named| Some(known(named)))
+    }
+
+    fn read(files: &[SourceFile], known: impl FnOnce(&[Named]) -> Option<Vec<Known>>) -> Result<Self, Vec<Problem>> {
         let unfit = limits::problems(files);
         if !unfit.is_empty() {
             return Err(unfit);
@@ -155,7 +167,7 @@ impl Set {
                 version: draft.version.as_ref().map(|version| version.value),
             })
             .collect();
-        problems.extend(together::problems(&drafts, &known(&named)));
+        problems.extend(together::problems(&drafts, known(&named).as_deref()));
         problems.sort();
         problems.dedup();
         if !problems.iter().all(Problem::is_warning) {

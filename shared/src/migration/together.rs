@@ -10,14 +10,17 @@ use super::set::{Known, Problem};
 use crate::graph::{self, Cycle};
 use crate::ids::MigrationId;
 
-/// Everything that is wrong between the definitions. What could not be read of a definition is left out of the comparison.
-pub(super) fn problems(drafts: &[Draft<'_>], known: &[Known]) -> Vec<Problem> {
+/// Everything that is wrong between the definitions. What could not be read of a definition is left out of the comparison. `registered`
+/// is nothing where nobody could be asked what is.
+pub(super) fn problems(drafts: &[Draft<'_>], registered: Option<&[Known]>) -> Vec<Problem> {
+    let known = registered.unwrap_or_default();
     let mut found = duplicate_ids(drafts);
     found.extend(duplicate_versions(drafts, known));
     let versions = versions(drafts, known);
     let cycles = cycles(drafts);
     for draft in drafts {
-        let wrong = draft.run_after.iter().filter_map(|before| dependency(draft, before, drafts, &versions, &cycles));
+        let together = Together { drafts, versions: &versions, cycles: &cycles, asked: registered.is_some() };
+        let wrong = draft.run_after.iter().filter_map(|before| together.dependency(draft, before));
         found.extend(wrong.take(PROBLEMS));
     }
     found.extend(cycles.iter().filter_map(|cycle| told_cycle(cycle, drafts)));
@@ -91,36 +94,54 @@ fn versions<'x>(drafts: &'x [Draft<'_>], known: &'x [Known]) -> HashMap<&'x Migr
     versions
 }
 
-fn dependency(
-    draft: &Draft<'_>,
-    before: &At<MigrationId>,
-    drafts: &[Draft<'_>],
-    versions: &HashMap<&MigrationId, Option<Version>>,
-    cycles: &[Cycle],
-) -> Option<Problem> {
-    let id = &before.value;
-    let Some(version) = versions.get(id) else {
-        // A file whose id cannot be read may well be the one that is meant.
-        if drafts.iter().any(|draft| draft.id.is_none()) {
+/// What a dependency is compared with.
+struct Together<'x> {
+    drafts: &'x [Draft<'x>],
+    versions: &'x HashMap<&'x MigrationId, Option<Version>>,
+    cycles: &'x [Cycle],
+    /// True where somebody was asked what is registered.
+    asked: bool,
+}
+
+impl Together<'_> {
+    fn dependency(&self, draft: &Draft<'_>, before: &At<MigrationId>) -> Option<Problem> {
+        let id = &before.value;
+        let Some(version) = self.versions.get(id) else {
+            // A file whose id cannot be read may well be the one that is meant.
+            if self.drafts.iter().any(|draft| draft.id.is_none()) {
+                return None;
+            }
+            return Some(self.no_migration(draft, before));
+        };
+        let in_cycle = |cycle: &Cycle| {
+            cycle.path.contains(id) && draft.id.as_ref().is_some_and(|own| cycle.path.contains(&own.value))
+        };
+        let (own, version) = (draft.version.as_ref()?.value, (*version)?);
+        if version < own || self.cycles.iter().any(in_cycle) {
             return None;
         }
-        let names: Vec<&str> = versions.keys().map(|id| id.as_str()).collect();
+        let message = format!("`{id}` has the version {version}, which is not lower than {own}");
+        let help = "a migration runs after lower versions only: raise its version, or leave this out";
+        Some(draft.source.problem(before.at, message, Some(help.to_owned())))
+    }
+
+    fn no_migration(&self, draft: &Draft<'_>, before: &At<MigrationId>) -> Problem {
+        let id = &before.value;
+        let names: Vec<&str> = self.versions.keys().map(|id| id.as_str()).collect();
+        let (where_not, otherwise) = if self.asked {
+            ("in this set, and none is registered", "put its definition into the set, or register it before")
+        } else {
+            (
+                "in this set",
+                "put its definition into the set; whether it is registered only a controller knows: `dunlin register --dry-run` asks",
+            )
+        };
         let help = match meant(id.as_str(), &names) {
             Some(meant) => format!("did you mean `{meant}`?"),
-            None => "put its definition into the set, or register it before".to_owned(),
+            None => otherwise.to_owned(),
         };
-        let message = format!("there is no migration `{id}`, neither in the set nor registered");
-        return Some(draft.source.problem(before.at, message, Some(help)));
-    };
-    let in_cycle =
-        |cycle: &Cycle| cycle.path.contains(id) && draft.id.as_ref().is_some_and(|own| cycle.path.contains(&own.value));
-    let (own, version) = (draft.version.as_ref()?.value, (*version)?);
-    if version < own || cycles.iter().any(in_cycle) {
-        return None;
+        draft.source.problem(before.at, format!("there is no migration `{id}` {where_not}"), Some(help))
     }
-    let message = format!("`{id}` has the version {version}, which is not lower than {own}");
-    let help = "a migration runs after lower versions only: raise its version, or leave this out";
-    Some(draft.source.problem(before.at, message, Some(help.to_owned())))
 }
 
 fn cycles(drafts: &[Draft<'_>]) -> Vec<Cycle> {

@@ -18,6 +18,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
 use super::notice::{self, Heard};
+use crate::figures::{self, count};
 
 /// The longest message of a server that a session takes, in bytes.
 pub const MOST_IN_MESSAGE: usize = 16 << 20;
@@ -207,8 +208,10 @@ impl<S> Watched<S> {
 /// The message that stands for one that is too long.
 fn end(length: usize) -> Vec<u8> {
     let text = format!(
-        "the server sent one message of {length} bytes, and an agent takes {MOST_IN_MESSAGE} (16 MiB): the session was ended, and \
-         its transaction is rolled back"
+        "the server sent one message of {} bytes, and an agent takes {} (16 MiB): the session was ended, and its transaction is rolled \
+         back",
+        count(figures::length(length)),
+        count(figures::length(MOST_IN_MESSAGE)),
     );
     let mut body = Vec::new();
     for (field, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', OVERSIZED), (b'M', text.as_str())] {

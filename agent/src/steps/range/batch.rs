@@ -364,7 +364,10 @@ fn usable(outcome: &Outcome, place: &Place) -> Result<i64, Error> {
             format!(
                 "the transform counts under the name \"{name}\", which is empty, reserved, or has too large a value"
             ),
-            "Give the counter another name than success, message, rows and mended; then run the migration again.",
+            format!(
+                "Give the counter another name than success, message, rows and mended; then `dunlin run {}`.",
+                place.migration
+            ),
         )));
     }
     i64::try_from(outcome.rows)

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::EventType;
+use dunlin_shared::figures;
 
 use super::Worker;
 use super::batch::Body;
@@ -79,8 +80,10 @@ impl Worker<'_> {
 fn in_words(cost: Cost, rows: u32, total: u64) -> String {
     let batches = |rows: u32| u32::try_from(total.div_ceil(u64::from(rows.max(1)))).unwrap_or(u32::MAX);
     let told = format!(
-        "the statement has a large fixed cost: each batch takes {fixed} whatever its rows, and {rows_cost} more for every 1000 rows. \
-         In batches of {rows} rows that comes to about {all} in all for {total} rows",
+        "the statement has a large fixed cost: each batch takes {fixed} whatever its rows, and {rows_cost} more for every 1,000 rows. \
+         In batches of {each} that comes to about {all} in all for {total}",
+        each = figures::rows(rows),
+        total = figures::rows(i64::try_from(total).unwrap_or(i64::MAX)),
         fixed = span(cost.fixed),
         rows_cost = span(cost.of(1000) - cost.fixed),
         all = span(cost.fixed * batches(rows)),
@@ -94,10 +97,7 @@ fn in_words(cost: Cost, rows: u32, total: u64) -> String {
     format!(
         "{told}; `size = {better}` in `batch` would make that {all} ({count} of {each} each)",
         all = span(cost.fixed * batches(better)),
-        count = match batches(better) {
-            1 => "1 batch".to_owned(),
-            count => format!("{count} batches"),
-        },
+        count = figures::counted(batches(better), "batch", "batches"),
         each = span(cost.of(better.min(u32::try_from(total).unwrap_or(u32::MAX)))),
     )
 }
@@ -128,15 +128,15 @@ mod tests {
         let cost = Cost { fixed: Duration::from_millis(200), each: 5000 };
         assert_eq!(
             in_words(cost, 60_000, 2_000_000),
-            "the statement has a large fixed cost: each batch takes 200 ms whatever its rows, and 5 ms more for every 1000 rows. In \
-             batches of 60000 rows that comes to about 6.8 s in all for 2000000 rows; `size = 360000` in `batch` would make that 1.2 s \
+            "the statement has a large fixed cost: each batch takes 200 ms whatever its rows, and 5 ms more for every 1,000 rows. In \
+             batches of 60,000 rows that comes to about 6.8 s in all for 2,000,000 rows; `size = 360000` in `batch` would make that 1.2 s \
              (6 batches of 2.0 s each)"
         );
         assert!(
             in_words(cost, 60_000, 150_000)
                 .ends_with("`size = 150000` in `batch` would make that 200 ms (1 batch of 950 ms each)")
         );
-        assert!(in_words(cost, 60_000, 50_000).ends_with("200 ms in all for 50000 rows"));
+        assert!(in_words(cost, 60_000, 50_000).ends_with("200 ms in all for 50,000 rows"));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Of the rows that it returns no more is kept than that takes: a batch may have many, and each may be large.
 
 use dunlin_proto::v1::EventType;
+use dunlin_shared::figures;
 use tokio_postgres::{SimpleQueryMessage, SimpleQueryRow};
 
 use super::Worker;
@@ -114,8 +115,9 @@ impl Worker<'_> {
         let (rows, Some(guard)) = (self.left_out, &self.guard) else { return };
         if rows > 0 {
             let sentence = format!(
-                "{rows} rows of {} that match were not changed: triggers before the change left them out ({}), or others changed them \
-                 meanwhile; they do not count as changed",
+                "{} of {} that match were not changed: triggers before the change left them out ({}), or others changed them meanwhile; \
+                 they do not count as changed",
+                figures::rows(rows),
                 self.table.quoted(),
                 guard.triggers
             );

@@ -114,7 +114,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         Some(name) => Body::Code(context.transforms.get(name).ok_or_else(|| {
             Error::Final(place.refuse(
                 format!("this agent has no transform `{name}`"),
-                "Start an agent that has it, and run the migration again.",
+                format!("Start an agent that has it, then `dunlin run {}`.", place.migration),
             ))
         })?),
     };
@@ -320,7 +320,7 @@ impl Worker<'_> {
             learnt.order.as_mut().and_then(|order| order.stripes.learn(&shown))
         });
         if let Some(sentence) = given_up {
-            self.context.lease.note(EventType::AgentNote, sentence);
+            self.context.lease.detail(EventType::AgentNote, sentence);
         }
     }
 

@@ -11,6 +11,7 @@
 //! refused. A table so small that the key would not help is never held against a plan.
 
 use dunlin_proto::v1::EventType;
+use dunlin_shared::figures::counted;
 use dunlin_shared::key::KeyColumn;
 use dunlin_shared::sql::placeholder::BatchSql;
 use futures::future::join3;
@@ -86,9 +87,10 @@ impl Worker<'_> {
         let Some((scan, pages)) = self.whole_scan(connection, &plan).await? else { return Ok(()) };
         let columns: Vec<&str> = self.key.iter().map(|column| column.name.as_str()).collect();
         let told = format!(
-            "the server does not find the rows of a batch by the key ({key}): it reads all {pages} pages of {schema}.{name} for each \
+            "the server does not find the rows of a batch by the key ({key}): it reads all {pages} of {schema}.{name} for each \
              batch. Its plan: {plan}",
             key = columns.join(", "),
+            pages = counted(pages, "page", "pages"),
             schema = scan.schema,
             name = scan.name,
             plan = outline(&plan),

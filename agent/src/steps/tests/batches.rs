@@ -1,6 +1,6 @@
 use std::sync::atomic::Ordering;
 
-use dunlin_proto::v1::EventType;
+use dunlin_proto::v1::{EventType, Severity};
 use dunlin_shared::postgres::throwaway::Server;
 
 use crate::steps::{Ended, Error};
@@ -260,7 +260,7 @@ async fn stripes_that_do_not_pay_are_noticed() {
     }
     let notes = lab.sent().0;
     assert_eq!(notes.len(), 1, "{notes:?}");
-    assert_eq!(notes[0].r#type(), EventType::AgentNote);
+    assert_eq!((notes[0].r#type(), notes[0].severity()), (EventType::AgentNote, Severity::Debug));
     assert_eq!(stripes(&lab).await, "[7, 13, 19, 25, 31, 37, 40] [1]");
 }
 

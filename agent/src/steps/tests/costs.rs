@@ -30,7 +30,7 @@ async fn a_large_fixed_cost_makes_batches_larger_and_is_told_once() {
     let notes: Vec<String> = lab.sent().0.into_iter().map(|note| note.message).collect();
     let told: Vec<&String> = notes.iter().filter(|note| note.contains("large fixed cost")).collect();
     assert_eq!(told.len(), 1, "{notes:?}");
-    for part in ["for 60000 rows", "Its plan: Update on t > "] {
+    for part in ["for 60,000 rows", "Its plan: Update on t > "] {
         assert!(told[0].contains(part), "{}", told[0]);
     }
 }

@@ -35,7 +35,7 @@ async fn what_is_missing_in_a_set_is_named_with_who_registered_it_and_nothing_ch
     let refusals = refused(&lab, request.clone()).await;
     assert_eq!(refusals.len(), 1);
     let told = refusals[0].describe();
-    assert!(told.starts_with("b (version 2), registered at 2") && told.ends_with("UTC by ann@desk"), "{told}");
+    assert!(told.starts_with("b (version 2), registered at 2") && told.ends_with("+00 by ann@desk"), "{told}");
     assert_eq!(ids(&lab).await, ["a", "b"]);
     // Only when nothing is wrong with the files: one that cannot be read is not missing.
     let broken = SourceFile { path: "b.toml".to_owned(), content: "id =".to_owned() };

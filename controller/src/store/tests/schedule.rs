@@ -68,7 +68,7 @@ async fn a_migration_has_one_unfinished_run_however_many_ask() {
     let asked = (0..8).map(|number: usize| stores[number % 2].queue_one(&target, &migration, false, false));
     let answers = join_all(asked).await;
     let queued = answers.iter().filter(|answer| matches!(answer, Ok(Single::Queued(_)))).count();
-    let unfinished = answers.iter().filter(|answer| matches!(answer, Ok(Single::Unfinished(_)))).count();
+    let unfinished = answers.iter().filter(|answer| matches!(answer, Ok(Single::Attached(_)))).count();
     assert_eq!((queued, unfinished), (1, 7), "{answers:?}");
 }
 

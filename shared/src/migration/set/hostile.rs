@@ -257,7 +257,7 @@ fn a_file_that_is_named_often_counts_as_often() {
         (0..1000).map(|number| format!("[[step]]\nname = \"s{number}\"\nfile = \"big.sql\"\n")).collect();
     let big = format!("SELECT '{}'", "x".repeat(1 << 20));
     let told = told_soon(vec![file("a.toml", HEAD.to_owned() + &steps), file("big.sql", big)]);
-    assert!(told[0].message.contains("comes to more than 33554432 bytes"), "{:?}", told[0]);
+    assert!(told[0].message.contains("comes to more than 33,554,432 bytes"), "{:?}", told[0]);
 }
 
 #[test]

@@ -268,9 +268,9 @@ fn warnings_hinder_nothing_and_are_told_beside_problems() {
 #[test]
 fn a_set_that_the_controller_would_refuse_for_its_size_is_refused_before() {
     let many: Vec<SourceFile> = (0..=limits::FILES).map(|number| file(&format!("{number}.sql"), "")).collect();
-    assert!(told(&many, &[])[0].starts_with("a set has at most 10000 files, and these are 10001"));
+    assert!(told(&many, &[])[0].starts_with("a set has at most 10,000 files, and these are 10,001"));
     let large = [small("a", 1, ""), file("x.sql", &"x".repeat(limits::BYTES))];
-    assert!(told(&large, &[])[0].starts_with("a set has at most 16777216 bytes"));
+    assert!(told(&large, &[])[0].starts_with("a set has at most 16,777,216 bytes"));
     let null = [file("a.toml", &format!("{HEAD}{STEP}# a\0"))];
     assert_eq!(told(&null, &[]), ["a.toml:8:4: the character U+0000, which PostgreSQL cannot store"]);
 }
@@ -389,14 +389,22 @@ fn a_dependency_must_exist_and_have_a_lower_version() {
     assert_eq!(
         told(&files, &[known("c", 7)]),
         [
-            "b.toml:5:15: there is no migration `add-user`, neither in the set nor registered (did you mean `add-users`?)",
-            "b.toml:5:27: there is no migration `elsewhere`, neither in the set nor registered (put its definition into the \
+            "b.toml:5:15: there is no migration `add-user` in this set, and none is registered (did you mean `add-users`?)",
+            "b.toml:5:27: there is no migration `elsewhere` in this set, and none is registered (put its definition into the \
              set, or register it before)",
             "b.toml:5:40: `c` has the version 7, which is not lower than 5 (a migration runs after lower versions only: raise \
              its version, or leave this out)",
         ]
     );
     assert_eq!(told(&[small("b", 5, "run_after = [\"c\"]")], &[known("c", 4)]), [""; 0]);
+}
+
+#[test]
+fn where_no_registry_was_asked_nothing_is_said_of_it() {
+    let problems = Set::parse_offline(&[small("late", 7, "run_after = [\"elsewhere\"]")]).unwrap_err();
+    assert_eq!(problems[0].message, "there is no migration `elsewhere` in this set");
+    assert!(problems[0].help.as_ref().unwrap().contains("`dunlin register --dry-run` asks"), "{problems:?}");
+    assert_eq!(problems.len(), 1);
 }
 
 #[test]
