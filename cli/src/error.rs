@@ -77,7 +77,7 @@ impl Error {
             | Code::Unimplemented
             | Code::Internal
             | Code::Unavailable
-            | Code::DataLoss => Self::Unreachable(format!("the controller cannot answer: {text}")),
+            | Code::DataLoss => Self::Unreachable(cannot_answer(text)),
         }
     }
 
@@ -103,6 +103,12 @@ impl Error {
     }
 }
 
+/// That the controller has nothing but this to say. It mostly says whose fault that is.
+fn cannot_answer(text: String) -> String {
+    let named = ["the controller", "this controller"].iter().any(|who| text.starts_with(who));
+    if named { text } else { format!("the controller cannot answer: {text}") }
+}
+
 impl From<Status> for Error {
     fn from(status: Status) -> Self {
         Self::from_status(&status)
@@ -112,6 +118,16 @@ impl From<Status> for Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_controller_is_named_once() {
+        let told = |text| Error::from_status(&Status::new(Code::Unavailable, text)).to_string();
+        assert_eq!(
+            told("the controller's database is not available: x"),
+            "the controller's database is not available: x"
+        );
+        assert_eq!(told("transport error"), "the controller cannot answer: transport error");
+    }
 
     #[test]
     fn every_code_of_a_controller_has_its_exit_code() {

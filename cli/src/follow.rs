@@ -1,20 +1,20 @@
 //! Following runs to their end, over whatever happens to the controllers meanwhile.
 //!
 //! A stream that breaks is taken up again, at any other controller, behind the last event that was seen: nothing is told
-//! twice and nothing is missed. The runs do not depend on being followed, so giving up (after `patience` without an answer)
-//! only ends the telling, and the error says how to take it up.
+//! twice and nothing is missed. The runs do not depend on being followed, so giving up (after `patience` from the loss of the
+//! connection, each time anew) only ends the telling, and the error says how to take it up.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 use dunlin_proto::client::{self, Order};
 use dunlin_proto::v1::{EventType, Run, WatchRunsRequest, WatchRunsResponse};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::tell;
-use crate::render::progress::Progress;
+use crate::render::progress::{Progress, Scope};
 use crate::render::words;
 
 /// The first pause before another try; each further one is twice as long, up to [`LONGEST_PAUSE`]. Between half of it and all
@@ -23,6 +23,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// The longest pause between two tries.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// How long a stream in which nothing is heard must last to count as a connection: longer than a controller goes on with one when its
+/// database is away.
+const STEADY: Duration = Duration::from_millis(if cfg!(test) { 100 } else { 10_000 });
 
 /// What is followed, and how.
 #[derive(Debug, Clone, Default)]
@@ -37,8 +41,10 @@ pub(crate) struct Follow {
     pub(crate) after_sequence: i64,
     /// A controller has answered already. Otherwise a first try that fails is the end: the address may be wrong.
     pub(crate) answered: bool,
-    /// How long to go on trying when no controller answers.
+    /// How long to go on trying once the connection is lost.
     pub(crate) patience: Duration,
+    /// Tell also how the work is done inside.
+    pub(crate) verbose: bool,
 }
 
 /// Why a run was cancelled.
@@ -88,7 +94,7 @@ impl Followed {
 /// # Errors
 /// No controller answers for `patience`, one refuses, or Ctrl-C.
 pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<Followed, Error> {
-    let mut progress = Progress::new();
+    let mut progress = Progress::new(Scope { endless: what.run_ids.is_empty(), verbose: what.verbose });
     progress.expect(&what.known);
     let mut followed = Followed { sequence: what.after_sequence, ..Followed::default() };
     let outcome = tokio::select! {
@@ -105,29 +111,92 @@ pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<F
     outcome.map(|()| followed)
 }
 
+/// How a stream is opened.
+struct Opening<'a> {
+    order: &'a mut Order,
+    /// When there is no patience left.
+    until: Option<Instant>,
+}
+
+/// What a try to follow has come to.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// When the stream was opened.
+    opened: Option<Instant>,
+    /// Whether something was heard in it.
+    heard: bool,
+}
+
+impl Attempt {
+    /// Whether there was a connection. One in which nothing is said counts once it has lasted: there may be nothing to say, and a
+    /// controller whose database is away closes what it has opened.
+    fn connected(&self) -> bool {
+        self.heard || self.opened.is_some_and(|opened| opened.elapsed() >= STEADY)
+    }
+
+    /// One stream, to its end.
+    async fn follow(
+        &mut self,
+        controllers: &Controllers,
+        what: &Follow,
+        opening: Opening<'_>,
+        followed: &mut Followed,
+        progress: &mut Progress,
+    ) -> Result<(), Error> {
+        let Opening { order, until } = opening;
+        let request = WatchRunsRequest {
+            run_ids: what.run_ids.clone(),
+            target: what.target.clone(),
+            after_sequence: followed.sequence,
+            all: what.run_ids.is_empty(),
+        };
+        let open = async {
+            let choice = controllers.choose(order).await?;
+            *order = Order::Random { last: Some(choice.url) };
+            Ok::<_, Error>(client::runs(choice.channel).watch_runs(request).await?.into_inner())
+        };
+        let mut stream = match until {
+            None => open.await?,
+            Some(until) => timeout_at(until, open)
+                .await
+                .map_err(|_| Error::Unreachable(format!("no controller answers at {}", controllers.urls())))??,
+        };
+        self.opened = Some(Instant::now());
+        while let Some(response) = stream.message().await? {
+            self.heard = true;
+            followed.take(response, progress);
+        }
+        Ok(())
+    }
+}
+
 async fn attempts(
     controllers: &Controllers,
     what: &Follow,
     followed: &mut Followed,
     progress: &mut Progress,
 ) -> Result<(), Error> {
-    let mut first = true;
     let mut order = Order::AsNamed;
     let mut pause = FIRST_PAUSE;
+    let mut answered = what.answered;
     let mut lost: Option<Instant> = None;
     loop {
-        let mut heard = false;
-        let error = match attempt(controllers, what, &mut order, followed, progress, &mut heard).await {
+        let mut attempt = Attempt::default();
+        let opening = Opening { order: &mut order, until: lost.map(|since| since + what.patience) };
+        let error = match attempt.follow(controllers, what, opening, followed, progress).await {
             Ok(()) if followed.complete(&what.run_ids) => return Ok(()),
             Ok(()) => Error::Unreachable("the controller ended the stream too early".to_owned()),
             Err(error) if error.passes() => error,
             Err(error) => return Err(error),
         };
-        if std::mem::take(&mut first) && !heard && !what.answered {
+        let connected = attempt.connected();
+        if !connected && !answered {
             return Err(error);
         }
+        answered = true;
+        // Counted from the loss, however often it was tried again since; a connection in between is the end of that loss.
         let since = match lost {
-            Some(since) if !heard => since,
+            Some(since) if !connected => since,
             _ => {
                 progress
                     .note("The connection to the controller is lost; connecting again. What runs goes on meanwhile.");
@@ -135,38 +204,15 @@ async fn attempts(
                 *lost.insert(Instant::now())
             }
         };
-        if since.elapsed() > what.patience {
-            return Err(Error::Unreachable(format!("{error}\n{}", goes_on(&what.run_ids))));
+        let left = what.patience.saturating_sub(since.elapsed());
+        if left.is_zero() {
+            let patience = humantime::format_duration(what.patience);
+            let goes_on = goes_on(&what.run_ids);
+            return Err(Error::Unreachable(format!("{error}\nThe connection was lost {patience} ago. {goes_on}")));
         }
-        sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
+        sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0).min(left)).await;
         pause = (pause * 2).min(LONGEST_PAUSE);
     }
-}
-
-/// One stream, to its end.
-async fn attempt(
-    controllers: &Controllers,
-    what: &Follow,
-    order: &mut Order,
-    followed: &mut Followed,
-    progress: &mut Progress,
-    heard: &mut bool,
-) -> Result<(), Error> {
-    let choice = controllers.choose(order).await?;
-    *order = Order::Random { last: Some(choice.url) };
-    let mut client = client::runs(choice.channel);
-    let request = WatchRunsRequest {
-        run_ids: what.run_ids.clone(),
-        target: what.target.clone(),
-        after_sequence: followed.sequence,
-        all: what.run_ids.is_empty(),
-    };
-    let mut stream = client.watch_runs(request).await?.into_inner();
-    while let Some(response) = stream.message().await? {
-        *heard = true;
-        followed.take(response, progress);
-    }
-    Ok(())
 }
 
 /// What becomes of runs that are not followed any more.

@@ -56,7 +56,8 @@ async fn rows_that_sql_returns_take_no_memory_of_an_agent() {
     for id in ["step", "alone", "batches", "guarded"] {
         let _done = fleet.dunlin(&["run", id]).await.ended(0);
     }
-    let _refused = fleet.dunlin(&["run", "checked"]).await.ended(1).says(&["returns 4000000 rows instead of one row"]);
+    let _refused =
+        fleet.dunlin(&["run", "checked"]).await.ended(1).says(&["returns 4,000,000 rows instead of one row"]);
     assert_eq!(fleet.main().value::<i64>("SELECT sum(n) FROM t").await, 20);
     assert_eq!(fleet.agent(0).status(), None, "the agent lives");
 }
@@ -68,7 +69,7 @@ async fn one_message_that_is_too_long_fails_the_run_and_says_so() {
     let sql = "INSERT INTO t VALUES (1); SELECT repeat('x', 900000000)";
     fleet.register(&[("a.toml", &migration("long", 1, &format!("[[step]]\nname = \"call\"\nsql = \"{sql}\"")))]).await;
     let _failed = fleet.dunlin(&["run", "long"]).await.ended(1).says(&[
-        "one message of 900000",
+        "one message of 900,000",
         "16 MiB",
         "returns no such value",
     ]);

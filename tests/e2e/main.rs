@@ -6,6 +6,7 @@
 #![expect(clippy::unwrap_used, reason = "a test ends where something is missing, in its helpers too")]
 
 mod answers;
+mod attaching;
 mod checks;
 mod command;
 mod databases_away;
@@ -32,4 +33,5 @@ mod registering;
 mod replicas;
 mod scenarios;
 mod tables;
+mod terminal;
 mod unreached;

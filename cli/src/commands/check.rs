@@ -56,7 +56,7 @@ pub(crate) fn execute(args: &Args, output: &Output) -> Result<(), Error> {
         Err(ReadError::Problems(problems)) => return Err(refused(args, output, problems, &[])?),
         Err(error) => return Err(unreadable(&error)),
     };
-    let set = match Set::parse(&files, &[]) {
+    let set = match Set::parse_offline(&files) {
         Ok(set) => set,
         Err(problems) => return Err(refused(args, output, problems, &files)?),
     };

@@ -2,11 +2,13 @@
 
 use comfy_table::Cell;
 use dunlin_proto::v1::{Event, ListEventsRequest, ListEventsResponse};
+use dunlin_shared::figures::length;
 
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, progress, time_or, words};
+use crate::render::progress::{self, Scope};
+use crate::render::{Align, Columns, Look, count, time_or, words};
 
 /// The options of `dunlin events`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +25,9 @@ pub(crate) struct Args {
     /// At most this many, the newest; 0 means all
     #[arg(long, short = 'n', value_name = "N", default_value_t = 100)]
     limit: usize,
+    /// Show also how the work is done inside, such as the order of batches
+    #[arg(long, short)]
+    verbose: bool,
 }
 
 /// Asks and prints.
@@ -35,14 +40,15 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         page_token: String::new(),
         newest_first: true,
     };
-    let answer = page(controllers, request, args.limit).await?;
+    let scope = Scope { verbose: args.verbose, ..Scope::default() };
+    let answer = page(controllers, request, args.limit, scope).await?;
     output.answer(&answer, |look| {
         if answer.events.is_empty() {
             return "There are no such events.".to_owned();
         }
         let mut text = String::new();
         if !answer.next_page_token.is_empty() {
-            text = format!("(the newest {}; --limit 0 shows all)\n", answer.events.len());
+            text = format!("(the newest {}; --limit 0 shows all)\n", count(length(answer.events.len())));
         }
         text + &table(look, &answer.events)
     })
@@ -52,6 +58,7 @@ async fn page(
     controllers: &Controllers,
     mut request: ListEventsRequest,
     limit: usize,
+    scope: Scope,
 ) -> Result<ListEventsResponse, Error> {
     let mut client = controllers.runs().await?;
     let mut answer = ListEventsResponse::default();
@@ -59,7 +66,7 @@ async fn page(
         let left = if limit == 0 { 1_000 } else { limit - answer.events.len() };
         request.page_size = i32::try_from(left.min(1_000)).unwrap_or(1_000);
         let page = client.list_events(request.clone()).await?.into_inner();
-        answer.events.extend(page.events);
+        answer.events.extend(page.events.into_iter().filter(|event| progress::shown(event, scope)));
         request.page_token.clone_from(&page.next_page_token);
         answer.next_page_token = page.next_page_token;
         if answer.next_page_token.is_empty() || (limit > 0 && answer.events.len() >= limit) {

@@ -79,7 +79,7 @@ async fn applied(controllers: &Controllers, target: &str) -> Result<Result<Appli
 }
 
 fn table(look: &Look, migrations: &[Migration], target: &str, applied: Option<&Applied>) -> String {
-    let header = format!("ON {}", target.to_uppercase());
+    let header = format!("APPLIED ON {target}");
     // As long as there is one of each, nobody needs to hear of revisions.
     let revisions = migrations.iter().any(|migration| migration.revision > 1 || !migration.other_revisions.is_empty());
     let mut columns = vec![
@@ -97,7 +97,7 @@ fn table(look: &Look, migrations: &[Migration], target: &str, applied: Option<&A
         let steps = migration.steps.len();
         let steps = if migration.atomic { format!("{steps}, atomic") } else { steps.to_string() };
         let state = match applied.map(|applied| applied.get(&migration.id)) {
-            None => Cell::new("no agent"),
+            None => Cell::new("not known"),
             Some(None) => Cell::new("pending").fg(Color::Yellow),
             Some(Some(row)) => Cell::new(when(look, row)).fg(Color::Green),
         };
@@ -181,8 +181,8 @@ mod tests {
         migration.other_revisions = vec![HeldRevision { target: "staging".to_owned(), revision: 1 }];
         assert_eq!(
             table(&look, &[migration], "main", Some(&applied)),
-            "VERSION  MIGRATION  REVISION          STEPS  ON MAIN  RUN AFTER\n      \
-             1  years      2; staging has 1  0      pending  -\n"
+            "VERSION  MIGRATION  REVISION          STEPS  APPLIED ON main  RUN AFTER\n      \
+             1  years      2; staging has 1  0      pending          -\n"
         );
     }
 

@@ -44,15 +44,18 @@ fn text(look: &Look, plan: &PlanPendingResponse) -> String {
             None => format!("What is pending on {} is not known: no agent has ever reached it.", plan.target),
         };
     };
-    let verb = if plan.unreached.is_none() {
-        "is".to_owned()
-    } else {
-        format!("(reported {}) was", time_or(look, plan.report_time.as_ref(), "never"))
+    let stands = match (&plan.unreached, &plan.report_time) {
+        (None, _) => format!("{} is at schema version {}", plan.target, plan.version),
+        (Some(_), None) => format!("No agent has ever reached {}", plan.target),
+        (Some(_), Some(time)) => format!(
+            "{} was at schema version {} when it was reported last, at {}",
+            plan.target,
+            plan.version,
+            time_or(look, Some(time), "-")
+        ),
     };
     format!(
-        "{} {verb} at schema version {}; {} would bring it to {}:\n\n{}",
-        plan.target,
-        plan.version,
+        "{stands}; {} would bring it to {}:\n\n{}",
         words::plural(plan.pending.len(), "pending migration", "pending migrations"),
         last.max(plan.version),
         table(look, &plan.pending)
@@ -61,34 +64,39 @@ fn text(look: &Look, plan: &PlanPendingResponse) -> String {
 
 /// Pending migrations in the order in which they would run.
 pub(super) fn table(look: &Look, pending: &[PlannedMigration]) -> String {
-    let mut table = Columns::new(
-        look,
-        &[
-            ("ORDER", Align::Right),
-            ("VERSION", Align::Right),
-            ("MIGRATION", Align::Left),
-            ("STEPS", Align::Left),
-            ("WAITS FOR", Align::Left),
-        ],
-    );
+    let failed = pending.iter().any(|migration| migration.failed_run_id != 0);
+    let mut columns = vec![
+        ("ORDER", Align::Right),
+        ("VERSION", Align::Right),
+        ("MIGRATION", Align::Left),
+        ("STEPS", Align::Left),
+        ("WAITS FOR", Align::Left),
+    ];
+    if failed {
+        columns.insert(4, ("LAST RUN", Align::Left));
+    }
+    let mut table = Columns::new(look, &columns);
     for (index, migration) in pending.iter().enumerate() {
         let steps = if migration.atomic { format!("{}, atomic", migration.steps) } else { migration.steps.to_string() };
-        table.row([
+        let mut cells = vec![
             Cell::new(index + 1),
             Cell::new(migration.version),
             Cell::new(&migration.id),
             Cell::new(steps),
-            waiting(migration),
-        ]);
+            Cell::new(waits::short(&migration.waits).unwrap_or_else(|| "-".to_owned())),
+        ];
+        if failed {
+            cells.insert(4, last_run(migration));
+        }
+        table.row(cells);
     }
     table.render()
 }
 
-fn waiting(migration: &PlannedMigration) -> Cell {
-    let text = waits::short(&migration.waits).unwrap_or_else(|| "nothing".to_owned());
+fn last_run(migration: &PlannedMigration) -> Cell {
     match migration.failed_run_id {
-        0 => Cell::new(text),
-        run => Cell::new(format!("{text} (run {run} of it failed)")).fg(Color::Red),
+        0 => Cell::new("-"),
+        run => Cell::new(format!("run {run} failed")).fg(Color::Red),
     }
 }
 
@@ -127,9 +135,21 @@ mod tests {
             text(&Look::plain(None), &plan),
             "main is at schema version 2; 3 pending migrations would bring it to 5:\n\n\
              ORDER  VERSION  MIGRATION  STEPS  WAITS FOR\n    \
-                 1        3  a          1      nothing\n    \
+                 1        3  a          1      -\n    \
                  2        4  b          1      its turn, behind a\n    \
                  3        5  c          1      a\n"
+        );
+    }
+
+    #[test]
+    fn a_failure_stands_beside_what_is_waited_for() {
+        let failed = PlannedMigration { id: "a".to_owned(), version: 1, failed_run_id: 3, ..Default::default() };
+        let next = PlannedMigration { id: "b".to_owned(), version: 2, ..Default::default() };
+        assert_eq!(
+            table(&Look::plain(None), &[failed, next]),
+            "ORDER  VERSION  MIGRATION  STEPS  LAST RUN      WAITS FOR\n    \
+                 1        1  a          0      run 3 failed  -\n    \
+                 2        2  b          0      -             -\n"
         );
     }
 }

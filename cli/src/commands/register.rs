@@ -12,6 +12,7 @@ use dunlin_proto::v1::{
     DefinitionFile, HeldRevision, MissingPolicy, RegisterMigrationsRequest, RegisterMigrationsResponse,
     RegisterOutcome, RegisteredMigration,
 };
+use dunlin_shared::figures::length;
 use dunlin_shared::migration::set::{Problem, Severity};
 use tonic::{Code, Status};
 
@@ -19,7 +20,7 @@ use crate::connection::Controllers;
 use crate::error::Error;
 use crate::operator;
 use crate::output::{Output, tell};
-use crate::render::{Align, Columns, Look, words};
+use crate::render::{Align, Columns, Look, count, words};
 
 /// The options of `dunlin register`.
 #[derive(Debug, clap::Args)]
@@ -139,7 +140,8 @@ fn text(look: &Look, answer: &RegisterMigrationsResponse, dry_run: bool) -> Stri
         table.row([Cell::new(migration.version), Cell::new(&migration.id), outcome]);
     }
     let all = || answer.migrations.iter().chain(&answer.withdrawn);
-    let number = |outcome| all().map(RegisteredMigration::outcome).filter(|other| *other == outcome).count();
+    let how_many = |outcome| all().map(RegisteredMigration::outcome).filter(|other| *other == outcome).count();
+    let number = |outcome| count(length(how_many(outcome)));
     let mut summary = format!(
         "{} registered, {} changed, {} unchanged",
         number(RegisterOutcome::Registered),
@@ -147,7 +149,7 @@ fn text(look: &Look, answer: &RegisterMigrationsResponse, dry_run: bool) -> Stri
         number(RegisterOutcome::Unchanged)
     );
     for outcome in [RegisterOutcome::Reworded, RegisterOutcome::Amended, RegisterOutcome::Withdrawn] {
-        if number(outcome) > 0 {
+        if how_many(outcome) > 0 {
             summary.push_str(&format!(", {} {}", number(outcome), words::outcome(outcome)));
         }
     }

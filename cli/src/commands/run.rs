@@ -6,7 +6,7 @@ use dunlin_proto::v1::{
 };
 
 use super::repeat;
-use super::watch::{Patience, report, runs_text};
+use super::watch::{Following, report, runs_text};
 use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
@@ -49,7 +49,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    patience: Patience,
+    following: Following,
 }
 
 /// Starts and follows.
@@ -96,12 +96,19 @@ async fn one(args: &Args, id: &str, controllers: &Controllers, output: &Output) 
     };
     let started = controllers.runs().await?.run_migration(request).await?.into_inner();
     let Some(run) = started.run.clone() else {
-        return output.answer(&started, |_| format!("Skipped: {}", started.message));
+        return output.answer(&started, |_| format!("Nothing is run: {}.", started.message));
     };
+    if started.attached {
+        tell(&format!("No new run: {}.", started.message));
+    }
     if args.detach {
         return output.answer(&started, |look| detached(look, std::slice::from_ref(&run)));
     }
-    tell(&format!("Running {id} on {target}: run {}", run.id));
+    tell(&if started.attached {
+        format!("Following run {} of {id} on {target}", run.id)
+    } else {
+        format!("Running {id} on {target}: run {}", run.id)
+    });
     let followed = watch(args, &[run], controllers).await?;
     let answer = RunMigrationResponse { run: followed.runs().pop(), ..started };
     output.answer(&answer, |look| runs_text(look, &followed))?;
@@ -116,7 +123,8 @@ async fn watch(args: &Args, runs: &[Run], controllers: &Controllers) -> Result<F
         known: runs.to_vec(),
         after_sequence: 0,
         answered: true,
-        patience: args.patience.patience.into(),
+        patience: args.following.patience.into(),
+        verbose: args.following.verbose,
     };
     follow(controllers, &what).await
 }

@@ -2,11 +2,12 @@
 
 use clap::ValueEnum;
 use dunlin_proto::v1::{ListRunsRequest, ListRunsResponse, RunState};
+use dunlin_shared::figures::length;
 
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render;
+use crate::render::{self, count};
 
 /// The options of `dunlin runs`.
 #[derive(Debug, clap::Args)]
@@ -63,7 +64,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
         }
         let mut text = render::runs::table(look, &answer.runs);
         if !answer.next_page_token.is_empty() {
-            text.push_str(&format!("(the newest {}; --limit 0 shows all)", answer.runs.len()));
+            text.push_str(&format!("(the newest {}; --limit 0 shows all)", count(length(answer.runs.len()))));
         }
         text
     })

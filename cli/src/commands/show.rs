@@ -129,8 +129,8 @@ fn table(look: &Look, applied: &[AppliedMigration]) -> String {
         look,
         &[
             ("TARGET", Align::Left),
-            ("FIRST", Align::Left),
-            ("LAST", Align::Left),
+            ("FIRST APPLIED", Align::Left),
+            ("LAST APPLIED", Align::Left),
             ("REVISION", Align::Right),
             ("TIMES", Align::Right),
             ("RUN", Align::Right),

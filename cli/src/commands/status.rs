@@ -158,7 +158,7 @@ mod tests {
              \n\
              Pending\n\
              ORDER  VERSION  MIGRATION  STEPS  WAITS FOR\n    \
-                 1        5  roles      1      nothing\n\
+                 1        5  roles      1      -\n\
              \n\
              Agents\n\
              none\n"

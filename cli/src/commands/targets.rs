@@ -6,7 +6,7 @@ use dunlin_proto::v1::{ListTargetsRequest, ListTargetsResponse, Target};
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, time_or};
+use crate::render::{Align, Columns, Look, count, time_or};
 
 /// The options of `dunlin targets`.
 #[derive(Debug, clap::Args)]
@@ -57,8 +57,8 @@ fn table(look: &Look, targets: &[Target]) -> String {
         table.row([
             Cell::new(&target.name),
             Cell::new(target.version),
-            Cell::new(target.applied),
-            Cell::new(target.pending),
+            Cell::new(count(target.applied)),
+            Cell::new(count(target.pending)),
             Cell::new(target.agents),
             Cell::new(&target.server_version),
             Cell::new(time_or(look, target.report_time.as_ref(), "-")),

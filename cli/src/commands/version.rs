@@ -28,7 +28,7 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
 /// That no agent reaches the target is an error of whoever asks how it is now, whatever the last report says.
 pub(super) fn unreached(why: Option<&str>) -> Result<(), Error> {
     let Some(why) = why else { return Ok(()) };
-    Err(Error::Unreachable(format!("{why}; what it has now cannot be known")))
+    Err(Error::Unreachable(format!("{why}. What the target has now cannot be known.")))
 }
 
 fn text(look: &Look, answer: &GetSchemaVersionResponse) -> String {
@@ -59,9 +59,9 @@ mod tests {
             unreached: None,
         };
         let look = Look::plain(None);
-        assert_eq!(text(&look, &answer), "main is at schema version 5 (reported 2026-11-23 13:12:43)");
+        assert_eq!(text(&look, &answer), "main is at schema version 5 (reported 2026-11-23 13:12:43+00)");
         answer.unreached = Some("no connected agent serves target main".to_owned());
-        assert_eq!(text(&look, &answer), "main was at schema version 5 (reported 2026-11-23 13:12:43)");
+        assert_eq!(text(&look, &answer), "main was at schema version 5 (reported 2026-11-23 13:12:43+00)");
         answer.report_time = None;
         assert_eq!(text(&look, &answer), "The schema version of main is not known: no agent has ever reached it");
     }

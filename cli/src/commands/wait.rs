@@ -1,4 +1,5 @@
-//! `dunlin wait`: returns once work can begin: a controller serves, and an agent reaches the target.
+//! `dunlin wait`: returns once work can begin: a controller serves, and an agent reaches the target. Until then it says what is missing,
+//! and says it again when that changes.
 
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use tonic_health::pb::health_client::HealthClient;
 use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
-use crate::output::Output;
+use crate::output::{Output, tell};
 use crate::render::words;
 
 /// The pause between two looks.
@@ -41,7 +42,16 @@ struct Ready {
 /// Waits and tells.
 pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     let target = &args.target.target;
-    let agents = ready(controllers, target, args.agents, args.timeout.into())
+    let mut told = String::new();
+    let tell_once = |missing: &str| {
+        // The way out stands in the lines behind, for the end.
+        let missing = missing.lines().next().unwrap_or_default();
+        if told != missing {
+            missing.clone_into(&mut told);
+            tell(&format!("Waiting: {missing}"));
+        }
+    };
+    let agents = ready(controllers, target, args.agents, args.timeout.into(), tell_once)
         .await
         .map_err(|missing| Error::Unreachable(format!("not ready after {}: {missing}", args.timeout)))?;
     let ready = Ready { controller: controllers.urls().to_owned(), target: target.clone(), agents };
@@ -53,10 +63,11 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
 /// # Errors
 /// What is missing when the time is over.
 pub(crate) async fn serving(controllers: &Controllers, timeout: Duration) -> Result<(), String> {
-    repeat(controllers, timeout, || serves(controllers)).await
+    repeat(controllers, timeout, |_| {}, || serves(controllers)).await
 }
 
-/// Waits until a controller serves and at least `agents` agents reach the target, and returns their number.
+/// Waits until a controller serves and at least `agents` agents reach the target, and returns their number. `missing` is told after
+/// each look what is missing.
 ///
 /// # Errors
 /// What is missing when the time is over.
@@ -65,26 +76,34 @@ pub(crate) async fn ready(
     target: &str,
     agents: usize,
     timeout: Duration,
+    missing: impl FnMut(&str),
 ) -> Result<usize, String> {
-    repeat(controllers, timeout, || reaches(controllers, target, agents)).await
+    repeat(controllers, timeout, missing, || reaches(controllers, target, agents)).await
 }
 
 /// Looks again and again, until it is so or the time is over.
 async fn repeat<T, F: Future<Output = Result<T, String>>>(
     controllers: &Controllers,
     timeout: Duration,
+    mut told: impl FnMut(&str),
     mut look: impl FnMut() -> F,
 ) -> Result<T, String> {
     let deadline = Instant::now() + timeout;
+    let mut seen = None;
     loop {
         let missing = match tokio::time::timeout_at(deadline, look()).await {
             Ok(Ok(found)) => return Ok(found),
             Ok(Err(missing)) => missing,
-            Err(_) => format!("the controller at {} does not answer", controllers.urls()),
+            // The time is over in the middle of a look: what the one before has found still holds.
+            Err(_) => {
+                return Err(seen.unwrap_or_else(|| format!("the controller at {} does not answer", controllers.urls())));
+            }
         };
         if Instant::now() + PAUSE > deadline {
             return Err(missing);
         }
+        told(&missing);
+        seen = Some(missing);
         sleep(PAUSE).await;
     }
 }

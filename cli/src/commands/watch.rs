@@ -1,6 +1,8 @@
 //! `dunlin watch [RUN...]`: follows runs to their end, or everything on a target until Ctrl-C.
 
-use dunlin_proto::v1::{GetRunResponse, ListEventsRequest, Run, RunPendingMigrationsResponse, RunState};
+use dunlin_proto::v1::{
+    GetRunResponse, ListEventsRequest, ListRunsRequest, Run, RunPendingMigrationsResponse, RunState,
+};
 
 use crate::args::Target;
 use crate::connection::Controllers;
@@ -10,12 +12,15 @@ use crate::output::{Output, tell};
 use crate::render::failure;
 use crate::render::{Look, runs, words};
 
-/// How long to go on when the controllers do not answer.
+/// How runs are followed.
 #[derive(Debug, Clone, Copy, clap::Args)]
-pub(crate) struct Patience {
-    /// How long to go on trying when the connection is lost and no controller answers
+pub(crate) struct Following {
+    /// How long to go on trying to connect again, each time that the connection is lost
     #[arg(long, value_name = "TIME", default_value = "2m")]
     pub(crate) patience: humantime::Duration,
+    /// Tell also how the work is done inside, such as the order of batches
+    #[arg(long, short)]
+    pub(crate) verbose: bool,
 }
 
 /// The options of `dunlin watch`.
@@ -27,7 +32,7 @@ pub(crate) struct Args {
     #[command(flatten)]
     target: Target,
     #[command(flatten)]
-    patience: Patience,
+    following: Following,
 }
 
 /// Follows and prints how it ended.
@@ -37,13 +42,20 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
             "name the runs to watch: without any the watch has no end, and so no JSON document".to_owned(),
         ));
     }
+    let endless = args.runs.is_empty();
+    let target = &args.target.target;
+    let after_sequence = if endless { latest(controllers, target).await? } else { 0 };
+    if endless {
+        tell(&waiting(target, unfinished(controllers, target).await?));
+    }
     let what = Follow {
-        target: if args.runs.is_empty() { args.target.target.clone() } else { String::new() },
+        target: if endless { target.clone() } else { String::new() },
         run_ids: args.runs.clone(),
         known: Vec::new(),
-        after_sequence: if args.runs.is_empty() { latest(controllers, &args.target.target).await? } else { 0 },
-        answered: false,
-        patience: args.patience.patience.into(),
+        after_sequence,
+        answered: endless,
+        patience: args.following.patience.into(),
+        verbose: args.following.verbose,
     };
     let followed = follow(controllers, &what).await?;
     let mut runs = followed.runs();
@@ -66,6 +78,28 @@ async fn latest(controllers: &Controllers, target: &str) -> Result<i64, Error> {
     };
     let events = controllers.runs().await?.list_events(request).await?.into_inner().events;
     Ok(events.first().map_or(0, |event| event.sequence))
+}
+
+/// The runs of a target that have not ended.
+async fn unfinished(controllers: &Controllers, target: &str) -> Result<usize, Error> {
+    let states = [RunState::Queued, RunState::Running, RunState::Pausing, RunState::Paused];
+    let request = ListRunsRequest {
+        target: target.to_owned(),
+        states: states.map(Into::into).to_vec(),
+        ..ListRunsRequest::default()
+    };
+    Ok(super::runs::page(controllers, request, 0).await?.runs.len())
+}
+
+/// What a watch without an end waits for.
+fn waiting(target: &str, unfinished: usize) -> String {
+    match unfinished {
+        0 => format!("Nothing runs on {target} now: waiting for the next run. Ctrl-C ends this."),
+        some => format!(
+            "Following {} on {target}, and those to come. Ctrl-C ends this.",
+            words::plural(some, "run", "runs")
+        ),
+    }
 }
 
 /// The table of how runs ended, without those that were cancelled.
@@ -92,5 +126,16 @@ pub(super) fn report(followed: &Followed) {
     }
     for run in failed {
         tell(&format!("\n{}", failure::failure(&look, run)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_without_an_end_says_what_it_waits_for() {
+        assert_eq!(waiting("main", 0), "Nothing runs on main now: waiting for the next run. Ctrl-C ends this.");
+        assert_eq!(waiting("main", 2), "Following 2 runs on main, and those to come. Ctrl-C ends this.");
     }
 }

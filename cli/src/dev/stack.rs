@@ -98,7 +98,7 @@ impl Stack {
             };
             self.agents.push(spawned(start).await?);
         }
-        self.wait(wait::ready(&controllers, "main", settings.agents, READY)).await
+        self.wait(wait::ready(&controllers, "main", settings.agents, READY, |_| {})).await
     }
 
     /// Waits until something is ready, or a child dies.

@@ -9,6 +9,7 @@ use dunlin_proto::v1::{
     ListRunsRequest, ListRunsResponse, RunMigrationRequest, RunMigrationResponse, RunPendingMigrationsRequest,
     RunPendingMigrationsResponse, RunState,
 };
+use futures::StreamExt;
 use futures::stream::{self, BoxStream};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -21,6 +22,8 @@ type Item = Result<WatchRunsResponse, Status>;
 /// A controller that answers each watch with the next of these streams.
 struct Fake {
     streams: Mutex<Vec<Vec<Item>>>,
+    /// How long each stream is open before anything comes.
+    quiet: Duration,
     asked: &'static Mutex<Vec<i64>>,
 }
 
@@ -32,7 +35,12 @@ impl RunService for Fake {
         self.asked.lock().unwrap().push(request.into_inner().after_sequence);
         let mut streams = self.streams.lock().unwrap();
         let next = if streams.is_empty() { vec![Err(Status::unavailable("no more"))] } else { streams.remove(0) };
-        Ok(Response::new(Box::pin(stream::iter(next))))
+        let quiet = self.quiet;
+        let after = async move {
+            sleep(quiet).await;
+            stream::iter(next)
+        };
+        Ok(Response::new(Box::pin(stream::once(after).flatten())))
     }
 
     async fn run_pending_migrations(
@@ -65,14 +73,18 @@ impl RunService for Fake {
 
 /// Follows run 1 at a controller that answers with these streams; and what it was asked for.
 async fn followed(streams: Vec<Vec<Item>>, answered: bool) -> (Result<Followed, Error>, Vec<i64>) {
+    let what = Follow { run_ids: vec![1], answered, patience: Duration::from_secs(60), ..Follow::default() };
+    follow_fake(streams, Duration::ZERO, &what).await
+}
+
+async fn follow_fake(streams: Vec<Vec<Item>>, quiet: Duration, what: &Follow) -> (Result<Followed, Error>, Vec<i64>) {
     let asked: &'static Mutex<Vec<i64>> = Box::leak(Box::default());
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address: SocketAddr = listener.local_addr().unwrap();
-    let service = RunServiceServer::new(Fake { streams: Mutex::new(streams), asked });
+    let service = RunServiceServer::new(Fake { streams: Mutex::new(streams), quiet, asked });
     let server = tonic::transport::Server::builder().add_service(service);
     tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
-    let what = Follow { run_ids: vec![1], answered, patience: Duration::from_millis(300), ..Follow::default() };
-    let outcome = follow(&Controllers::new(format!("http://{address}")), &what).await;
+    let outcome = follow(&Controllers::new(format!("http://{address}")), what).await;
     let asked = asked.lock().unwrap().clone();
     (outcome, asked)
 }
@@ -112,11 +124,39 @@ async fn a_stream_that_ends_before_the_run_is_taken_up_too() {
 
 #[tokio::test]
 async fn patience_ends_and_says_that_the_run_goes_on() {
-    let (outcome, asked) = followed(vec![vec![told(RunState::Running, 3), broken()]], false).await;
+    let what = Follow { run_ids: vec![1], patience: Duration::from_secs(2), ..Follow::default() };
+    let streams = vec![vec![told(RunState::Running, 3), broken()]];
+    let (outcome, asked) = follow_fake(streams, Duration::ZERO, &what).await;
     let error = outcome.unwrap_err();
     assert_eq!(error.exit_code(), 3);
     assert!(error.to_string().contains("Run 1 goes on; `dunlin watch 1` follows it again."), "{error}");
     assert!(asked.len() > 2, "{asked:?}");
+}
+
+#[tokio::test]
+async fn patience_is_counted_from_each_loss_and_not_from_the_last_word() {
+    // Longer than there is patience for, nothing is said in a connection that is there.
+    let (patience, quiet) = (Duration::from_millis(800), Duration::from_millis(1_000));
+    let what = Follow { run_ids: vec![1], answered: true, patience, ..Follow::default() };
+    let streams = vec![vec![broken()], vec![broken()], vec![told(RunState::Succeeded, 9)]];
+    let (outcome, asked) = follow_fake(streams, quiet, &what).await;
+    assert_eq!(outcome.unwrap().runs()[0].state(), RunState::Succeeded);
+    assert_eq!(asked, [0, 0, 0]);
+}
+
+#[tokio::test]
+async fn a_try_that_hangs_ends_with_the_patience() {
+    // The kernel accepts for it, and nobody answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let controllers = Controllers::new(format!("http://{}", silent.local_addr().unwrap()));
+    let what = Follow { run_ids: vec![1], ..Follow::default() };
+    let mut order = Order::AsNamed;
+    let opening = Opening { order: &mut order, until: Some(Instant::now()) };
+    let mut progress = Progress::new(Scope::default());
+    let mut attempt = Attempt::default();
+    let ended = attempt.follow(&controllers, &what, opening, &mut Followed::default(), &mut progress).await;
+    assert!(ended.unwrap_err().to_string().contains("no controller answers"));
+    assert!(!attempt.connected());
 }
 
 #[tokio::test]

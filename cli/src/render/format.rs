@@ -1,24 +1,10 @@
-//! Figures and times for people.
+//! Times and durations for people, the same in every output. Numbers are [`dunlin_shared::figures`].
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::Look;
-
-/// A number with separators: `1,234,567`.
-pub(crate) fn count(number: impl Into<i64>) -> String {
-    let number: i64 = number.into();
-    let digits = number.unsigned_abs().to_string();
-    let mut text = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    if number < 0 { format!("-{text}") } else { text }
-}
 
 /// A duration in its two largest units: `350ms`, `4.2s`, `42s`, `1m 4s`, `2h 3m`, `1d 4h`.
 pub(crate) fn duration(time: Duration) -> String {
@@ -42,26 +28,23 @@ pub(crate) fn seconds(time: Duration) -> String {
     }
 }
 
-/// A time in the zone of the look, to the second: `2026-11-23 13:12:43`; something else where there is none.
+/// A moment in the zone of the look, to the second and with the offset of the zone, as PostgreSQL writes it:
+/// `2026-11-23 13:12:43+01`.
+pub(crate) fn moment(look: &Look, time: Timestamp) -> String {
+    time.to_zoned_datetime(look.zone.clone()).strftime("%Y-%m-%d %H:%M:%S%:::z").to_string()
+}
+
+/// A [`moment`] of an answer; something else where there is none.
 pub(crate) fn time_or(look: &Look, time: Option<&pbjson_types::Timestamp>, otherwise: &str) -> String {
-    time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok()).map_or_else(
-        || otherwise.to_owned(),
-        |time| time.to_zoned_datetime(look.zone.clone()).strftime("%Y-%m-%d %H:%M:%S").to_string(),
-    )
+    time.and_then(|time| Timestamp::new(time.seconds, time.nanos).ok())
+        .map_or_else(|| otherwise.to_owned(), |time| moment(look, time))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use jiff::tz::Offset;
 
-    #[test]
-    fn numbers_have_separators() {
-        assert_eq!(count(0), "0");
-        assert_eq!(count(999), "999");
-        assert_eq!(count(1_000), "1,000");
-        assert_eq!(count(1_234_567), "1,234,567");
-        assert_eq!(count(-1_234), "-1,234");
-    }
+    use super::*;
 
     #[test]
     fn durations_are_short() {
@@ -85,9 +68,13 @@ mod tests {
     }
 
     #[test]
-    fn times_have_seconds_and_no_zone() {
+    fn times_have_seconds_and_their_zone() {
         let time = pbjson_types::Timestamp { seconds: 1_795_439_563, nanos: 900_000_000 };
-        assert_eq!(time_or(&Look::plain(None), Some(&time), "-"), "2026-11-23 13:12:43");
-        assert_eq!(time_or(&Look::plain(None), None, "-"), "-");
+        let utc = Look::plain(None);
+        assert_eq!(time_or(&utc, Some(&time), "-"), "2026-11-23 13:12:43+00");
+        assert_eq!(time_or(&utc, None, "-"), "-");
+        let in_zone = |seconds| Look { zone: Offset::from_seconds(seconds).unwrap().to_time_zone(), ..utc.clone() };
+        assert_eq!(time_or(&in_zone(3_600), Some(&time), "-"), "2026-11-23 14:12:43+01");
+        assert_eq!(time_or(&in_zone(19_800), Some(&time), "-"), "2026-11-23 18:42:43+05:30");
     }
 }

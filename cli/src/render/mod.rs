@@ -14,7 +14,8 @@ mod table;
 pub(crate) mod waits;
 pub(crate) mod words;
 
-pub(crate) use format::{count, duration, seconds, time_or};
+pub(crate) use dunlin_shared::figures::count;
+pub(crate) use format::{duration, moment, seconds, time_or};
 pub(crate) use json::json;
 pub(crate) use look::{Look, error_line};
 pub(crate) use status::status;

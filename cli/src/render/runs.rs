@@ -135,7 +135,7 @@ mod tests {
         assert_eq!(
             text,
             "RUN  TARGET  VERSION  MIGRATION          STATE        ROWS  TIME  STARTED\n \
-             12  main          5  update-user-roles  succeeded  50,000  4.2s  2026-11-23 13:12:43\n"
+             12  main          5  update-user-roles  succeeded  50,000  4.2s  2026-11-23 13:12:43+00\n"
         );
     }
 

@@ -11,7 +11,12 @@ pub(crate) fn status(status: &Status) -> String {
         if status.message().is_empty() { status.code().description().to_owned() } else { status.message().to_owned() };
     let details = Details::of(status);
     let fields = details.fields.iter().map(|one| (&one.field, &one.description));
-    let obstacles = details.obstacles.iter().map(|one| (&one.subject, &one.description));
+    // What must be applied first is often named by the message.
+    let obstacles = details
+        .obstacles
+        .iter()
+        .filter(|one| one.kind != "DEPENDENCY" || !names(status.message(), &one.subject))
+        .map(|one| (&one.subject, &one.description));
     for (subject, description) in fields.chain(obstacles) {
         if text.contains(description.as_str()) {
             continue;
@@ -23,6 +28,11 @@ pub(crate) fn status(status: &Status) -> String {
         };
     }
     text
+}
+
+/// Whether a message has a word.
+fn names(message: &str, word: &str) -> bool {
+    message.split(|letter: char| !(letter.is_alphanumeric() || letter == '-')).any(|one| one == word)
 }
 
 #[cfg(test)]
@@ -47,6 +57,19 @@ mod tests {
             "the migration c cannot run on main yet\n  a is not applied on main; run it first\n  \
              b: it is not applied on main; run it first"
         );
+    }
+
+    #[test]
+    fn what_the_message_says_is_not_said_again() {
+        let refused = precondition(
+            "DEPENDENCIES_MISSING",
+            "c runs after a, b, which are not applied on target main: run those first",
+            [
+                Obstacle::new("DEPENDENCY", "a", "a is not applied on target main"),
+                Obstacle::new("DEPENDENCY", "b", "b is not applied on target main"),
+            ],
+        );
+        assert_eq!(status(&refused), "c runs after a, b, which are not applied on target main: run those first");
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use comfy_table::{Cell, Color};
 use dunlin_proto::v1::{EventType, RegisterOutcome, RunState, Severity, StepKind};
+use dunlin_shared::figures::{counted, length};
 
 /// The word for the state of a run.
 pub(crate) fn run_state(state: RunState) -> &'static str {
@@ -74,6 +75,7 @@ pub(crate) fn event_type(kind: EventType) -> String {
 pub(crate) fn severity_colour(severity: Severity) -> Option<Color> {
     match severity {
         Severity::Unspecified | Severity::Info => None,
+        Severity::Debug => Some(Color::DarkGrey),
         Severity::Warning => Some(Color::Yellow),
         Severity::Error => Some(Color::Red),
     }
@@ -81,8 +83,7 @@ pub(crate) fn severity_colour(severity: Severity) -> Option<Color> {
 
 /// `1 run`, `2 runs`.
 pub(crate) fn plural(number: usize, one: &str, many: &str) -> String {
-    let text = super::count(i64::try_from(number).unwrap_or(i64::MAX));
-    if number == 1 { format!("{text} {one}") } else { format!("{text} {many}") }
+    counted(length(number), one, many)
 }
 
 #[cfg(test)]

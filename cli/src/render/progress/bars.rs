@@ -1,28 +1,65 @@
 //! Bars on a terminal: one for each run that is worked on, and a last line for those that wait.
+//!
+//! A line fits into the terminal, whatever its width is when the line is drawn: names and what is said behind them are cut, and
+//! that they are is seen.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use console::{Alignment, pad_str, truncate_str};
 use dunlin_proto::v1::{Event, EventType, Run, RunState};
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle, TermLike};
 
 use super::lines::{is_behind, line};
+use super::screen::Screen;
+use super::{Scope, shown};
 use crate::render::{Look, count, duration, runs, seconds, words};
+
+/// How often is drawn at most in a second.
+const DRAWN: u8 = 20;
+
+/// How often what moves by itself is drawn.
+const TICK: Duration = Duration::from_millis(120);
+
+/// The longest name that is shown whole, however wide the terminal is.
+const LONGEST_NAME: usize = 32;
 
 /// Bars on a terminal.
 pub(super) struct Bars {
     all: MultiProgress,
-    running: BTreeMap<i64, ProgressBar>,
+    screen: Screen,
+    running: BTreeMap<i64, Bar>,
     /// The states of all runs.
     pub(super) states: BTreeMap<i64, RunState>,
-    waiting: Option<ProgressBar>,
+    waiting: Option<Bar>,
     width: usize,
+    scope: Scope,
+}
+
+/// One line, and what is written into it.
+struct Bar {
+    bar: ProgressBar,
+    texts: Arc<Mutex<Texts>>,
+}
+
+/// The texts of a line, whole.
+#[derive(Debug, Clone, Default)]
+struct Texts {
+    name: String,
+    /// How much of the line the name has, as long as there is room.
+    width: usize,
+    /// How much of the line stands between the name and the message.
+    between: usize,
+    message: String,
 }
 
 impl Bars {
-    pub(super) fn new() -> Self {
-        let all = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
-        Self { all, running: BTreeMap::new(), states: BTreeMap::new(), waiting: None, width: 0 }
+    pub(super) fn new(scope: Scope) -> Self {
+        let screen = Screen::stderr();
+        let target = ProgressDrawTarget::term_like_with_hz(Box::new(screen.clone()), DRAWN);
+        let all = MultiProgress::with_draw_target(target);
+        Self { all, screen, running: BTreeMap::new(), states: BTreeMap::new(), waiting: None, width: 0, scope }
     }
 
     pub(super) fn print(&self, line: &str) {
@@ -32,25 +69,26 @@ impl Bars {
     /// Takes everything away, and draws nothing any more: the bars tick by themselves.
     pub(super) fn finish(&self) {
         for bar in self.running.values().chain(&self.waiting) {
-            bar.finish_and_clear();
+            bar.bar.finish_and_clear();
         }
         let _gone_with_the_terminal = self.all.clear();
+        self.screen.leave();
         self.all.set_draw_target(ProgressDrawTarget::hidden());
     }
 
     pub(super) fn update(&mut self, look: &Look, run: &Run, event: Option<&Event>) {
         self.widen(run);
-        if let Some(event) = event
+        if let Some(event) = event.filter(|event| shown(event, self.scope))
             && let Some(colour) = words::severity_colour(event.severity())
-            && !matches!(event.r#type(), EventType::RunFailed | EventType::RunCancelled)
+            // What ends is told below; the reason comes last of all, where there is a last.
+            && (self.scope.endless || !matches!(event.r#type(), EventType::RunFailed | EventType::RunCancelled))
         {
             self.print(&look.paint(&line(look, event), colour));
         }
         let before = self.states.insert(run.id, run.state());
         if words::ended(run.state()) {
             if let Some(bar) = self.running.remove(&run.id) {
-                bar.finish_and_clear();
-                self.all.remove(&bar);
+                self.take_away(&bar);
             }
             if before.is_none_or(|state| !words::ended(state)) && !event.is_some_and(is_behind) {
                 self.print(&ended(look, run, self.width));
@@ -62,23 +100,27 @@ impl Bars {
     }
 
     pub(super) fn widen(&mut self, run: &Run) {
-        self.width = self.width.max(run.migration_id.chars().count().min(32));
+        self.width = self.width.max(run.migration_id.chars().count().min(LONGEST_NAME));
     }
 
     /// The bar of a run that is worked on.
     fn show(&mut self, run: &Run) {
-        let bar = self.running.entry(run.id).or_insert_with(|| {
-            let bar = self.all.insert(0, ProgressBar::new_spinner());
-            bar.enable_steady_tick(Duration::from_millis(120));
-            bar
-        });
-        bar.set_style(style(if run.rows_total > 0 { BAR } else { STEP }));
-        bar.set_prefix(format!("{:<width$}", run.migration_id, width = self.width));
+        let Bar { bar, texts } =
+            self.running.entry(run.id).or_insert_with(|| Bar::new(self.all.insert(0, ProgressBar::new_spinner())));
+        let counted = run.rows_total > 0 && self.screen.width() >= WIDE_ENOUGH;
+        let (template, between) = if counted { BAR } else { STEP };
+        let (name, message) = (run.migration_id.clone(), message(run));
+        *texts.lock().unwrap_or_else(PoisonError::into_inner) = Texts { name, width: self.width, between, message };
+        bar.set_style(style(template, texts, &self.screen));
         if let Ok(total) = u64::try_from(run.rows_total) {
             bar.set_length(total);
         }
         bar.set_position(u64::try_from(run.rows_walked).unwrap_or(0).min(bar.length().unwrap_or(0)));
-        bar.set_message(message(run));
+    }
+
+    fn take_away(&self, bar: &Bar) {
+        bar.bar.finish_and_clear();
+        self.all.remove(&bar.bar);
     }
 
     /// The last line: how many runs wait.
@@ -86,38 +128,76 @@ impl Bars {
         let queued = self.states.values().filter(|state| **state == RunState::Queued).count();
         if queued == 0 {
             if let Some(bar) = self.waiting.take() {
-                bar.finish_and_clear();
-                self.all.remove(&bar);
+                self.take_away(&bar);
             }
             return;
         }
-        let bar = self.waiting.get_or_insert_with(|| {
-            let bar = self.all.add(ProgressBar::new_spinner());
-            bar.set_style(style(WAITING));
-            bar
-        });
-        let mut text = format!("{} of {} waiting", queued, self.states.len());
+        let mut text = format!("{} of {} waiting", queued, words::plural(self.states.len(), "run", "runs"));
         // Nothing is worked on: then the reason matters.
         if self.running.is_empty()
             && let Some(wait) = run.waits.first()
         {
             text = format!("{text}: {}", wait.message);
         }
-        bar.set_message(text);
-        bar.tick();
+        let bar = self.waiting.get_or_insert_with(|| {
+            let bar = Bar::new(self.all.add(ProgressBar::new_spinner()));
+            bar.bar.set_style(style(WAITING.0, &bar.texts, &self.screen));
+            bar
+        });
+        let texts = Texts { message: text, ..Texts::default() };
+        *bar.texts.lock().unwrap_or_else(PoisonError::into_inner) = texts;
+        bar.bar.tick();
     }
 }
 
-/// With a bar: rows are counted.
-const BAR: &str = "{spinner} {prefix} [{bar:16}] {percent:>3}% {wide_msg}";
-/// Without: a step that is one statement.
-const STEP: &str = "{spinner} {prefix} {wide_msg}";
-/// The last line.
-const WAITING: &str = "{spinner} {wide_msg}";
+impl Bar {
+    fn new(bar: ProgressBar) -> Self {
+        // A line that is drawn again by itself fits again once the terminal has become narrower.
+        bar.enable_steady_tick(TICK);
+        Self { bar, texts: Arc::default() }
+    }
+}
 
-fn style(template: &str) -> ProgressStyle {
+impl Texts {
+    /// The name in a terminal of this width: padded, or cut.
+    fn name(&self, terminal: usize) -> String {
+        let width = self.width.min(terminal / 3);
+        pad_str(&truncate_str(&self.name, width, "…"), width, Alignment::Left, None).into_owned()
+    }
+
+    /// As much of the message as there is room for.
+    fn message(&self, terminal: usize) -> String {
+        let used = SPINNER + self.width.min(terminal / 3) + self.between;
+        match terminal.saturating_sub(used) {
+            0 => String::new(),
+            room => truncate_str(&self.message.replace('\n', " "), room, "…").into_owned(),
+        }
+    }
+}
+
+/// Where a bar has room beside a name and a word.
+const WIDE_ENOUGH: u16 = 48;
+/// How much of a line stands before the name.
+const SPINNER: usize = 2;
+/// With a bar: rows are counted. Each with how much of the line stands between the name and the message.
+const BAR: (&str, usize) = ("{spinner} {name} [{bar:16}] {percent:>3}% {message}", 25);
+/// Without: a step that is one statement.
+const STEP: (&str, usize) = ("{spinner} {name} {message}", 1);
+/// The last line.
+const WAITING: (&str, usize) = ("{spinner} {message}", 0);
+
+fn style(template: &str, texts: &Arc<Mutex<Texts>>, screen: &Screen) -> ProgressStyle {
+    let key = |text: fn(&Texts, usize) -> String| {
+        let (texts, screen) = (Arc::clone(texts), screen.clone());
+        move |_: &ProgressState, out: &mut dyn std::fmt::Write| {
+            let texts = texts.lock().unwrap_or_else(PoisonError::into_inner);
+            let _infallible = out.write_str(&text(&texts, usize::from(screen.width())));
+        }
+    };
     ProgressStyle::with_template(template)
         .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .with_key("name", key(Texts::name))
+        .with_key("message", key(Texts::message))
         .progress_chars("=> ")
         .tick_chars("⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏ ")
 }
@@ -165,4 +245,28 @@ fn ended(look: &Look, run: &Run, width: usize) -> String {
         text.push_str(&format!(", {}", duration(time)));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_fits_into_the_terminal_and_what_is_cut_is_seen_to_be() {
+        let texts = Texts {
+            name: "give-every-user-the-role-that-is-theirs".to_owned(),
+            width: LONGEST_NAME,
+            between: BAR.1,
+            message: "52,300 rows/s, 4s left, rename, waits for a lock on users\nthat others hold".to_owned(),
+        };
+        assert_eq!(texts.name(120), "give-every-user-the-role-that-i…");
+        assert_eq!(texts.name(60), "give-every-user-the…");
+        assert_eq!(texts.message(60), "52,300 rows/…");
+        assert_eq!(texts.message(140), "52,300 rows/s, 4s left, rename, waits for a lock on users that others hold");
+        assert_eq!(texts.message(20), "");
+        let short = Texts { name: "roles".to_owned(), width: 8, ..texts.clone() };
+        assert_eq!(short.name(60), "roles   ");
+        let wide = Texts { name: "名前を変える".to_owned(), width: 8, ..texts };
+        assert_eq!(wide.name(60), "名前を… ", "by what it takes on the terminal, not by characters");
+    }
 }

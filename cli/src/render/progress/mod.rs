@@ -6,17 +6,32 @@
 
 mod bars;
 mod lines;
+mod screen;
 
 use std::io::IsTerminal;
 
 use comfy_table::Color;
-use dunlin_proto::v1::{Event, Run};
+use dunlin_proto::v1::{Event, Run, Severity};
 
 use super::Look;
 use crate::output::tell;
 use bars::Bars;
 use lines::Lines;
 pub(crate) use lines::subject;
+
+/// What is followed, and how much of it is told.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Scope {
+    /// Everything on a target, until it is interrupted: nothing is told at an end.
+    pub(crate) endless: bool,
+    /// Also how the work is done inside.
+    pub(crate) verbose: bool,
+}
+
+/// Whether an event is told.
+pub(crate) fn shown(event: &Event, scope: Scope) -> bool {
+    scope.verbose || event.severity() != Severity::Debug
+}
 
 /// What shows the progress.
 pub(crate) struct Progress {
@@ -31,11 +46,12 @@ enum Kind {
 
 impl Progress {
     /// Bars where standard error is a terminal, lines elsewhere.
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(scope: Scope) -> Self {
         let stderr = std::io::stderr();
         let look = Look::of(&stderr);
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
-        let kind = if stderr.is_terminal() && !dumb { Kind::Bars(Bars::new()) } else { Kind::Lines(Lines::default()) };
+        let kind =
+            if stderr.is_terminal() && !dumb { Kind::Bars(Bars::new(scope)) } else { Kind::Lines(Lines::new(scope)) };
         Self { look, kind }
     }
 
@@ -48,7 +64,7 @@ impl Progress {
                     bars.states.insert(run.id, run.state());
                 }
             }
-            Kind::Lines(lines) => lines.expected.extend(runs.iter().map(|run| run.id)),
+            Kind::Lines(lines) => runs.iter().for_each(|run| lines.expect(run)),
         }
     }
 
