@@ -156,6 +156,7 @@ pub async fn connect(urls: &str, options: &Options) -> Result<Channel, Error> {
 /// A URL cannot be used, or none answers.
 pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
     let mut endpoints = endpoints(urls, options)?;
+    let named: Vec<String> = endpoints.iter().map(|(url, _)| url.clone()).collect();
     options.order.arrange(&mut endpoints, |(url, _)| url);
     let mut attempts = Vec::new();
     let mut answering = None;
@@ -172,21 +173,26 @@ pub async fn choose(urls: &str, options: &Options) -> Result<Choice, Error> {
         };
         attempts.push(Attempt { url, reason });
     }
+    // In one order, whatever the order in which they were tried: who has told an error once knows it again.
+    attempts.sort_by_key(|attempt| named.iter().position(|url| *url == attempt.url));
     answering.ok_or(Error::Unreachable(attempts))
 }
 
 /// Connects, and asks whether the controller serves.
 async fn ask(url: &str, endpoint: &Endpoint) -> Result<(Channel, bool), String> {
-    let channel = endpoint.connect().await.map_err(|error| cause(&error))?;
+    let channel = match endpoint.connect().await {
+        Ok(channel) => channel,
+        Err(error) => {
+            return Err(foreign::heard(url).await.map_or_else(|| cause(&error), |foreign| foreign.to_string()));
+        }
+    };
     let health = HealthClient::new(channel.clone()).check(HealthCheckRequest::default()).await;
     match health {
         Ok(answer) => Ok((channel, answer.get_ref().status() == ServingStatus::Serving)),
         Err(status) => match status.code() {
             Code::Unavailable | Code::DeadlineExceeded | Code::Cancelled | Code::Unknown | Code::Internal => {
-                match foreign::heard(url).await {
-                    Some(foreign) => Err(foreign.to_string()),
-                    None => Err(status.message().to_owned()),
-                }
+                let foreign = foreign::heard(url).await;
+                Err(foreign.map_or_else(|| status.message().to_owned(), |foreign| foreign.to_string()))
             }
             // Whoever has no health answers all the same.
             _ => Ok((channel, true)),
@@ -227,7 +233,8 @@ fn cause(error: &tonic::transport::Error) -> String {
         text = error.to_string();
         inner = error.source();
     }
-    text
+    // The number that the system has for it stands behind its words.
+    text.split_once(" (os error ").map_or(text.clone(), |(words, _)| words.to_owned())
 }
 
 /// The client of the registry, with the limits of this protocol.
@@ -351,7 +358,9 @@ mod tests {
         let alert = refused_by(&[0x15, 3, 1, 0, 2, 2, 70]).await;
         assert!(alert.ends_with("this port speaks TLS: write https://"), "{alert}");
         let http = refused_by(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        assert!(http.contains("HTTP/1"), "{http}");
+        assert!(http.contains("speaks no HTTP/2"), "{http}");
+        let mute = refused_by(b"").await;
+        assert!(mute.contains("closes the connection without a word"), "{mute}");
     }
 
     #[test]
@@ -376,6 +385,19 @@ mod tests {
         let status = fleet(channel).list_targets(ListTargetsRequest::default()).await.unwrap_err();
         let details = Details::of(&status);
         assert_eq!((details.reason.as_str(), details.fields.len()), ("LOUD", 2000));
+    }
+
+    #[tokio::test]
+    async fn an_error_is_the_same_whatever_was_tried_first() {
+        let gone = || async { TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap() };
+        let urls = format!("http://{},http://{},http://{}", gone().await, gone().await, gone().await);
+        let options = Options { order: Order::Random { last: None }, ..Options::default() };
+        let mut told = std::collections::BTreeSet::new();
+        for _time in 0..20 {
+            told.insert(connect(&urls, &options).await.unwrap_err().to_string());
+        }
+        assert_eq!(told.len(), 1, "{told:?}");
+        assert!(!told.first().unwrap().contains("os error"), "{told:?}");
     }
 
     #[tokio::test]

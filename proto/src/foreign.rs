@@ -16,6 +16,9 @@ use tonic::transport::Uri;
 /// The first message of a client of HTTP/2, with empty settings.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
+/// The type of the frame with which a server of HTTP/2 begins.
+const SETTINGS: u8 = 4;
+
 /// How long the answer may take.
 const LIMIT: Duration = Duration::from_millis(500);
 
@@ -25,33 +28,41 @@ pub(crate) enum Foreign {
     /// It answers with an alert of TLS.
     #[error("this port speaks TLS: write https://")]
     Tls,
-    /// It answers in HTTP/1.
+    /// It answers in HTTP/1, or in something else than HTTP/2.
     #[error(
-        "what answers there speaks HTTP/1, and a controller gRPC over HTTP/2: name a controller's own port, or have the proxy pass \
-         HTTP/2 on; where it asks for TLS, write https://"
+        "what answers there speaks no HTTP/2, and a controller does: name a controller's own port, or have the proxy pass HTTP/2 on; \
+         where it asks for TLS, write https://"
     )]
-    Http1,
+    NoHttp2,
+    /// It accepts, and closes the connection without a word.
+    #[error(
+        "what accepts there closes the connection without a word: it speaks something else than gRPC (for TLS write https://), or it \
+         stops just now"
+    )]
+    Mute,
 }
 
-/// What answers without TLS, asked as a client of HTTP/2. `None`: nothing that is known, or a controller.
+/// What answers without TLS, asked as a client of HTTP/2. `None`: nobody, or it may be a controller.
 pub(crate) async fn heard(url: &str) -> Option<Foreign> {
     let uri: Uri = url.parse().ok()?;
     if uri.scheme_str() != Some("http") {
         return None;
     }
     let address = (uri.host()?.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80));
+    let mut stream = timeout(LIMIT, TcpStream::connect(address)).await.ok()?.ok()?;
     let asking = async {
-        let mut stream = TcpStream::connect(address).await?;
         stream.write_all(PREFACE).await?;
-        let mut first = [0; 6];
+        // The type of a frame is its fourth byte.
+        let mut first = [0; 4];
         stream.read_exact(&mut first).await?;
         Ok::<_, io::Error>(first)
     };
-    match timeout(LIMIT, asking).await.ok()?.ok()? {
+    match timeout(LIMIT, asking).await.ok()? {
         // An alert of any version.
-        [0x15, 3, ..] => Some(Foreign::Tls),
-        first if first.starts_with(b"HTTP/1") => Some(Foreign::Http1),
-        _ => None,
+        Ok([0x15, 3, ..]) => Some(Foreign::Tls),
+        Ok([.., SETTINGS]) => None,
+        Ok(_) => Some(Foreign::NoHttp2),
+        Err(_) => Some(Foreign::Mute),
     }
 }
 
@@ -74,6 +85,7 @@ pub(crate) fn of_tls(error: &(dyn Error + 'static)) -> Option<String> {
         rustls::Error::InvalidCertificate(
             CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
         ) => "its certificate is for another name than the one in the URL".to_owned(),
+        rustls::Error::InvalidCertificate(other) => format!("its certificate is not accepted: {other:?}"),
         other => format!("TLS failed: {other}"),
     })
 }

@@ -23,7 +23,8 @@ async fn two_agents_share_one_migration() {
     assert_eq!(fleet.leases().await, [1, 1]);
     // One unfinished run of a migration at most.
     let run = fleet.last_run("triple").await.unwrap();
-    let _refused = fleet.dunlin(&["run", "triple"]).await.ended(4).says(&["triple", &run.id.to_string()]);
+    let again = fleet.dunlin(&["run", "triple", "--detach", "--output", "json"]).await.ended(0).json();
+    assert_eq!((&again["attached"], &again["run"]["id"]), (&true.into(), &run.id.to_string().into()), "{again}");
     gate.open().await;
     let _watched = fleet.dunlin(&["watch", &run.id.to_string()]).await.ended(0);
     numbers::assert_transformed_once(fleet.main(), ROWS).await;

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use comfy_table::Color;
 use dunlin_proto::v1::{Run, SqlPosition};
+use dunlin_shared::figures::{self, length};
 
 use super::Look;
 use crate::follow::Cancelled;
@@ -81,11 +82,16 @@ pub(crate) fn cancelled(runs: &[(&Run, Option<&Cancelled>)], failed: &[&Run]) ->
         lines.push(if behind.len() == 1 {
             format!("run {} of {} was cancelled: it waited for {waited}", first.id, first.migration_id)
         } else {
-            let (count, all) = (behind.len(), last.id - first.id + 1);
-            let reach = if i64::try_from(count) == Ok(all) { "" } else { ", with gaps" };
+            let (count, all) = (length(behind.len()), last.id - first.id + 1);
+            let reach = if count == all || count == 2 { "" } else { ", with gaps" };
+            let to = if count == 2 { "and" } else { "to" };
             format!(
-                "{count} runs were cancelled, {} of {} to {} of {}{reach}: they waited for {waited}",
-                first.id, first.migration_id, last.id, last.migration_id
+                "{} runs were cancelled, {} of {} {to} {} of {}{reach}: they waited for {waited}",
+                figures::count(count),
+                first.id,
+                first.migration_id,
+                last.id,
+                last.migration_id
             )
         });
     }
@@ -129,6 +135,8 @@ mod tests {
         let expected = "96 runs were cancelled, 5 of m5 to 100 of m100: they waited for run 4 of m4";
         assert_eq!(cancelled(&behind, &[&failed]), [expected]);
         assert_eq!(cancelled(&behind[..1], &[&failed]), ["run 5 of m5 was cancelled: it waited for run 4 of m4"]);
+        let two = "2 runs were cancelled, 5 of m5 and 6 of m6: they waited for run 4 of m4";
+        assert_eq!(cancelled(&behind[..2], &[&failed]), [two]);
         let own = Cancelled::Because("run 7 of m7 was cancelled by hand".to_owned());
         let told = cancelled(&[(&runs[0], Some(&Cancelled::Behind)), (&runs[2], Some(&own))], &[]);
         let expected = "run 5 of m5 was cancelled: it waited for others that have not succeeded";

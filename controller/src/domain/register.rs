@@ -4,7 +4,7 @@
 //! was for that target, under its revision; a run executes the definition that it was queued with, or never begins; and what
 //! somebody else has registered is neither run nor taken back by accident.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use dunlin_shared::ids::{MigrationId, RunId, TargetName};
 use dunlin_shared::migration::{Checksum, Version};
@@ -312,8 +312,13 @@ pub fn decide(
         Missing::Withdraw => {
             for migration in &missing {
                 settle(migration, &mut refusals);
-                refusals.extend(known.partial.iter().filter(|run| run.migration == *migration).map(|run| {
-                    Refusal::Partial { migration: migration.clone(), target: run.target.clone(), run: run.run }
+                // Of several runs on a target the last says it for all.
+                let partial = known.partial.iter().filter(|run| run.migration == *migration);
+                let last: BTreeMap<&TargetName, &Ended> = partial.map(|run| (&run.target, run)).collect();
+                refusals.extend(last.into_values().map(|run| Refusal::Partial {
+                    migration: migration.clone(),
+                    target: run.target.clone(),
+                    run: run.run,
                 }));
             }
             decision.withdrawn = missing;
@@ -429,9 +434,9 @@ mod tests {
         assert_eq!(decide(&set, Missing::Keep, &HashSet::new(), &known).unwrap().withdrawn, []);
         assert_eq!(decide(&set, Missing::Withdraw, &HashSet::new(), &known).unwrap().withdrawn, [id("gone")]);
 
-        let part = Ended { run: RunId(4), migration: id("gone"), target: TargetName::default() };
-        known.partial.push(part);
+        let part = |run| Ended { run: RunId(run), migration: id("gone"), target: TargetName::default() };
+        known.partial.extend([part(4), part(7)]);
         let refused = decide(&set, Missing::Withdraw, &HashSet::new(), &known).unwrap_err();
-        assert!(matches!(refused[..], [Refusal::Partial { .. }]), "{refused:?}");
+        assert!(matches!(refused[..], [Refusal::Partial { run: RunId(7), .. }]), "{refused:?}");
     }
 }

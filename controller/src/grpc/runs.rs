@@ -269,13 +269,13 @@ fn unfinished_run(id: &MigrationId, target: &TargetName, run: RunId, unlike: &Un
 
 fn begun(run: i64, state: State) -> Status {
     let state = state.as_str();
-    let message = format!("run {run} has begun and is {state}; only a run that has not begun can be cancelled");
+    let message = format!("run {run} has begun ({state}): only a run that has not begun can be cancelled");
     status::precondition("RUN_BEGUN", message.clone(), [Obstacle::new(state, run.to_string(), message)])
 }
 
 fn ended(run: i64, state: State) -> Status {
     let state = state.as_str();
-    let message = format!("run {run} has ended and is {state}; there is nothing to cancel");
+    let message = format!("run {run} has ended ({state}): there is nothing to cancel");
     status::precondition("RUN_ENDED", message.clone(), [Obstacle::new(state, run.to_string(), message)])
 }
 
@@ -288,8 +288,9 @@ fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
         let what = refusal.describe(&format!("target {target}"));
         format!("{migration}: {what}. {}", refusal.next(&format!("dunlin run {migration}{on}")))
     };
-    if let [HalfDone { refusal: Refusal::Unknown { .. }, .. }] = found {
-        return bad_field("steps", found.iter().map(told).collect::<String>());
+    if let [HalfDone { refusal: Refusal::Unknown { step }, migration }] = found {
+        let message = format!("{migration} has no step {step:?}: `dunlin show {migration}` lists those that it has");
+        return status::invalid("INVALID_ARGUMENT", message.clone(), [("steps", message)]);
     }
     let message = match found {
         [one] => format!("nothing was queued: {}", told(one)),
