@@ -341,13 +341,19 @@ mod tests {
 
     /// Why there is no connection to a port that says this to whoever writes to it.
     async fn refused_by(says: &'static [u8]) -> String {
+        refused_by_tls(says, says).await
+    }
+
+    /// The same where who begins with TLS hears something else.
+    async fn refused_by_tls(says: &'static [u8], to_tls: &'static [u8]) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 let mut preface = [0; 24];
                 stream.read_exact(&mut preface).await.unwrap();
-                stream.write_all(says).await.unwrap();
+                let answer = if preface.starts_with(b"PRI") { says } else { to_tls };
+                stream.write_all(answer).await.unwrap();
             }
         });
         connect(&url, &Options::default()).await.unwrap_err().to_string()
@@ -359,6 +365,8 @@ mod tests {
         assert!(alert.ends_with("this port speaks TLS: write https://"), "{alert}");
         let http = refused_by(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
         assert!(http.contains("speaks no HTTP/2"), "{http}");
+        let only_tls = refused_by_tls(b"", &[0x16, 3, 3, 0, 122, 2]).await;
+        assert!(only_tls.ends_with("this port speaks TLS: write https://"), "{only_tls}");
         let mute = refused_by(b"").await;
         assert!(mute.contains("closes the connection without a word"), "{mute}");
     }

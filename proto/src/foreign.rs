@@ -5,9 +5,12 @@
 
 use std::error::Error;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
-use rustls::{CertificateError, InvalidMessage};
+use rustls::crypto::ring;
+use rustls::pki_types::ServerName;
+use rustls::{CertificateError, ClientConfig, ClientConnection, InvalidMessage, RootCertStore};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,6 +21,10 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
 
 /// The type of the frame with which a server of HTTP/2 begins.
 const SETTINGS: u8 = 4;
+
+/// The types of what a server of TLS says first.
+const ALERT: u8 = 0x15;
+const HANDSHAKE: u8 = 0x16;
 
 /// How long the answer may take.
 const LIMIT: Duration = Duration::from_millis(500);
@@ -48,8 +55,7 @@ pub(crate) async fn heard(url: &str) -> Option<Foreign> {
     if uri.scheme_str() != Some("http") {
         return None;
     }
-    let address = (uri.host()?.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80));
-    let mut stream = timeout(LIMIT, TcpStream::connect(address)).await.ok()?.ok()?;
+    let mut stream = timeout(LIMIT, TcpStream::connect(place(&uri)?)).await.ok()?.ok()?;
     let asking = async {
         stream.write_all(PREFACE).await?;
         // The type of a frame is its fourth byte.
@@ -57,13 +63,38 @@ pub(crate) async fn heard(url: &str) -> Option<Foreign> {
         stream.read_exact(&mut first).await?;
         Ok::<_, io::Error>(first)
     };
-    match timeout(LIMIT, asking).await.ok()? {
-        // An alert of any version.
-        Ok([0x15, 3, ..]) => Some(Foreign::Tls),
-        Ok([.., SETTINGS]) => None,
-        Ok(_) => Some(Foreign::NoHttp2),
-        Err(_) => Some(Foreign::Mute),
-    }
+    let foreign = match timeout(LIMIT, asking).await.ok()? {
+        Ok([ALERT, 3, ..]) => return Some(Foreign::Tls),
+        Ok([.., SETTINGS]) => return None,
+        Ok(_) => Foreign::NoHttp2,
+        Err(_) => Foreign::Mute,
+    };
+    let tls = timeout(LIMIT, answers_tls(&uri)).await;
+    Some(if matches!(tls, Ok(Ok(true))) { Foreign::Tls } else { foreign })
+}
+
+/// Whether what is there answers a client of TLS: many servers have no word for others.
+async fn answers_tls(uri: &Uri) -> io::Result<bool> {
+    let (host, port) = place(uri).ok_or(io::ErrorKind::InvalidInput)?;
+    let name = ServerName::try_from(host.clone()).map_err(io::Error::other)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(io::Error::other)?
+        // Nothing is believed that is heard.
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    let mut client = ClientConnection::new(Arc::new(config), name).map_err(io::Error::other)?;
+    let mut hello = Vec::new();
+    client.write_tls(&mut hello)?;
+    let mut stream = TcpStream::connect((host, port)).await?;
+    stream.write_all(&hello).await?;
+    let mut first = [0; 2];
+    stream.read_exact(&mut first).await?;
+    Ok(matches!(first, [ALERT | HANDSHAKE, 3]))
+}
+
+fn place(uri: &Uri) -> Option<(String, u16)> {
+    Some((uri.host()?.trim_matches(['[', ']']).to_owned(), uri.port_u16().unwrap_or(80)))
 }
 
 /// What an error of TLS means, in words. `None` where it is no such error.

@@ -70,12 +70,15 @@ fn text(look: &Look, status: &Status) -> String {
         (_, false) => format!("unreachable: {}", target.error),
     };
     let mut text = format!(
-        "{}  schema version {}, {} applied, {} pending\n      {reach}; registry reported {}\n",
+        "{}  schema version {}, {} applied, {} pending\n      {reach}; registry {}\n",
         look.bold(&target.name),
         target.version,
         count(target.applied),
         count(target.pending),
-        time_or(look, target.report_time.as_ref(), "never"),
+        match &target.report_time {
+            Some(time) => format!("reported {}", time_or(look, Some(time), "-")),
+            None => "never reported".to_owned(),
+        },
     );
     let mut section = |title: &str, body: String| {
         text.push_str(&format!("\n{}\n{}", look.bold(title), body));
@@ -151,7 +154,7 @@ mod tests {
         assert_eq!(
             text(&Look::plain(Some(80)), &status),
             "main  schema version 4, 4 applied, 2 pending\n      \
-                   reachable, PostgreSQL 15.18; registry reported never\n\
+                   reachable, PostgreSQL 15.18; registry never reported\n\
              \n\
              Running and queued\n\
              run 9  roles: running, step rename, 62% of 500,000 rows\n\

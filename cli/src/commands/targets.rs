@@ -60,7 +60,7 @@ fn table(look: &Look, targets: &[Target]) -> String {
             Cell::new(count(target.applied)),
             Cell::new(count(target.pending)),
             Cell::new(target.agents),
-            Cell::new(&target.server_version),
+            Cell::new(if target.server_version.is_empty() { "-" } else { &target.server_version }),
             Cell::new(time_or(look, target.report_time.as_ref(), "-")),
             state(target),
         ]);

@@ -114,7 +114,11 @@ async fn serves(controllers: &Controllers) -> Result<(), String> {
     let health = HealthClient::new(channel).check(HealthCheckRequest::default()).await;
     let status = health.map_err(|status| format!("the controller does not tell its health: {}", status.message()))?;
     if status.into_inner().status() != ServingStatus::Serving {
-        return Err("the controller runs but does not serve: look whether its database is up".to_owned());
+        // What it says to a question is why.
+        return Err(match super::targets::all(controllers).await {
+            Ok(_) => "the controller runs but does not serve yet".to_owned(),
+            Err(error) => format!("the controller runs but does not serve: {error}"),
+        });
     }
     Ok(())
 }
