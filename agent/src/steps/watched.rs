@@ -9,7 +9,7 @@
 //! to it, but only to who waits for longer than the server's `deadlock_timeout`: it may be waited for a little longer than that.
 //!
 //! What must stay true: the watcher is never in a transaction for longer than one look, for a concurrent build would wait for it. It
-//! cancels one process only while that waits for a lock.
+//! cancels one process only while that waits for a lock. Where it cannot look, the statement goes on, and that is said.
 
 use std::time::Duration;
 
@@ -29,6 +29,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How long a look may take.
 const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// After how many times the usual patience with a look it is said that none has succeeded.
+const UNSEEN_LOOKS: u32 = 6;
 
 /// How long transactions are waited for before somebody is told.
 const TELL_AFTER: Duration = Duration::from_secs(2);
@@ -117,6 +120,7 @@ async fn watch<T>(
     let mut watcher: Option<Session> = None;
     let mut told = Vec::new();
     let mut cancelled = None;
+    let mut unseen = Unseen { since: began, told: false };
     loop {
         tokio::select! {
             done = &mut work => return (done, cancelled),
@@ -127,11 +131,28 @@ async fn watch<T>(
             // Without a watcher the statement goes on: it may be the only connection that is left.
             None => match timeout(LOOK_LIMIT, context.target.beside_direct()).await {
                 Ok(Ok(client)) => client,
-                Ok(Err(_)) | Err(_) => continue,
+                Ok(Err(error)) => {
+                    unseen.tell(context, what, &error.to_string());
+                    continue;
+                }
+                Err(_) => {
+                    unseen.tell(context, what, "no answer to the attempt to connect");
+                    continue;
+                }
             },
         };
-        let looked = timeout(LOOK_LIMIT, look(&client, session.backend)).await;
-        let Ok(Ok(found)) = looked else { continue };
+        let found = match timeout(LOOK_LIMIT, look(&client, session.backend)).await {
+            Ok(Ok(found)) => found,
+            Ok(Err(error)) => {
+                unseen.tell(context, what, &dunlin_shared::postgres::describe(&error));
+                continue;
+            }
+            Err(_) => {
+                unseen.tell(context, what, "no answer");
+                continue;
+            }
+        };
+        unseen.since = Instant::now();
         if let Some(wait) = found.filter(|_| cancelled.is_none()) {
             if wait.kind == Kind::Other {
                 context.waits.see(&wait);
@@ -153,6 +174,29 @@ async fn watch<T>(
             }
         }
         watcher = Some(client);
+    }
+}
+
+/// Since when nobody has seen what the statement waits for.
+struct Unseen {
+    since: Instant,
+    told: bool,
+}
+
+impl Unseen {
+    /// Tells once that a statement goes on unseen, when it has for long.
+    fn tell(&mut self, context: &Context, what: &str, why: &str) {
+        let long = context.watch.look * UNSEEN_LOOKS;
+        if self.told || self.since.elapsed() < long {
+            return;
+        }
+        self.told = true;
+        let sentence = format!(
+            "{what} goes on unwatched: for {} no other session could see what it waits for ({why}); until one can, it is not cancelled, \
+             however long it stands in the queue of a lock or waits for transactions",
+            humantime::format_duration(long)
+        );
+        context.lease.note(EventType::AgentNote, sentence);
     }
 }
 

@@ -89,6 +89,48 @@ async fn a_build_waits_for_older_transactions_whatever_the_role_and_the_agent_sa
 }
 
 #[tokio::test]
+async fn a_build_that_nobody_can_watch_goes_on_and_that_is_said_once() {
+    let mut lab = lab().await;
+    let (server, name) = lab.url.rsplit_once('/').unwrap();
+    let admin = connect(&format!("{server}/postgres")).await;
+    let allow = format!("ALTER DATABASE \"{name}\" ALLOW_CONNECTIONS");
+    let writer = connect(&lab.url).await;
+    writer.batch_execute("BEGIN; INSERT INTO t VALUES (1000, 1)").await.unwrap();
+    let mut context = lab.context(1);
+    context.watch.look = Duration::from_millis(50);
+    let task = statement_task(outside(BUILD));
+    let building = crate::steps::run(&context, &task, false);
+    let unwatched = async {
+        let building = "a.datname = current_database() AND l.locktype = 'virtualxid' AND NOT l.granted";
+        until(
+            &lab.client,
+            &format!("SELECT count(*) = 1 FROM pg_locks l JOIN pg_stat_activity a USING (pid) WHERE {building}"),
+        )
+        .await;
+        admin.batch_execute(&format!("{allow} false")).await.unwrap();
+        let watching = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+             WHERE datname = current_database() AND pid <> pg_backend_pid() AND state = 'idle' AND query LIKE '%pg_locks%'";
+        let said = async {
+            loop {
+                // One that was about to connect may have been let in.
+                lab.client.simple_query(watching).await.unwrap();
+                if lab.sent().0.iter().any(|note| note.message.contains("goes on unwatched: for 300ms")) {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(20), said).await.expect("it is said");
+        writer.batch_execute("COMMIT").await.unwrap();
+        admin.batch_execute(&format!("{allow} true")).await.unwrap();
+    };
+    let (ended, ()) = tokio::join!(building, unwatched);
+    ended.unwrap();
+    assert_eq!(lab.number(VALID).await, 1);
+    assert!(!lab.sent().0.iter().any(|note| note.message.contains("unwatched")), "once");
+}
+
+#[tokio::test]
 async fn a_build_that_stands_in_a_queue_gives_way_and_leaves_nothing() {
     let mut lab = lab().await;
     lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
