@@ -163,6 +163,9 @@ impl Repair<'_> {
     /// The index that a statement builds is there, valid, and as the statement describes it. With IF NOT EXISTS, PostgreSQL is content
     /// with any of that name.
     pub(super) async fn assert_whole(&self, sql: &str) -> Result<(), Error> {
+        if let Some(reindex) = concurrent_reindex(sql) {
+            return self.assert_rebuilt(&reindex).await;
+        }
         let Some(ConcurrentIndex { index: Some(index), table, .. }) = concurrent_index(sql) else { return Ok(()) };
         match self.look(&index, &table).await? {
             Some(found) if !found.valid => Err(Error::Final(self.place.refuse(
@@ -180,6 +183,41 @@ impl Repair<'_> {
                 ),
             ))),
         }
+    }
+
+    /// The indexes that a REINDEX names are valid. PostgreSQL leaves out what is not, with a warning, where it is told a table. Of those
+    /// of a whole schema or database the warnings must do: they can be others' business.
+    async fn assert_rebuilt(&self, reindex: &ConcurrentReindex) -> Result<(), Error> {
+        let (of, name) = match reindex {
+            ConcurrentReindex::Index(name) => {
+                ("y.indexrelid IN (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1))", name)
+            }
+            ConcurrentReindex::Table(name) => {
+                ("y.indrelid IN (SELECT $1 UNION SELECT relid FROM pg_partition_tree($1))", name)
+            }
+            ConcurrentReindex::Schema(_) | ConcurrentReindex::Database => return Ok(()),
+        };
+        let oid = own::relation(self.session, name).await.map_err(|error| self.failed(&error))?;
+        // Whoever builds one at this moment holds a lock on its table.
+        let sql = format!(
+            "SELECT n.nspname, x.relname, y.indisvalid FROM pg_index y JOIN pg_class x ON x.oid = y.indexrelid
+             JOIN pg_namespace n ON n.oid = x.relnamespace
+             WHERE NOT y.indisvalid AND x.relkind = 'i' AND {of} AND NOT EXISTS (
+                 SELECT FROM pg_locks l WHERE l.locktype = 'relation' AND l.relation = y.indrelid AND l.pid <> pg_backend_pid()
+                 AND l.mode = 'ShareUpdateExclusiveLock'
+                 AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database()))
+             ORDER BY 1, 2 LIMIT 1"
+        );
+        let rows = own::query(self.session, &sql, &[(&oid, Type::OID)]).await.map_err(|error| self.failed(&error))?;
+        let left = rows.first().map(read).transpose().map_err(|error| self.failed(&error))?;
+        let Some(left) = left.map(|found| found.quoted()) else { return Ok(()) };
+        Err(Error::Final(self.place.refuse(
+            format!("the index {left} is not valid behind the step that indexes anew: PostgreSQL has left it out, and queries do not use it"),
+            format!(
+                "REINDEX INDEX CONCURRENTLY {left}, or DROP INDEX CONCURRENTLY {left} where nobody needs it; then `dunlin run {}`.",
+                self.place.migration
+            ),
+        )))
     }
 
     /// Compares the index that is there with the one that the statement builds, in a transaction that is rolled back. Why that cannot be

@@ -92,3 +92,25 @@ async fn an_index_of_an_earlier_text_is_not_taken_for_that_of_a_step_that_is_car
     lab.work(12, statement_task(other)).await.unwrap();
     assert!(lab.row("SELECT pg_get_indexdef('i'::regclass)").await.get::<_, &str>(0).contains("(m)"));
 }
+
+#[tokio::test]
+async fn an_index_that_a_reindex_has_left_out_fails_the_step() {
+    let lab = lab().await;
+    lab.sql("INSERT INTO t VALUES (900, 1)").await;
+    lab.client.batch_execute("CREATE UNIQUE INDEX CONCURRENTLY i ON t (n)").await.unwrap_err();
+    for (epoch, table) in [(1, "t"), (2, "whole")] {
+        let task = statement_task(outside(&format!("REINDEX TABLE CONCURRENTLY {table}")));
+        let error = refusal(lab.work(epoch, task).await);
+        assert!(error.message.contains(r#""public"."i" is not valid"#), "{table}: {error:?}");
+        assert!(error.next.contains(r#"DROP INDEX CONCURRENTLY "public"."i""#), "{table}: {error:?}");
+        lab.sql("DELETE FROM dunlin.checkpoints").await;
+    }
+    let build = statement_task(outside("REINDEX INDEX CONCURRENTLY i"));
+    assert_eq!(refusal(lab.work(3, build.clone()).await).sqlstate, "23505");
+    lab.sql("DELETE FROM t WHERE id = 900").await;
+    lab.work(4, build).await.unwrap();
+    lab.work(5, statement_task(Step { name: "table".to_owned(), ..outside("REINDEX TABLE CONCURRENTLY t") }))
+        .await
+        .unwrap();
+    assert_eq!(lab.number("SELECT count(*) FROM pg_index WHERE NOT indisvalid").await, 0);
+}
