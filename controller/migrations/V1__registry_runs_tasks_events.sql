@@ -177,8 +177,11 @@ CREATE TABLE dunlin_controller.run_steps (
     state text NOT NULL DEFAULT 'pending' CHECK (state IN ('pending', 'running', 'succeeded', 'failed', 'rolled_back')),
     rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
     rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
-    -- Of these, what earlier runs have walked: no part of this run's speed.
+    -- Of these, what was walked before the lease that told of it: no part of this run's speed.
     rows_walked_before bigint NOT NULL DEFAULT 0 CHECK (rows_walked_before >= 0),
+    -- Every few seconds when rows were told of, and how many this run had walked before those: what the speed is reckoned from.
+    sampled_at timestamptz[] NOT NULL DEFAULT '{}',
+    sampled_walked bigint[] NOT NULL DEFAULT '{}' CHECK (cardinality(sampled_walked) = cardinality(sampled_at)),
     rows_total bigint NOT NULL DEFAULT 0 CHECK (rows_total >= 0),
     ranges_done integer NOT NULL DEFAULT 0 CHECK (ranges_done >= 0),
     ranges_total integer NOT NULL DEFAULT 0 CHECK (ranges_total >= ranges_done),
@@ -219,11 +222,19 @@ CREATE TABLE dunlin_controller.tasks (
     passing_since timestamptz,
     passing_rows_walked bigint,
     postponed integer NOT NULL DEFAULT 0 CHECK (postponed >= 0),
+    -- Why it rests until run_at, in words.
+    rests text NOT NULL DEFAULT '',
+    -- True when its run has failed while it was held: it is not given to anybody again, and its holder's last word is still counted.
+    revoked boolean NOT NULL DEFAULT false,
+    -- What its holder waits for in the target, NULL until it has told that; and how far PostgreSQL is with its statement.
+    waits text,
+    activity jsonb,
     rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
     rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
     granted_at timestamptz,
     ended_at timestamptz,
     CHECK ((passing_since IS NULL) = (passing_rows_walked IS NULL)),
+    CHECK (NOT revoked OR state <> 'ready'),
     CHECK ((state = 'leased') = (agent_id IS NOT NULL)),
     CHECK ((state = 'leased') = (expires_at IS NOT NULL)),
     CHECK (state <> 'leased' OR epoch >= 1),

@@ -27,6 +27,7 @@ mod indexes;
 mod locks;
 mod logs;
 mod mending;
+mod progress;
 mod readme;
 mod recipes;
 mod registering;

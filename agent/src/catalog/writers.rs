@@ -24,7 +24,7 @@ WHERE l.locktype = 'relation' AND l.mode = 'RowExclusiveLock' AND l.granted AND 
 // A transaction holds a lock on itself to its end, one that is prepared for a second phase under its other number.
 const OPEN: &str = "
 SELECT coalesce('process ' || l.pid || ' (' || concat_ws(', ', nullif(a.application_name, ''), a.usename, a.state,
-                'for ' || extract(epoch FROM clock_timestamp() - a.xact_start)::bigint || ' s') || ')',
+                'in its transaction since ' || to_char(a.xact_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS') || ' UTC') || ')',
                 'a prepared transaction (pg_prepared_xacts)')
 FROM pg_locks l LEFT JOIN pg_stat_activity a ON a.pid = l.pid
 WHERE l.locktype = CASE WHEN l.pid IS NULL THEN 'transactionid' ELSE 'virtualxid' END AND l.granted

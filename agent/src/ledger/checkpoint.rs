@@ -277,6 +277,27 @@ fn seen(row: &Row) -> Result<Seen, Error> {
     Ok(Seen { epoch: row.try_get(0)?, batches: row.try_get(1)?, checksum: row.try_get(2)?, keys })
 }
 
+/// Reads the rows changed and walked of a checkpoint that a lease has taken, and locks it: whoever commits behind it has everything
+/// before on disk. `None` when another lease has taken it since.
+///
+/// # Errors
+/// Those of PostgreSQL.
+pub(crate) async fn held(client: &Client, address: &Address, epoch: Epoch) -> Result<Option<(i64, i64)>, Error> {
+    let row = client
+        .query_typed_opt(
+            "SELECT rows, rows_walked FROM dunlin.checkpoints
+             WHERE migration = $1 AND step = $2 AND range = $3 AND epoch = $4 FOR UPDATE",
+            &[
+                (&address.migration.as_str(), Type::TEXT),
+                (&address.step_text(), Type::TEXT),
+                (&address.range, Type::INT4),
+                (&epoch.0, Type::INT8),
+            ],
+        )
+        .await?;
+    row.map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).transpose()
+}
+
 /// True when the target has a checkpoint of the migration other than the one of `address`.
 ///
 /// # Errors

@@ -27,7 +27,7 @@ mod steps;
 mod tests;
 
 pub(crate) use advance::{Advance, Advanced, PREPARED as PREPARED_ADVANCE, to_prepare};
-pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, look, take};
+pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, held, look, take};
 pub(crate) use ranges::{
     NewRange, StoredRange, begin_walk, describe, insert_ranges, planned, ranges_after, unfinished_ranges,
 };

@@ -29,6 +29,8 @@ pub(crate) struct StoredRange {
     pub(crate) done: bool,
     /// Rows changed in it.
     pub(crate) rows: i64,
+    /// Rows walked in it.
+    pub(crate) rows_walked: i64,
 }
 
 /// Writes ranges, in the transaction that advances the plan. They start with the epoch of the step's fence: above that of every
@@ -86,7 +88,7 @@ fn json(bound: &KeyBound) -> String {
 pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
     let rows = own::query(
         client,
-        "SELECT range, low, high, rows_total, state = 'done', rows FROM dunlin.checkpoints
+        "SELECT range, low, high, rows_total, state = 'done', rows, rows_walked FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range > $3 ORDER BY range LIMIT 1000",
         &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
     )
@@ -104,6 +106,7 @@ pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) ->
                 },
                 done: row.try_get(4)?,
                 rows: row.try_get(5)?,
+                rows_walked: row.try_get(6)?,
             })
         })
         .collect()

@@ -5,10 +5,12 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{self, EventType, LeaseProgress, ReleaseReason, Severity, TargetReport, TaskNote, WorkRequest};
+use dunlin_proto::v1::{
+    self, Activity, EventType, LeaseProgress, ReleaseReason, Severity, TargetReport, TaskNote, WorkRequest,
+};
 use tokio::sync::{Notify, mpsc, watch};
 
 /// Notes that are kept while there is no stream.
@@ -55,12 +57,16 @@ pub(crate) enum Signal {
 struct Progress {
     rows: AtomicI64,
     rows_walked: AtomicI64,
+    /// What the target had walked of the task when the lease took it.
+    before: OnceLock<i64>,
+    state: Mutex<(String, Option<Activity>)>,
 }
 
 #[derive(Debug)]
 struct Entry {
     progress: Arc<Progress>,
-    told: (i64, i64),
+    /// What was told last; nothing yet of a new lease, which is news by itself.
+    told: Option<LeaseProgress>,
     signal: watch::Sender<Signal>,
     unacknowledged: VecDeque<Message>,
     finished: bool,
@@ -100,7 +106,7 @@ impl Book {
         let progress = Arc::<Progress>::default();
         let entry = Entry {
             progress: Arc::clone(&progress),
-            told: (0, 0),
+            told: None,
             signal,
             unacknowledged: VecDeque::new(),
             finished: false,
@@ -111,8 +117,7 @@ impl Book {
                 lease: Some(id.into()),
                 reason: ReleaseReason::Stopping.into(),
                 message: STOPPING.to_owned(),
-                rows: 0,
-                rows_walked: 0,
+                ..v1::TaskReleased::default()
             });
             inner.report(id, message, true);
             return None;
@@ -253,7 +258,8 @@ impl Book {
     /// All leases with their progress, when there is something new to tell about at least one.
     pub(crate) fn news(&self) -> Option<Vec<LeaseProgress>> {
         let mut inner = self.lock();
-        let news = inner.leases.values().any(|entry| !entry.finished && entry.told != entry.now());
+        let told = |(id, entry): (&LeaseId, &Entry)| entry.told.as_ref() == Some(&entry.now(*id));
+        let news = inner.leases.iter().any(|(id, entry)| !entry.finished && !told((id, entry)));
         news.then(|| inner.leases.iter_mut().map(|(id, entry)| entry.tell(*id)).collect())
     }
 
@@ -268,13 +274,21 @@ impl Book {
 const STOPPING: &str = "the agent stops";
 
 impl Entry {
-    fn now(&self) -> (i64, i64) {
-        (self.progress.rows.load(Ordering::Relaxed), self.progress.rows_walked.load(Ordering::Relaxed))
+    fn now(&self, id: LeaseId) -> LeaseProgress {
+        let Progress { rows, rows_walked, before, state } = &*self.progress;
+        let (waits, activity) = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        LeaseProgress {
+            lease: Some(id.into()),
+            rows: rows.load(Ordering::Relaxed),
+            rows_walked: rows_walked.load(Ordering::Relaxed),
+            rows_walked_before: before.get().copied().unwrap_or(0),
+            waits,
+            activity,
+        }
     }
 
     fn tell(&mut self, id: LeaseId) -> LeaseProgress {
-        self.told = self.now();
-        LeaseProgress { lease: Some(id.into()), rows: self.told.0, rows_walked: self.told.1 }
+        self.told.insert(self.now(id)).clone()
     }
 }
 
@@ -326,6 +340,21 @@ impl Lease {
     pub(crate) fn progress(&self, rows: i64, rows_walked: i64) {
         self.progress.rows.store(rows, Ordering::Relaxed);
         self.progress.rows_walked.store(rows_walked, Ordering::Relaxed);
+    }
+
+    /// Notes the rows that the target had walked when the lease took the task; once, however often the lease takes it again.
+    pub(crate) fn taken(&self, rows_walked: i64) {
+        self.progress.before.get_or_init(|| rows_walked);
+    }
+
+    /// The rows that the target had walked when the lease took the task.
+    pub(crate) fn before(&self) -> i64 {
+        self.progress.before.get().copied().unwrap_or(0)
+    }
+
+    /// Notes what the task waits for, and how far PostgreSQL is with its statement.
+    pub(crate) fn state(&self, waits: Option<String>, activity: Option<Activity>) {
+        *self.progress.state.lock().unwrap_or_else(PoisonError::into_inner) = (waits.unwrap_or_default(), activity);
     }
 
     /// The rows changed and walked that were noted last.
@@ -440,9 +469,18 @@ mod tests {
     fn progress_is_told_once() {
         let book = Arc::new(Book::default());
         let lease = book.enter(ID).unwrap();
+        assert_eq!(book.news().unwrap().len(), 1, "a new lease is told of by itself");
         assert!(book.news().is_none());
+        lease.taken(4);
+        lease.taken(10);
         lease.progress(5, 10);
-        assert_eq!(book.news().unwrap()[0].rows_walked, 10);
+        let told = book.news().unwrap().remove(0);
+        assert_eq!((told.rows_walked, told.rows_walked_before), (10, 4));
+        assert!(book.news().is_none());
+        lease.state(Some("for a lock".to_owned()), None);
+        assert_eq!(book.news().unwrap()[0].waits, "for a lock");
+        lease.state(None, None);
+        assert_eq!(book.news().unwrap()[0].waits, "");
         assert!(book.news().is_none());
     }
 }

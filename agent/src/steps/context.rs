@@ -126,7 +126,7 @@ impl Context {
     }
 
     /// How the transactions of this lease begin.
-    pub(super) fn frame(&self) -> Frame {
+    pub(crate) fn frame(&self) -> Frame {
         Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role))
     }
 
@@ -157,7 +157,7 @@ impl Context {
     }
 
     /// The checkpoint of a step, a range, or (without a step) of the migration.
-    pub(super) fn address(&self, step: Option<&StepName>, range: i32) -> Address {
+    pub(crate) fn address(&self, step: Option<&StepName>, range: i32) -> Address {
         Address { migration: self.migration.clone(), step: step.cloned(), range }
     }
 

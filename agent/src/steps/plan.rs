@@ -57,6 +57,9 @@ const YIELD_SMALL_RANGES: usize = 1000;
 const WRITE_RANGES: usize = 100;
 const WRITE_AFTER: Duration = Duration::from_millis(20);
 
+/// How long transactions are waited for before somebody is told.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
 /// Where a plan stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Cursor {
@@ -229,19 +232,25 @@ impl Plan<'_> {
     /// Waits for the transactions that may still commit rows below the bound. False when the worker was told to stop.
     async fn outwait(&self, connection: &Connection, cursor: &mut Cursor) -> Result<bool, Error> {
         let mut pause = Duration::from_millis(5);
-        let mut note_after = Duration::from_secs(1);
+        let mut note_after = TELL_AFTER;
         let since = Instant::now();
         loop {
             self.context.beat();
             let open =
                 cursor.writers.still_open(connection).await.map_err(|error| Error::of_postgres(&error, self.place))?;
             let Some(first) = open.first() else {
+                self.context.waits.say(None);
                 cursor.writers = Writers::default();
                 return Ok(true);
             };
+            let others = if open.len() > 1 { format!(", and {} more", open.len() - 1) } else { String::new() };
+            if since.elapsed() >= TELL_AFTER {
+                let table = self.table.quoted();
+                let what = format!("for transactions that wrote to {table} before the step began: {first}{others}");
+                self.context.waits.say(Some(what));
+            }
             if since.elapsed() >= note_after {
                 note_after = since.elapsed() * 4;
-                let others = if open.len() > 1 { format!(", and {} more", open.len() - 1) } else { String::new() };
                 let sentence = format!(
                     "{} waits for transactions that wrote to it before the step began and are still open, since they may commit \
                      rows that the step has to walk: {first}{others}",
@@ -344,7 +353,7 @@ impl Plan<'_> {
                 batches += 1;
                 let report: Vec<StoredRange> = std::mem::take(&mut waiting)
                     .into_iter()
-                    .map(|planned| StoredRange { planned, done: false, rows: 0 })
+                    .map(|planned| StoredRange { planned, done: false, rows: 0, rows_walked: 0 })
                     .collect();
                 self.report(&report);
                 written = Instant::now();
@@ -427,6 +436,7 @@ impl Plan<'_> {
                     rows_total: range.planned.rows_total,
                     done: range.done,
                     rows: range.rows,
+                    rows_walked: range.rows_walked,
                 })
                 .collect(),
             key: self.key.columns.iter().map(dunlin_proto::v1::KeyColumn::from).collect(),

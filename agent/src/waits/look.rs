@@ -111,7 +111,7 @@ pub(crate) async fn look(client: &Client, backend: Backend) -> Result<Option<Wai
     Ok(Some(wait))
 }
 
-async fn rows(client: &Client, sql: &str) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
+pub(super) async fn rows(client: &Client, sql: &str) -> Result<Vec<SimpleQueryRow>, tokio_postgres::Error> {
     let answers = client.simple_query(&format!("{AS};{sql}")).await?;
     let rows = answers.into_iter().filter_map(|answer| match answer {
         SimpleQueryMessage::Row(row) => Some(row),
@@ -155,17 +155,28 @@ pub(crate) async fn cancel(client: &Client, backend: Backend) -> Result<bool, to
     Ok(rows(client, &sql).await?.first().and_then(|row| row.get(0)) == Some("t"))
 }
 
-/// The session that works for a lease and waits for a lock, by its `application_name`.
+/// What a session that works for a lease waits for.
+pub(super) enum Waiting {
+    /// A lock.
+    Lock(Backend),
+    /// The word of a standby.
+    Standby,
+}
+
+/// The session that works for a lease and waits for somebody else, by its `application_name`.
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(super) async fn waiting(client: &Client, application: &str) -> Result<Option<Backend>, tokio_postgres::Error> {
+pub(super) async fn waiting(client: &Client, application: &str) -> Result<Option<Waiting>, tokio_postgres::Error> {
     let sql = format!(
-        "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint FROM pg_stat_activity
-         WHERE application_name = {} AND wait_event_type = 'Lock' LIMIT 1",
+        "SELECT pid, (extract(epoch FROM backend_start) * 1000000)::bigint, wait_event = 'SyncRep' FROM pg_stat_activity
+         WHERE application_name = {} AND (wait_event_type = 'Lock' OR wait_event = 'SyncRep') LIMIT 1",
         quote_literal(application)
     );
-    Ok(rows(client, &sql).await?.first().and_then(backend))
+    Ok(rows(client, &sql).await?.first().and_then(|row| match row.get(2) {
+        Some("t") => Some(Waiting::Standby),
+        _ => backend(row).map(Waiting::Lock),
+    }))
 }
 
 /// Reads the answer to [`WHO`].

@@ -1,5 +1,6 @@
-//! Waiting for locks: who is in the way, and for how long that is allowed.
+//! Waiting for locks: who is in the way, and for how long that is allowed; and what PostgreSQL says of its progress.
 
+mod activity;
 mod look;
 mod lookout;
 mod seen;

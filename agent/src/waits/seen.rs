@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use super::Wait;
 
 /// What was seen of an attempt.
@@ -15,13 +17,22 @@ pub(crate) struct Sight {
     pub(crate) last: Option<Wait>,
     /// How long it was allowed to wait.
     pub(crate) limit: Duration,
+    /// When that wait was seen.
+    seen: Option<Instant>,
 }
+
+/// Shorter waits are not worth telling.
+const WORTH_TELLING: Duration = Duration::from_secs(1);
+
+/// How old the last look at a wait that goes on may be.
+const FRESH: Duration = Duration::from_millis(1500);
 
 /// Where whoever looks writes it down.
 #[derive(Debug, Default)]
 pub(crate) struct Seen {
     sight: Mutex<Sight>,
     patient: AtomicBool,
+    said: Mutex<Option<String>>,
 }
 
 impl Seen {
@@ -35,7 +46,33 @@ impl Seen {
         };
         sight.waited += wait.lasted.saturating_sub(before);
         sight.last = Some(wait.clone());
+        sight.seen = Some(Instant::now());
         sight.waited
+    }
+
+    /// Writes down what the agent itself waits for, as the end of a sentence, without a statement that waits.
+    pub(crate) fn say(&self, what: Option<String>) {
+        *self.said.lock().unwrap_or_else(PoisonError::into_inner) = what;
+    }
+
+    /// What the agent itself waits for.
+    pub(crate) fn said(&self) -> Option<String> {
+        self.said.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// What is waited for at this moment, as the end of a sentence.
+    pub(crate) fn now(&self) -> Option<String> {
+        if let Some(said) = self.said() {
+            return Some(said);
+        }
+        let sight = self.sight.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = sight.seen.is_some_and(|seen| seen.elapsed() < FRESH);
+        sight.last.as_ref().filter(|wait| fresh && wait.lasted >= WORTH_TELLING).map(Wait::describe)
+    }
+
+    /// Writes down that nothing is waited for at this moment.
+    pub(crate) fn over(&self) {
+        self.sight.lock().unwrap_or_else(PoisonError::into_inner).seen = None;
     }
 
     /// Writes down how long the attempt is allowed to wait.

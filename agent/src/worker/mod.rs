@@ -2,10 +2,12 @@
 //!
 //! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on. An error that passes by
 //! itself is given back to the controller, with how long to pause and for how long to try ([`passing`]). Where the target lacks
-//! something, such as room on its disk, the lease is given back at once. Anything else is final. Through all of that the worker
+//! something, such as room on its disk, the lease is given back at once. Anything else is final. Whoever gives a range back or fails
+//! says how far the target has it, on disk ([`settled`]). Through all of that the worker
 //! never concludes what happened to a transaction: running the step again looks.
 
 mod passing;
+mod settled;
 
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
@@ -62,6 +64,13 @@ pub(crate) async fn work(context: Context, task: grant::Task) {
         other => other,
     };
     log(&context, id, &verdict);
+    match &verdict {
+        Verdict::Released(ReleaseReason::TargetUnreachable, _)
+        | Verdict::Ended(_)
+        | Verdict::Stale(_)
+        | Verdict::Lost => {}
+        Verdict::Failed(..) | Verdict::Released(..) => settled::settle(&context, &task).await,
+    }
     if matches!(verdict, Verdict::Failed(_, None)) {
         // What the target holds comes before the failure that ends the run: whoever asks for the next run is told by it.
         let report = context.target.report(target::PROBE_LIMIT).await;
@@ -90,6 +99,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             never = lookout(context) => match never {},
         };
         again = true;
+        context.lease.state(None, None);
         if context.lease.durable() != progress {
             // What went well in between starts the count anew.
             progress = context.lease.durable();
@@ -179,14 +189,19 @@ async fn out_of_time(context: &Context, task: &grant::Task) {
 
 fn report(context: &Context, verdict: Verdict) -> Option<Message> {
     let lease = Some(context.lease.id().into());
-    let (rows, rows_walked) = context.lease.durable();
+    let ((rows, rows_walked), rows_walked_before) = (context.lease.durable(), context.lease.before());
     let released = |reason: ReleaseReason, message: String| {
-        Message::Released(TaskReleased { lease, reason: reason.into(), message, rows, rows_walked })
+        Message::Released(TaskReleased { lease, reason: reason.into(), message, rows, rows_walked, rows_walked_before })
     };
     match verdict {
-        Verdict::Ended(Ended::Done { rows, rows_walked, already_done, applied }) => {
-            Some(Message::Done(TaskDone { lease, rows, rows_walked, already_done, applied: applied.map(|row| *row) }))
-        }
+        Verdict::Ended(Ended::Done { rows, rows_walked, already_done, applied }) => Some(Message::Done(TaskDone {
+            lease,
+            rows,
+            rows_walked,
+            already_done,
+            applied: applied.map(|row| *row),
+            rows_walked_before,
+        })),
         Verdict::Ended(Ended::Yielded) => {
             Some(released(ReleaseReason::Yielded, "the first ranges go first".to_owned()))
         }
@@ -200,6 +215,7 @@ fn report(context: &Context, verdict: Verdict) -> Option<Message> {
             deadline: retry.map(|retry| duration(retry.deadline)),
             rows,
             rows_walked,
+            rows_walked_before,
         })),
         Verdict::Stale(stale) => Some(Message::Stale(TaskStale {
             lease,

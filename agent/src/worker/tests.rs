@@ -362,3 +362,47 @@ async fn autovacuum_is_known_also_to_a_role_that_may_not_see_the_sessions_of_oth
     };
     assert!(wait.of_autovacuum_alone(), "{wait:?}");
 }
+
+#[tokio::test]
+async fn the_last_word_of_a_range_that_fails_is_what_the_target_has_of_it() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint CHECK (n < 1000));
+         INSERT INTO t SELECT i, CASE i WHEN 505 THEN 999 ELSE 5 END FROM generate_series(1, 1000) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 10, 10_000, 1);
+    let planned = lab.plan(&step).await;
+    let task = range_task(&step, &planned, &planned.ranges[0]);
+    // Batches commit without waiting for the disk: most of them are not known to be there when the last one fails.
+    let Message::Failed(failed) = lab.perform(1, task.clone()).await else { panic!("it did not fail") };
+    assert_eq!((failed.rows, failed.rows_walked, failed.rows_walked_before), (500, 500, 0));
+    lab.sql("UPDATE t SET n = 5 WHERE id = 505").await;
+    let Message::Done(done) = lab.perform(2, task).await else { panic!("it is not done") };
+    assert_eq!((done.rows, done.rows_walked, done.rows_walked_before), (1000, 1000, 500));
+}
+
+#[tokio::test]
+async fn the_last_word_of_a_range_that_is_given_back_is_what_the_target_has_of_it() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE TABLE t (id bigint PRIMARY KEY, n bigint); INSERT INTO t SELECT i, 5 FROM generate_series(1, 5000) i",
+    )
+    .await;
+    let step = batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 5, 10_000, 1);
+    let planned = lab.plan(&step).await;
+    let stopper = connect(&lab.url).await;
+    let book = std::sync::Arc::clone(lab.book());
+    let stop = async move {
+        until(&stopper, "SELECT batches > 20 FROM dunlin.checkpoints WHERE range = 1").await;
+        for told in book.all() {
+            book.revoke(told.lease.unwrap().into(), "the run has ended".to_owned());
+        }
+    };
+    let (report, ()) = tokio::join!(lab.perform(1, range_task(&step, &planned, &planned.ranges[0])), stop);
+    let Message::Released(released) = report else { panic!("{report:?}") };
+    assert_eq!(released.reason(), ReleaseReason::Revoked);
+    assert!(released.rows >= 100 && released.rows < 5000, "in the middle: {released:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, released.rows);
+    assert_eq!(lab.number("SELECT rows FROM dunlin.checkpoints WHERE range = 1").await, released.rows);
+}

@@ -107,7 +107,7 @@ fn text(look: &Look, status: &Status) -> String {
 fn running(unfinished: &[Run]) -> String {
     let mut text = String::new();
     for run in unfinished {
-        let mut parts = vec![words::run_state(run.state()).to_owned()];
+        let mut parts = vec![words::standing(run).to_owned()];
         if !run.current_step.is_empty() {
             parts.push(format!("step {}", run.current_step));
         }
@@ -116,6 +116,7 @@ fn running(unfinished: &[Run]) -> String {
             parts.push(progress);
         }
         parts.extend(waits::short(&run.waits).map(|wait| format!("waits for {wait}")));
+        parts.extend(waits::at_work(&run.waits).map(str::to_owned));
         text.push_str(&format!("run {}  {}: {}\n", run.id, run.migration_id, parts.join(", ")));
     }
     text
@@ -146,6 +147,7 @@ mod tests {
                 current_step: "rename".to_owned(),
                 rows_walked: 310_000,
                 rows_total: 500_000,
+                leases: 2,
                 ..Run::default()
             }],
             failed: Vec::new(),

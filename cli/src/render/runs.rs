@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use comfy_table::Cell;
-use dunlin_proto::v1::Run;
+use dunlin_proto::v1::{Activity, Run, RunState, RunStep};
 use pbjson_types::Timestamp;
 
 use super::{Align, Columns, Look, count, duration, time_or, words};
@@ -29,7 +29,7 @@ pub(crate) fn table(look: &Look, runs: &[Run]) -> String {
             Cell::new(&run.target),
             Cell::new(run.version),
             Cell::new(name(run)),
-            words::run_cell(run.state()),
+            words::run_cell(run),
             Cell::new(count(run.rows)),
             Cell::new(elapsed(run).map_or_else(|| "-".to_owned(), duration)),
             Cell::new(time_or(look, run.start_time.as_ref(), "-")),
@@ -56,7 +56,7 @@ pub(crate) fn outcome(look: &Look, runs: &[Run]) -> String {
             Cell::new(run.id),
             Cell::new(run.version),
             Cell::new(name(run)),
-            words::run_cell(run.state()),
+            words::run_cell(run),
             Cell::new(count(run.rows)),
             Cell::new(elapsed(run).map_or_else(|| "-".to_owned(), duration)),
         ]);
@@ -80,12 +80,34 @@ fn instant(time: &Timestamp) -> Option<jiff::Timestamp> {
     jiff::Timestamp::new(time.seconds, time.nanos).ok()
 }
 
-/// How far a run is: `62% of 500,000 rows, 52,300 rows/s, 4s left`, as far as it is known.
+/// The rows of the current step that are walked, and those that are known of it so far; `None` where it does not count rows.
+fn walked(run: &Run) -> Option<(i64, i64)> {
+    let (walked, total) =
+        current(run).map_or((run.rows_walked, run.rows_total), |step| (step.rows_walked, step.rows_total));
+    (total > 0).then_some((walked, total))
+}
+
+/// The step that is worked on.
+fn current(run: &Run) -> Option<&RunStep> {
+    run.steps.iter().find(|step| step.name == run.current_step && !run.current_step.is_empty())
+}
+
+/// How much of the current step is done, in whole percent: all of it only once the run has succeeded.
+pub(crate) fn percent(run: &Run) -> Option<i64> {
+    let (walked, total) = walked(run)?;
+    let most = if run.state() == RunState::Succeeded { 100 } else { 99 };
+    Some(part(walked, total).clamp(0, most))
+}
+
+/// How far a run is: `62% of 500,000 rows, 52,300 rows/s, 4s left`, as far as it is known, or what PostgreSQL says.
 pub(crate) fn progress(run: &Run) -> String {
     let mut parts = Vec::new();
-    if run.rows_total > 0 {
-        let percent = run.rows_walked.saturating_mul(100) / run.rows_total;
-        parts.push(format!("{}% of {} rows", percent.clamp(0, 100), count(run.rows_total)));
+    if let (Some(percent), Some((walked, total))) = (percent(run), walked(run)) {
+        // More than were counted: rows that came meanwhile.
+        let more = if walked > total { format!(" ({} walked)", count(walked)) } else { String::new() };
+        // The walk that counts them goes on beside the work.
+        let so_far = if current(run).is_some_and(|step| !step.planned) { " counted so far" } else { "" };
+        parts.push(format!("{percent}% of {} rows{so_far}{more}", count(total)));
         let rate = rate(run);
         if rate > 0 {
             parts.push(format!("{} rows/s", count(rate)));
@@ -94,7 +116,22 @@ pub(crate) fn progress(run: &Run) -> String {
             parts.push(format!("{} left", super::seconds(left)));
         }
     }
+    parts.extend(run.activity.as_ref().map(activity));
     parts.join(", ")
+}
+
+/// What PostgreSQL says of its progress: `building index: scanning table, 45% of 12,345 blocks`.
+pub(crate) fn activity(activity: &Activity) -> String {
+    let Activity { phase, done, total, unit } = activity;
+    match (unit.as_str(), *total) {
+        (_, ..=0) => phase.clone(),
+        ("transactions", total) => format!("{phase} ({} of {total} transactions ended)", count(*done)),
+        (unit, total) => format!("{phase}, {}% of {} {unit}", part(*done, total).clamp(0, 99), count(total)),
+    }
+}
+
+fn part(done: i64, total: i64) -> i64 {
+    done.saturating_mul(100) / total.max(1)
 }
 
 /// Rows in a second, as a whole number.
@@ -111,8 +148,6 @@ pub(crate) fn eta(run: &Run) -> Option<Duration> {
 
 #[cfg(test)]
 mod tests {
-    use dunlin_proto::v1::RunState;
-
     use super::*;
 
     fn run() -> Run {
@@ -146,6 +181,46 @@ mod tests {
             "RUN  VERSION  MIGRATION          STATE        ROWS  TIME\n \
              12        5  update-user-roles  succeeded  50,000  4.2s\n"
         );
+    }
+
+    #[test]
+    fn nothing_is_all_done_before_it_is() {
+        let mut run = Run { state: RunState::Running.into(), rows_total: 1000, ..run() };
+        for (walked, expected) in [
+            (0, "0% of 1,000 rows"),
+            (999, "99% of 1,000 rows"),
+            (1000, "99% of 1,000 rows"),
+            (1500, "99% of 1,000 rows (1,500 walked)"),
+        ] {
+            run.rows_walked = walked;
+            assert_eq!(progress(&run), expected);
+        }
+        run.state = RunState::Succeeded.into();
+        assert_eq!(percent(&run), Some(100));
+    }
+
+    #[test]
+    fn the_percent_is_that_of_the_step_that_is_named() {
+        let step = |name: &str, walked, total| RunStep {
+            name: name.to_owned(),
+            rows_walked: walked,
+            rows_total: total,
+            planned: true,
+            ..RunStep::default()
+        };
+        let mut run = Run { state: RunState::Running.into(), rows_total: 2000, rows_walked: 1100, ..run() };
+        run.steps = vec![step("fill", 1000, 1000), step("check", 100, 1000), step("index", 0, 0)];
+        run.current_step = "check".to_owned();
+        assert_eq!(progress(&run), "10% of 1,000 rows");
+        run.steps[1].planned = false;
+        assert_eq!(progress(&run), "10% of 1,000 rows counted so far");
+        run.current_step = "index".to_owned();
+        let phase = "building index: scanning table".to_owned();
+        run.activity = Some(Activity { phase, done: 450, total: 1000, unit: "blocks".to_owned() });
+        assert_eq!(progress(&run), "building index: scanning table, 45% of 1,000 blocks");
+        let phase = "waiting for old snapshots".to_owned();
+        run.activity = Some(Activity { phase, done: 1, total: 2, unit: "transactions".to_owned() });
+        assert_eq!(progress(&run), "waiting for old snapshots (1 of 2 transactions ended)");
     }
 
     #[test]

@@ -16,12 +16,19 @@ pub(crate) fn short(waits: &[Wait]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(", "))
 }
 
+/// What a run waits for in the middle of its work, as a sentence.
+pub(crate) fn at_work(waits: &[Wait]) -> Option<&str> {
+    let reasons = [WaitReason::Retry, WaitReason::Slot, WaitReason::Lock];
+    waits.iter().find(|wait| reasons.contains(&wait.reason())).map(|wait| wait.message.as_str())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn wait(reason: WaitReason, id: &str) -> Wait {
-        Wait { reason: reason.into(), migration_id: id.to_owned(), message: "words".to_owned(), run_id: 7 }
+        let message = "words".to_owned();
+        Wait { reason: reason.into(), migration_id: id.to_owned(), message, run_id: 7, ..Wait::default() }
     }
 
     #[test]
@@ -31,6 +38,13 @@ mod tests {
         assert_eq!(short(&[order.clone(), wait(WaitReason::Dependency, "b")]).as_deref(), Some("b"));
         assert_eq!(short(&[order, wait(WaitReason::Run, "c")]).as_deref(), Some("run 7, which has not ended"));
         assert_eq!(short(&[]), None);
+    }
+
+    #[test]
+    fn what_is_waited_for_in_the_middle_of_the_work_is_told_in_its_own_words() {
+        let waits = [wait(WaitReason::Lock, "")];
+        assert_eq!((short(&waits), at_work(&waits)), (None, Some("words")));
+        assert_eq!(at_work(&[wait(WaitReason::Order, "a")]), None);
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The words for the values of enums, and the colours of states.
 
 use comfy_table::{Cell, Color};
-use dunlin_proto::v1::{EventType, RegisterOutcome, RunState, Severity, StepKind};
+use dunlin_proto::v1::{EventType, RegisterOutcome, Run, RunState, Severity, StepKind};
 use dunlin_shared::figures::{counted, length};
 
 /// The word for the state of a run.
@@ -29,9 +29,19 @@ pub(crate) fn run_colour(state: RunState) -> Color {
     }
 }
 
-/// A cell with the state of a run.
-pub(crate) fn run_cell(state: RunState) -> Cell {
-    Cell::new(run_state(state)).fg(run_colour(state))
+/// The word for how a run stands: it is running only while somebody works on it.
+pub(crate) fn standing(run: &Run) -> &'static str {
+    if waiting(run) { "waiting" } else { run_state(run.state()) }
+}
+
+/// A cell with how a run stands.
+pub(crate) fn run_cell(run: &Run) -> Cell {
+    let colour = if waiting(run) { Color::Yellow } else { run_colour(run.state()) };
+    Cell::new(standing(run)).fg(colour)
+}
+
+fn waiting(run: &Run) -> bool {
+    run.state() == RunState::Running && run.leases == 0
 }
 
 /// Whether a run is over.

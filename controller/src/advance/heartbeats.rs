@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::dispatch::{Connection, replaced};
-use crate::domain::report::Counted;
+use crate::domain::report::Progress;
 use crate::domain::task::Lease;
 use crate::grpc::convert::lease_out;
 use crate::replica::Replica;
@@ -32,24 +32,22 @@ const LEASES: usize = 10_000;
 #[derive(Debug)]
 struct Beat {
     connection: Arc<Connection>,
-    leases: BTreeMap<Lease, Counted>,
+    leases: BTreeMap<Lease, Progress>,
 }
 
 impl Beat {
     /// What the agent names and holds: nobody renews what is another's.
-    fn held(&self) -> impl Iterator<Item = (Lease, Counted)> {
-        let leases = self.leases.iter().map(|(lease, counted)| (*lease, *counted));
+    fn held(&self) -> impl Iterator<Item = (Lease, Progress)> {
+        let leases = self.leases.iter().map(|(lease, progress)| (*lease, progress.clone()));
         leases.filter(|(lease, _)| self.connection.held(*lease).is_some())
     }
 
-    fn take_in(&mut self, leases: Vec<(Lease, Counted)>) {
+    fn take_in(&mut self, leases: Vec<(Lease, Progress)>) {
         if self.leases.len() + leases.len() > LEASES {
             self.leases.clear();
         }
-        for (lease, counted) in leases {
-            let most = self.leases.entry(lease).or_default();
-            most.rows = most.rows.max(counted.rows);
-            most.rows_walked = most.rows_walked.max(counted.rows_walked);
+        for (lease, progress) in leases {
+            self.leases.entry(lease).or_default().follow(progress);
         }
     }
 }
@@ -65,7 +63,7 @@ pub(crate) struct Heartbeats {
 
 impl Heartbeats {
     /// Takes in a heartbeat.
-    pub(crate) fn beat(&self, connection: Arc<Connection>, leases: Vec<(Lease, Counted)>) {
+    pub(crate) fn beat(&self, connection: Arc<Connection>, leases: Vec<(Lease, Progress)>) {
         let stream = (connection.agent().clone(), connection.session());
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         let beat = waiting.entry(stream).or_insert_with(|| Beat { connection, leases: BTreeMap::new() });
@@ -139,12 +137,13 @@ async fn round(replica: &Replica, beats: &[Beat]) -> Result<(), store::Error> {
     seen.sort();
     seen.dedup();
     let current: HashSet<String> = replica.store.see_agents(&seen).await?.into_iter().collect();
-    let leases: Vec<(Lease, Counted)> = beats.iter().flat_map(Beat::held).collect();
+    let leases: Vec<(Lease, Progress)> = beats.iter().flat_map(Beat::held).collect();
     let renewed = replica.store.renew(&leases).await?;
     for target in &renewed.moved {
         replica.signals.progress(target);
     }
     let kept: HashSet<Lease> = renewed.kept.into_iter().collect();
+    let revoked: HashSet<Lease> = renewed.revoked.into_iter().collect();
     let mut freed = false;
     for beat in beats {
         let connection = &beat.connection;
@@ -156,6 +155,9 @@ async fn round(replica: &Replica, beats: &[Beat]) -> Result<(), store::Error> {
             beat.leases.keys().copied().partition(|lease| kept.contains(lease) && connection.held(*lease).is_some());
         // What has just been reported is not lost: its acknowledgement is on the way.
         let lost: Vec<Lease> = lost.into_iter().filter(|lease| !connection.reporting(*lease)).collect();
+        for lease in beat.leases.keys().filter(|lease| revoked.contains(lease)) {
+            connection.revoke_lease(*lease);
+        }
         for lease in &lost {
             freed |= connection.free_slot(*lease);
         }

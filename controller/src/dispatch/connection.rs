@@ -207,9 +207,15 @@ impl Connection {
         let leases: Vec<Lease> =
             self.state().held.iter().filter(|(_, held)| held.run == run).map(|(lease, _)| *lease).collect();
         for lease in leases {
-            let reason = format!("run {run} has ended");
-            self.send(Message::Revoke(v1::Revoke { lease: Some(lease_out(lease)), reason }));
+            self.revoke_lease(lease);
         }
+    }
+
+    /// Asks for a lease of an ended run back, if it is held.
+    pub(crate) fn revoke_lease(&self, lease: Lease) {
+        let Some(Held { run, .. }) = self.held(lease) else { return };
+        let reason = format!("run {run} has ended");
+        self.send(Message::Revoke(v1::Revoke { lease: Some(lease_out(lease)), reason }));
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

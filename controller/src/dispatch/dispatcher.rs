@@ -77,6 +77,8 @@ async fn round(replica: &Replica, suspect: &mut bool) -> Result<bool, store::Err
             log(granted);
             connection.send(Message::Grant(grant_out(granted)));
         }
+        // Watchers of other replicas are told with the first heartbeat about the lease.
+        replica.signals.progress(&granted.target);
     }
     // An agent that left before the claim was committed has not got its lease, and took its leave too early to give it back.
     for offer in offers.iter().filter(|offer| offer.connection.left()) {

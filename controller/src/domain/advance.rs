@@ -1,8 +1,8 @@
 //! How a run moves forward: what one report changes in its task, its step and the run, which tasks it adds, and which
 //! events tell of it.
 //!
-//! What must stay true: a report has an effect only when the task is leased under the epoch of the report; ranges are
-//! taken in once each, without a gap in their ordinals; a step is finished when its plan is and all its ranges are; a run
+//! What must stay true: a report has an effect only when the task is leased under the epoch of the report, and after the end of the
+//! run on its figures alone ([`last_word`](super::last_word)); ranges are taken in once each, without a gap in their ordinals; a step is finished when its plan is and all its ranges are; a run
 //! succeeds only by its seal, or by the one task of an atomic migration.
 
 use std::sync::Arc;
@@ -15,6 +15,7 @@ use dunlin_shared::migration::Definition;
 use serde_json::{Map, Value};
 
 use super::event::{Event, Severity, Type};
+use super::last_word;
 use super::messages;
 use super::plan::{self, NewTask, Then, WHOLE};
 use super::report::{Applied, Counted, Range, Report};
@@ -71,6 +72,8 @@ pub struct Task {
     pub counted: Counted,
     /// How long it rests before it can be leased again.
     pub rest: Option<Duration>,
+    /// Why, in words; empty where nothing was said.
+    pub rests: String,
     /// The rows that a range holds.
     pub rows_total: i64,
 }
@@ -102,7 +105,7 @@ pub struct Changes {
     pub events: Vec<Event>,
     /// Rows of targets' registries.
     pub applied: Vec<(TargetName, Applied)>,
-    /// Runs that have failed: what is left of their tasks is cancelled, and agents give it back.
+    /// Runs that have failed: what is ready of their tasks is cancelled, and agents give back what they hold.
     pub stopped: Vec<RunId>,
 }
 
@@ -198,6 +201,9 @@ pub fn advance(
     let task::State::Leased { agent } = &task.standing.state else { return Ok(Verdict::Late) };
     if task.standing.epoch != lease.epoch {
         return Ok(Verdict::Late);
+    }
+    if run.state.ended() {
+        return last_word::take_in(run, task, lease, &report);
     }
     let agent = agent.clone();
     let first_event = changes.events.len();
@@ -393,6 +399,10 @@ fn take_ranges(
             step.rows_walked = step.rows_walked.saturating_add(range.rows_total);
             step.rows_walked_before = step.rows_walked_before.saturating_add(range.rows_total);
         } else {
+            // What earlier runs have left of it.
+            step.rows = step.rows.saturating_add(range.rows);
+            step.rows_walked = step.rows_walked.saturating_add(range.rows_walked);
+            step.rows_walked_before = step.rows_walked_before.saturating_add(range.rows_walked);
             let new = NewTask { kind: Kind::Range, step: task.step, transform: transform.clone(), range: Some(range) };
             changes.added.push((id, new));
         }
@@ -404,8 +414,8 @@ fn take_ranges(
 }
 
 /// Counts what a task has done in its step, once: figures of a task never fall. A plan walks rows without transforming
-/// them, so it counts for nothing.
-fn count(run: &mut Run, task: &mut Task, counted: Counted) -> Result<(), Error> {
+/// them, so it counts for nothing. What was walked before the lease and not told of is no part of the speed.
+pub(super) fn count(run: &mut Run, task: &mut Task, counted: Counted) -> Result<(), Error> {
     let ordinal = match (task.kind, task.step) {
         (Kind::Plan | Kind::Seal, _) => return Ok(()),
         (_, WHOLE) if run.steps.is_empty() => return Ok(()),
@@ -418,9 +428,12 @@ fn count(run: &mut Run, task: &mut Task, counted: Counted) -> Result<(), Error> 
     let step = step_mut(run, ordinal)?;
     step.rows = step.rows.saturating_add(rows - task.counted.rows);
     if task.kind == Kind::Range {
-        step.rows_walked = step.rows_walked.saturating_add(rows_walked - task.counted.rows_walked);
+        let more = rows_walked - task.counted.rows_walked;
+        let before = counted.rows_walked_before.saturating_sub(task.counted.rows_walked).clamp(0, more);
+        step.rows_walked = step.rows_walked.saturating_add(more);
+        step.rows_walked_before = step.rows_walked_before.saturating_add(before);
     }
-    task.counted = Counted { rows, rows_walked };
+    task.counted = Counted { rows, rows_walked, rows_walked_before: 0 };
     Ok(())
 }
 

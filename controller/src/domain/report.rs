@@ -4,6 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use dunlin_shared::ids::Epoch;
 use dunlin_shared::key::KeyColumn;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::event;
@@ -96,6 +97,52 @@ pub struct Counted {
     pub rows: i64,
     /// Rows walked.
     pub rows_walked: i64,
+    /// Of these, what had been walked when the lease was taken.
+    pub rows_walked_before: i64,
+}
+
+/// What a heartbeat tells of a lease.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows changed and walked.
+    pub counted: Counted,
+    /// What the task waits for in the target, as the end of a sentence that begins with "waits"; empty while it does not wait.
+    pub waits: String,
+    /// How far PostgreSQL is with the statement.
+    pub activity: Option<Activity>,
+}
+
+impl Progress {
+    /// Takes in what was told later. Figures never fall.
+    pub(crate) fn follow(&mut self, later: Self) {
+        let Counted { rows, rows_walked, rows_walked_before } = self.counted;
+        let counted = Counted {
+            rows: later.counted.rows.max(rows),
+            rows_walked: later.counted.rows_walked.max(rows_walked),
+            rows_walked_before: later.counted.rows_walked_before.max(rows_walked_before),
+        };
+        *self = Self { counted, ..later };
+    }
+}
+
+impl From<Counted> for Progress {
+    fn from(counted: Counted) -> Self {
+        Self { counted, ..Self::default() }
+    }
+}
+
+/// How far PostgreSQL is with a statement. Stored as JSON: fields may be added with a default, never renamed.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Activity {
+    /// The phase, in PostgreSQL's words.
+    pub phase: String,
+    /// How much of the phase is done; 0 where that is not counted.
+    pub done: i64,
+    /// How much there is to do in it; 0 where that is not counted.
+    pub total: i64,
+    /// What is counted.
+    pub unit: String,
 }
 
 /// A range of keys: those above low, up to and with high.
@@ -113,6 +160,8 @@ pub struct Range {
     pub done: bool,
     /// Rows changed in it already.
     pub rows: i64,
+    /// Rows walked in it already.
+    pub rows_walked: i64,
 }
 
 /// Why a lease is given back.

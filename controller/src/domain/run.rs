@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 pub enum State {
     /// Waits for its turn.
     Queued,
-    /// Its tasks are worked on.
+    /// It has begun, and its tasks are worked on or wait to be.
     Running,
     /// Finishes the batches that are open.
     Pausing,

@@ -78,6 +78,7 @@ pub(super) fn retry(
         "55P03" if !failure.detail.is_empty() => format!("{}. {}", failure.message, failure.detail),
         _ => failure.message.clone(),
     };
+    task.rests = format!("waits {} before it is tried again: {why}", in_words(rest));
     let message = format!(
         "{} of {} met an error that can pass and is tried again in {} (try {}; given up after {} more without progress): {}",
         describe(run, task),
@@ -192,7 +193,9 @@ pub(super) fn release(
             Severity::Info
         }
         ReleaseReason::TargetUnreachable | ReleaseReason::Busy | ReleaseReason::TargetShort => {
-            task.rest = Some(backoff(u32::try_from(task.postponed).unwrap_or(0), jitter));
+            let rest = backoff(u32::try_from(task.postponed).unwrap_or(0), jitter);
+            task.rest = Some(rest);
+            task.rests = format!("waits {} before it is tried again: {message}", in_words(rest));
             task.postponed = task.postponed.saturating_add(1);
             Severity::Warning
         }

@@ -11,7 +11,7 @@ use dunlin_shared::key::KeyColumn;
 pub enum State {
     /// Its turn has not come.
     Pending,
-    /// Its tasks are worked on.
+    /// Its turn has come.
     Running,
     /// Done.
     Succeeded,
@@ -98,7 +98,7 @@ pub struct Step {
     pub rows: i64,
     /// Rows walked.
     pub rows_walked: i64,
-    /// Of these, rows that runs before this one have walked.
+    /// Of these, rows that were walked before the lease that told of them: mostly by runs before this one.
     pub rows_walked_before: i64,
     /// Rows of the ranges known.
     pub rows_total: i64,

@@ -61,7 +61,7 @@ pub enum State {
     Done,
     /// Failed for good, and its run with it.
     Failed,
-    /// Its run ended before it was finished.
+    /// Its run ended before it was finished. One that is held then stays so until its holder has said its last word.
     Cancelled,
 }
 

@@ -83,17 +83,22 @@ fn task(id: i64, new: &NewTask) -> Task {
         priority: 0,
         counted: Counted::default(),
         rest: None,
+        rests: String::new(),
         rows_total: new.range.as_ref().map_or(0, |range| range.rows_total),
     }
 }
 
 fn range(ordinal: i32) -> Range {
-    Range { ordinal, low: None, high: vec![ordinal.to_string()], rows_total: 10, done: false, rows: 0 }
+    Range { ordinal, low: None, high: vec![ordinal.to_string()], rows_total: 10, done: false, rows: 0, rows_walked: 0 }
 }
 
 fn done(kind: Kind) -> Report {
     let rows = if kind == Kind::Range { 10 } else { 0 };
-    Report::Done { counted: Counted { rows, rows_walked: rows }, already_done: false, applied: None }
+    Report::Done {
+        counted: Counted { rows, rows_walked: rows, ..Counted::default() },
+        already_done: false,
+        applied: None,
+    }
 }
 
 /// A run with its tasks, granted and reported as it comes.
@@ -159,7 +164,7 @@ impl World {
             Deed::Release(yielded) => Report::Released {
                 reason: if *yielded { ReleaseReason::Yielded } else { ReleaseReason::Stopping },
                 message: String::new(),
-                counted: Counted { rows: 3, rows_walked: 3 },
+                counted: Counted { rows: 3, rows_walked: 3, ..Counted::default() },
             },
             Deed::Stale => Report::Stale { stored: Epoch(lease.epoch.0 + 5), applications: 0 },
             Deed::Expire => {

@@ -1,6 +1,7 @@
 //! What stands between a migration and its start, and for whom a run waits.
 
 use std::collections::HashSet;
+use std::time::SystemTime;
 
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
 
@@ -20,6 +21,17 @@ pub enum Wait {
     },
     /// No connected agent of the target has the code.
     Transform(TransformName),
+    /// A task rests before it is tried again.
+    Retry {
+        /// Why, as a sentence that begins with "waits".
+        why: String,
+        /// Until when.
+        until: SystemTime,
+    },
+    /// All slots of the agents are taken.
+    Slot,
+    /// Something in the target, as the end of a sentence that begins with "waits".
+    Lock(String),
 }
 
 impl Wait {
@@ -39,6 +51,10 @@ impl Wait {
             Self::Transform(name) => format!(
                 "no connected agent of target {target} has the code of transform {name}; start one that registers it"
             ),
+            Self::Retry { why, .. } if why.is_empty() => "waits before it is tried again".to_owned(),
+            Self::Retry { why, .. } => why.clone(),
+            Self::Slot => format!("waits for a free slot of an agent of target {target}"),
+            Self::Lock(what) => format!("waits {what}"),
         }
     }
 }

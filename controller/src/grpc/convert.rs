@@ -12,8 +12,9 @@ use dunlin_shared::migration::{Definition, SqlPlace, Step as DefinedStep};
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
-use crate::domain::report::{Applied, Counted, Range, ReleaseReason, Report, Retry};
+use crate::domain::report::{Activity, Applied, Counted, Progress, Range, ReleaseReason, Report, Retry};
 use crate::domain::run::{self, Failure, Position};
+use crate::domain::speed::to_f64;
 use crate::domain::step;
 use crate::domain::task::{Kind, Lease};
 use crate::domain::waits::Wait;
@@ -22,7 +23,7 @@ use crate::store::claims::Granted;
 use crate::store::events::Written;
 use crate::store::following::Sight;
 use crate::store::half_done::HeldStep;
-use crate::store::runs::{StepView, View, to_f64};
+use crate::store::runs::{StepView, View};
 
 /// The longest text in bytes that is kept of a message.
 const LONGEST: usize = 64 * 1024;
@@ -70,14 +71,40 @@ pub(crate) fn lease_out(lease: Lease) -> v1::Lease {
     v1::Lease { task_id: lease.task.0, epoch: lease.epoch.0 }
 }
 
-pub(crate) fn counted(rows: i64, rows_walked: i64) -> Counted {
-    // Sums over many tasks must not overflow; no table has that many rows.
-    let most = 1_i64 << 50;
-    Counted { rows: rows.clamp(0, most), rows_walked: rows_walked.clamp(0, most) }
+/// Sums over many tasks must not overflow; no table has that many rows.
+fn figure(figure: i64) -> i64 {
+    figure.clamp(0, 1_i64 << 50)
 }
 
-pub(crate) fn progress_in(progress: &v1::LeaseProgress) -> Option<(Lease, Counted)> {
-    Some((lease_in(progress.lease.as_ref())?, counted(progress.rows, progress.rows_walked)))
+fn counted(rows: i64, rows_walked: i64, before: i64) -> Counted {
+    Counted { rows: figure(rows), rows_walked: figure(rows_walked), rows_walked_before: figure(before) }
+}
+
+pub(crate) fn progress_in(progress: &v1::LeaseProgress) -> Option<(Lease, Progress)> {
+    let told = Progress {
+        counted: counted(progress.rows, progress.rows_walked, progress.rows_walked_before),
+        waits: clean(&progress.waits),
+        activity: progress.activity.as_ref().map(activity_in),
+    };
+    Some((lease_in(progress.lease.as_ref())?, told))
+}
+
+fn activity_in(activity: &v1::Activity) -> Activity {
+    Activity {
+        phase: clean(&activity.phase),
+        done: activity.done.max(0),
+        total: activity.total.max(0),
+        unit: clean(&activity.unit),
+    }
+}
+
+fn activity_out(activity: &Activity) -> v1::Activity {
+    v1::Activity {
+        phase: activity.phase.clone(),
+        done: activity.done,
+        total: activity.total,
+        unit: activity.unit.clone(),
+    }
 }
 
 pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared::ids::Error> {
@@ -107,7 +134,6 @@ fn held_in(step: &v1::HeldStep) -> Option<HeldStep> {
         v1::HeldState::Begun => Standing::Begun,
         v1::HeldState::Done => Standing::Done,
     };
-    let counted = counted(step.rows, step.rows_walked);
     Some(HeldStep {
         migration: clean(&step.migration_id),
         held: Held {
@@ -117,8 +143,8 @@ fn held_in(step: &v1::HeldStep) -> Option<HeldStep> {
             checksum: clean(&step.checksum),
             walks: step.walks,
             standing,
-            rows: counted.rows,
-            rows_walked: counted.rows_walked,
+            rows: figure(step.rows),
+            rows_walked: figure(step.rows_walked),
             redo: clean(&step.redo),
         },
     })
@@ -144,7 +170,7 @@ pub(crate) fn applied_in(row: &v1::AppliedMigration) -> Option<Applied> {
         applications: row.applications,
         run_id: row.run_id,
         agent_id: clean(&row.agent_id),
-        rows: counted(row.rows, 0).rows,
+        rows: figure(row.rows),
         result,
         applied_at: row.apply_time.as_ref().and_then(time),
         last_applied_at: row.last_apply_time.as_ref().and_then(time),
@@ -186,15 +212,16 @@ fn range_in(range: &v1::PlannedRange) -> Range {
         ordinal: range.ordinal,
         low: range.low.as_ref().map(key),
         high: range.high.as_ref().map(key).unwrap_or_default(),
-        rows_total: counted(range.rows_total, 0).rows,
+        rows_total: figure(range.rows_total),
         done: range.done,
-        rows: counted(range.rows, 0).rows,
+        rows: figure(range.rows),
+        rows_walked: figure(range.rows_walked),
     }
 }
 
 pub(crate) fn done_in(done: &v1::TaskDone) -> Report {
     Report::Done {
-        counted: counted(done.rows, done.rows_walked),
+        counted: counted(done.rows, done.rows_walked, done.rows_walked_before),
         already_done: done.already_done,
         applied: done.applied.as_ref().and_then(applied_in).map(Box::new),
     }
@@ -233,7 +260,7 @@ pub(crate) fn failed_in(failed: &v1::TaskFailed) -> Report {
                 deadline: within(failed.deadline.as_ref().and_then(std_duration).unwrap_or(usual.deadline)),
             }
         }),
-        counted: counted(failed.rows, failed.rows_walked),
+        counted: counted(failed.rows, failed.rows_walked, failed.rows_walked_before),
     }
 }
 
@@ -260,7 +287,7 @@ pub(crate) fn released_in(released: &v1::TaskReleased) -> Report {
             v1::ReleaseReason::Unspecified => ReleaseReason::Busy,
         },
         message: clean(&released.message),
-        counted: counted(released.rows, released.rows_walked),
+        counted: counted(released.rows, released.rows_walked, released.rows_walked_before),
     }
 }
 
@@ -360,6 +387,7 @@ fn range_out(range: &Range) -> v1::PlannedRange {
         rows_total: range.rows_total,
         done: range.done,
         rows: range.rows,
+        rows_walked: range.rows_walked,
     }
 }
 
@@ -390,6 +418,8 @@ pub(crate) fn run_out(view: &View) -> v1::Run {
         rows_per_second: rate,
         eta: current.and_then(eta).map(duration),
         waits: view.waits.iter().map(|wait| wait_out(wait, &view.target)).collect(),
+        leases: i32::try_from(view.leases).unwrap_or(i32::MAX),
+        activity: view.activity.as_ref().map(activity_out),
         error: view.failure.as_ref().map(|failure| error_out(failure, &view.places)),
         result: view.result.as_ref().map(struct_of),
         create_time: Some(timestamp(view.created_at)),
@@ -398,10 +428,11 @@ pub(crate) fn run_out(view: &View) -> v1::Run {
     }
 }
 
-/// The rest of the current step at its speed so far.
+/// The rest of the current step at its speed now, where it is known how much is left.
 fn eta(view: &StepView) -> Option<Duration> {
     let left = view.step.rows_total - view.step.rows_walked;
-    if view.rows_per_second <= 0.0 || left < 0 {
+    // What is slower than that stands still.
+    if view.rows_per_second < 0.001 || left <= 0 || !view.step.planned {
         return None;
     }
     Duration::try_from_secs_f64(to_f64(left) / view.rows_per_second).ok()
@@ -411,6 +442,7 @@ fn step_out(view: &StepView) -> v1::RunStep {
     let step = &view.step;
     let state = match step.state {
         step::State::Pending => v1::RunStepState::Pending,
+        step::State::Running if view.leases == 0 => v1::RunStepState::Waiting,
         step::State::Running => v1::RunStepState::Running,
         step::State::Succeeded => v1::RunStepState::Succeeded,
         step::State::Failed => v1::RunStepState::Failed,
@@ -463,8 +495,15 @@ pub(crate) fn wait_out(wait: &Wait, target: &TargetName) -> v1::Wait {
         Wait::Run(run) => (v1::WaitReason::Run, String::new(), run.0),
         Wait::Agent { .. } => (v1::WaitReason::Agent, String::new(), 0),
         Wait::Transform(_) => (v1::WaitReason::Transform, String::new(), 0),
+        Wait::Retry { .. } => (v1::WaitReason::Retry, String::new(), 0),
+        Wait::Slot => (v1::WaitReason::Slot, String::new(), 0),
+        Wait::Lock(_) => (v1::WaitReason::Lock, String::new(), 0),
     };
-    v1::Wait { reason: reason.into(), migration_id, run_id, message: wait.describe(target) }
+    let until_time = match wait {
+        Wait::Retry { until, .. } => Some(timestamp(*until)),
+        _ => None,
+    };
+    v1::Wait { reason: reason.into(), migration_id, run_id, message: wait.describe(target), until_time }
 }
 
 fn error_out(failure: &Failure, places: &[SqlPlace]) -> v1::RunError {

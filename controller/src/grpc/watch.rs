@@ -1,7 +1,8 @@
 //! Runs are followed.
 //!
 //! A watcher is woken by notifications and reads events by their number in the history of the target, at any replica: none
-//! is missed and none comes twice, whatever replica it was read from before. The end of a run is told by its last event. What
+//! is missed and none comes twice, whatever replica it was read from before. The end of a run is told by its last event; behind that
+//! of a run that has failed come its last figures, once its agents have finished the batches that were open, or a few seconds later. What
 //! a look costs depends on what is new, not on how many runs are followed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -34,6 +35,9 @@ const BREATH: Duration = Duration::from_millis(50);
 const MADE_UP: u32 = 4;
 /// How long a watcher sleeps when nothing wakes it.
 const SWEEP: Duration = Duration::from_secs(5);
+/// How long the last figures of a run that has failed are waited for, and how often they are looked at meanwhile.
+const SETTLED: Duration = Duration::from_secs(3);
+const SETTLING: Duration = Duration::from_millis(100);
 /// The rest after a failure of the database, and how many are borne in a row.
 const REST: Duration = Duration::from_millis(500);
 const FAILURES: u32 = 10;
@@ -49,8 +53,10 @@ struct Watcher {
     named: Option<Vec<i64>>,
     /// The named runs whose end has not been told.
     open: BTreeSet<i64>,
-    /// The runs that have not ended, as they were told last.
+    /// The runs that have not ended, or whose last figures are waited for, as they were told last.
     told: BTreeMap<i64, View>,
+    /// The runs whose last figures are waited for, and until when.
+    settling: BTreeMap<i64, Instant>,
     sequence: i64,
     outgoing: mpsc::Sender<Result<WatchRunsResponse, Status>>,
 }
@@ -104,6 +110,7 @@ pub(crate) async fn watch(
         open: named.iter().flatten().copied().collect(),
         named,
         told: BTreeMap::new(),
+        settling: BTreeMap::new(),
         sequence: request.after_sequence.max(0),
         outgoing,
     };
@@ -188,7 +195,7 @@ impl Watcher {
                 return Ok(());
             }
             sleep_until(breath.after(start)).await;
-            let sweep = Instant::now() + SWEEP;
+            let sweep = Instant::now() + if self.settling.is_empty() { SWEEP } else { SETTLING };
             let why = loop {
                 let now = *news.borrow_and_update();
                 let progress = now.progress != seen.progress;
@@ -231,16 +238,28 @@ impl Watcher {
         self.tell_all_events().await?;
         // Their events were all read after they were seen ended.
         for view in views.iter().filter(|view| view.state.ended()) {
-            self.open.remove(&view.id);
+            self.ended(view);
         }
         Ok(())
+    }
+
+    /// Takes in that a run has ended, and all its events were told.
+    fn ended(&mut self, view: &View) {
+        let until = *self.settling.entry(view.id).or_insert_with(|| Instant::now() + SETTLED);
+        if view.leases > 0 && Instant::now() < until {
+            self.told.insert(view.id, view.clone());
+            return;
+        }
+        self.settling.remove(&view.id);
+        self.open.remove(&view.id);
+        self.told.remove(&view.id);
     }
 
     /// Tells what is new.
     async fn look(&mut self, woken: Woken) -> Result<(), Stop> {
         self.tell_all_events().await?;
         let ids: Vec<i64> = match woken {
-            Woken::Events => return Ok(()),
+            Woken::Events => self.settling.keys().copied().collect(),
             Woken::Progress => {
                 self.told.values().filter(|view| view.state != State::Queued).map(|view| view.id).collect()
             }
@@ -252,7 +271,10 @@ impl Watcher {
         for view in self.replica.store.runs_by_id(&ids).await? {
             if self.told.get(&view.id).is_some_and(|told| !same(told, &view)) {
                 self.send(Some(&view), None).await?;
-                self.told.insert(view.id, view);
+                self.told.insert(view.id, view.clone());
+            }
+            if self.settling.contains_key(&view.id) {
+                self.ended(&view);
             }
         }
         Ok(())
@@ -284,11 +306,14 @@ impl Watcher {
                     event.event_type,
                     Some(EventType::RunSucceeded | EventType::RunFailed | EventType::RunCancelled)
                 );
-                if ends {
-                    self.open.remove(&event.run_id);
-                    self.told.remove(&event.run_id);
-                } else if let Some(view) = views.get(&event.run_id) {
-                    self.told.insert(view.id, view.clone());
+                match views.get(&event.run_id) {
+                    Some(view) if ends => self.ended(view),
+                    None if ends => {
+                        self.open.remove(&event.run_id);
+                        self.told.remove(&event.run_id);
+                    }
+                    Some(view) if !view.state.ended() => drop(self.told.insert(view.id, view.clone())),
+                    Some(_) | None => {}
                 }
             }
             if !full {
@@ -303,12 +328,17 @@ impl Watcher {
     }
 }
 
-/// True when a run has not got on. Its speed alone, which falls while nothing happens, is no news.
+/// True when there is nothing new to tell of a run. That its speed falls while nothing happens is new, too.
 fn same(told: &View, now: &View) -> bool {
     told.state == now.state
         && told.waits == now.waits
+        && (told.leases == 0) == (now.leases == 0)
+        && told.activity == now.activity
         && told.steps.len() == now.steps.len()
-        && told.steps.iter().zip(&now.steps).all(|(told, now)| told.step == now.step)
+        && told.steps.iter().zip(&now.steps).all(|(told, now)| {
+            let slower = told.rows_per_second - now.rows_per_second > told.rows_per_second / 10.0;
+            told.step == now.step && (told.leases == 0) == (now.leases == 0) && !slower
+        })
 }
 
 #[cfg(test)]

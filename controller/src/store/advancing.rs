@@ -162,8 +162,9 @@ pub(super) fn read_task(row: &Row) -> Result<Task, Error> {
         }),
         postponed: row.get("postponed"),
         priority: row.get("priority"),
-        counted: Counted { rows: row.get("rows"), rows_walked: row.get("rows_walked") },
+        counted: Counted { rows: row.get("rows"), rows_walked: row.get("rows_walked"), rows_walked_before: 0 },
         rest: None,
+        rests: String::new(),
         rows_total: row.get("rows_total"),
     })
 }
@@ -192,6 +193,7 @@ struct TaskRow<'a> {
     rows: i64,
     rows_walked: i64,
     rest: f64,
+    rests: &'a str,
 }
 
 pub(super) const WRITE_TASKS: Statement = Statement::new(
@@ -204,10 +206,10 @@ pub(super) const WRITE_TASKS: Statement = Statement::new(
          rows = n.rows, rows_walked = n.rows_walked,
          agent_id = CASE WHEN n.state = 'leased' THEN t.agent_id END,
          expires_at = CASE WHEN n.state = 'leased' THEN t.expires_at END,
-         run_at = clock_timestamp() + make_interval(secs => n.rest), delayed = n.rest > 0,
+         run_at = clock_timestamp() + make_interval(secs => n.rest), delayed = n.rest > 0, rests = n.rests,
          ended_at = CASE WHEN n.state IN ('done', 'failed', 'cancelled') THEN clock_timestamp() END
      FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, passing bigint, postponed int,
-         priority smallint, rows bigint, rows_walked bigint, rest float8)
+         priority smallint, rows bigint, rows_walked bigint, rest float8, rests text)
      WHERE t.id = n.id",
 );
 
@@ -228,6 +230,7 @@ pub(super) async fn write_tasks(session: &Session, tasks: &[&Task]) -> Result<()
             rows: task.counted.rows,
             rows_walked: task.counted.rows_walked,
             rest: task.rest.unwrap_or(Duration::ZERO).as_secs_f64(),
+            rests: if task.rest.is_some() { &task.rests } else { "" },
         })
         .collect();
     session.execute(&WRITE_TASKS, &[&Json(rows)]).await.map(drop)
@@ -242,16 +245,19 @@ struct NewTaskRow<'a> {
     low: Option<&'a [String]>,
     high: Option<&'a [String]>,
     rows_total: i64,
+    rows: i64,
+    rows_walked: i64,
     transform: Option<&'a str>,
 }
 
 pub(super) const ADD_TASKS: Statement = Statement::new(
     "add_tasks",
     "INSERT INTO dunlin_controller.tasks
-         (run_id, target, kind, step, range, range_low, range_high, rows_total, transform, state, epoch)
-     SELECT n.run_id, r.target, n.kind, n.step, n.range, n.low, n.high, n.rows_total, n.transform, 'ready', r.base_epoch
+         (run_id, target, kind, step, range, range_low, range_high, rows_total, rows, rows_walked, transform, state, epoch)
+     SELECT n.run_id, r.target, n.kind, n.step, n.range, n.low, n.high, n.rows_total, n.rows, n.rows_walked, n.transform, 'ready',
+         r.base_epoch
      FROM jsonb_to_recordset($1) AS n (run_id bigint, kind text, step int, range int, low text[], high text[],
-         rows_total bigint, transform text)
+         rows_total bigint, rows bigint, rows_walked bigint, transform text)
      JOIN dunlin_controller.runs r ON r.id = n.run_id
      ORDER BY n.run_id, n.step, n.range",
 );
@@ -270,6 +276,8 @@ pub(super) async fn add_tasks(session: &Session, tasks: &[(RunId, NewTask)]) -> 
             low: task.range.as_ref().and_then(|range| range.low.as_deref()),
             high: task.range.as_ref().map(|range| range.high.as_slice()),
             rows_total: task.range.as_ref().map_or(0, |range| range.rows_total),
+            rows: task.range.as_ref().map_or(0, |range| range.rows),
+            rows_walked: task.range.as_ref().map_or(0, |range| range.rows_walked),
             transform: task.transform.as_ref().map(TransformName::as_str),
         })
         .collect();
@@ -292,16 +300,42 @@ struct StepRow<'a> {
     messages: i64,
 }
 
+/// Takes a sample for the speed of a step with an update of it, where rows were walked by the run itself and the last sample is old
+/// enough; see `domain::speed`. `walked` says how many, in SQL.
+macro_rules! sampled {
+    ($before:literal, $walked:literal, $behind:literal) => {
+        concat!(
+            $before,
+            "sampled_at = CASE WHEN (",
+            $walked,
+            ") > 0 AND coalesce(s.sampled_at[cardinality(s.sampled_at)] <= statement_timestamp() - interval '2 s', true)
+                 THEN s.sampled_at[cardinality(s.sampled_at) - 5:] || statement_timestamp() ELSE s.sampled_at END,
+             sampled_walked = CASE WHEN (",
+            $walked,
+            ") > 0 AND coalesce(s.sampled_at[cardinality(s.sampled_at)] <= statement_timestamp() - interval '2 s', true)
+                 THEN s.sampled_walked[cardinality(s.sampled_walked) - 5:] || (s.rows_walked - s.rows_walked_before)
+                 ELSE s.sampled_walked END",
+            $behind
+        )
+    };
+}
+pub(super) use sampled;
+
 pub(super) const WRITE_STEPS: Statement = Statement::new(
     "write_steps",
-    "UPDATE dunlin_controller.run_steps s
+    sampled!(
+        "UPDATE dunlin_controller.run_steps s
      SET state = n.state, rows = n.rows, rows_walked = n.rows_walked, rows_walked_before = n.rows_walked_before,
          rows_total = n.rows_total, ranges_done = n.ranges_done, ranges_total = n.ranges_total, planned = n.planned,
          key = n.key, messages = n.messages,
-         ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'rolled_back') THEN coalesce(s.ended_at, clock_timestamp()) END
+         ended_at = CASE WHEN n.state IN ('succeeded', 'failed', 'rolled_back') THEN coalesce(s.ended_at, clock_timestamp()) END,
+         ",
+        "n.rows_walked - n.rows_walked_before - s.rows_walked + s.rows_walked_before",
+        "
      FROM jsonb_to_recordset($1) AS n (run_id bigint, ordinal int, state text, rows bigint, rows_walked bigint,
          rows_walked_before bigint, rows_total bigint, ranges_done int, ranges_total int, planned boolean, key jsonb, messages bigint)
-     WHERE s.run_id = n.run_id AND s.ordinal = n.ordinal",
+     WHERE s.run_id = n.run_id AND s.ordinal = n.ordinal"
+    ),
 );
 
 pub(super) async fn write_steps(session: &Session, steps: &[(RunId, &Step)]) -> Result<(), Error> {
@@ -372,11 +406,12 @@ pub(super) async fn write_runs(session: &Session, runs: &[&Run]) -> Result<(), E
 pub(super) const CANCEL_TASKS: Statement = Statement::new(
     "cancel_tasks",
     "UPDATE dunlin_controller.tasks
-     SET state = 'cancelled', agent_id = NULL, expires_at = NULL, ended_at = clock_timestamp()
+     SET state = CASE state WHEN 'leased' THEN 'leased' ELSE 'cancelled' END, revoked = state = 'leased',
+         ended_at = CASE state WHEN 'leased' THEN NULL ELSE clock_timestamp() END
      WHERE run_id = ANY ($1) AND state IN ('ready', 'leased')",
 );
 
-/// Cancels what is left of the tasks of ended runs.
+/// Cancels what is left of the tasks of ended runs: what is ready at once, what is held once its holder has said its last word.
 pub(super) async fn cancel_tasks(session: &Session, runs: &[RunId]) -> Result<(), Error> {
     if runs.is_empty() {
         return Ok(());

@@ -99,7 +99,8 @@ const TAKE_BACK: Statement = Statement::new(
          ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED
      )
      UPDATE dunlin_controller.tasks t
-     SET state = 'ready', agent_id = NULL, expires_at = NULL, run_at = now(), delayed = false
+     SET state = CASE WHEN t.revoked THEN 'cancelled' ELSE 'ready' END, ended_at = CASE WHEN t.revoked THEN clock_timestamp() END,
+         agent_id = NULL, expires_at = NULL, run_at = now(), delayed = false, rests = ''
      FROM lost, dunlin_controller.runs r
      WHERE t.id = lost.id AND r.id = t.run_id
      RETURNING t.id, t.epoch, t.run_id, t.target, r.migration_id",

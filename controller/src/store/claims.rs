@@ -134,7 +134,7 @@ pub(super) const GRANT: Statement = Statement::new(
          UPDATE dunlin_controller.tasks t
          SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
              expires_at = clock_timestamp() + make_interval(secs => $2),
-             granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false
+             granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false, rests = '', waits = NULL, activity = NULL
          FROM n
          WHERE t.id = n.id AND (SELECT r.state FROM dunlin_controller.runs r WHERE r.id = t.run_id) = 'running'
          RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
@@ -231,6 +231,7 @@ fn granted(row: &Row, definition: Arc<Definition>) -> Result<Granted, Error> {
             rows_total: row.get("rows_total"),
             done: false,
             rows: 0,
+            rows_walked: 0,
         }),
         known_ranges: row.get::<_, Option<i32>>("known_ranges").unwrap_or(0),
         slots: row.get::<_, Option<i32>>("slots").unwrap_or(0),

@@ -1,6 +1,7 @@
 //! Leases are renewed, and expire.
 //!
-//! A heartbeat renews all leases that it names and takes in their progress, for all agents of a replica in one statement.
+//! A heartbeat renews all leases that it names and takes in their progress, for all agents of a replica in one statement. Leases of a
+//! run that has failed are asked back with every heartbeat; what their holders have done by then still counts.
 //! It does not wait for the disk: after a crash of the database the next one comes. Expired leases are made ready by whichever replica comes first; the others skip them. Nothing depends on clocks but
 //! when: all times are the database's, and in the target the epoch alone decides.
 
@@ -13,14 +14,14 @@ use serde::Serialize;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
-use super::advancing::{migration, target, unknown};
+use super::advancing::{migration, sampled, target, unknown};
 use super::agents::{disconnected, lease};
 use super::database::Store;
 use super::error::Error;
 use super::reports::finish;
 use super::session::Statement;
 use super::wake::{self, Wake};
-use crate::domain::report::Counted;
+use crate::domain::report::{Activity, Progress};
 use crate::domain::task::Lease;
 use crate::domain::{Event, EventType, Severity};
 
@@ -30,15 +31,24 @@ struct ProgressRow {
     epoch: i64,
     rows: i64,
     rows_walked: i64,
+    before: i64,
+    waits: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    activity: Option<Activity>,
 }
 
 /// Figures of a task never fall. Only ranges and single SQL steps are counted; see `domain::advance`.
 const RENEW: Statement = Statement::new(
     "renew",
-    "WITH named AS (
-         SELECT * FROM jsonb_to_recordset($1) AS n (id bigint, epoch bigint, rows bigint, rows_walked bigint)
+    sampled!(
+        "WITH named AS (
+         SELECT * FROM jsonb_to_recordset($1) AS n (id bigint, epoch bigint, rows bigint, rows_walked bigint, before bigint, waits text,
+             activity jsonb)
      ), held AS (
-         SELECT t.id, t.epoch, t.run_id, t.step, t.target,
+         SELECT t.id, t.epoch, t.run_id, t.step, t.target, t.revoked, n.waits, n.activity,
+                t.waits IS DISTINCT FROM n.waits OR t.activity IS DISTINCT FROM n.activity AS told,
+                CASE WHEN t.kind = 'range' THEN least(greatest(n.rows_walked - t.rows_walked, 0), greatest(n.before - t.rows_walked, 0))
+                     ELSE 0 END AS before,
                 CASE WHEN t.step > 0 AND t.kind <> 'plan' THEN greatest(n.rows - t.rows, 0) ELSE 0 END AS rows,
                 CASE WHEN t.kind = 'range' THEN greatest(n.rows_walked - t.rows_walked, 0) ELSE 0 END AS rows_walked
          FROM dunlin_controller.tasks t JOIN named n ON n.id = t.id
@@ -47,21 +57,25 @@ const RENEW: Statement = Statement::new(
      ), renewed AS (
          UPDATE dunlin_controller.tasks t
          SET expires_at = clock_timestamp() + make_interval(secs => $2), rows = t.rows + h.rows,
-             rows_walked = t.rows_walked + h.rows_walked
+             rows_walked = t.rows_walked + h.rows_walked, waits = h.waits, activity = h.activity
          FROM held h WHERE t.id = h.id
      ), moved AS (
-         SELECT run_id, step, sum(rows)::bigint AS rows, sum(rows_walked)::bigint AS rows_walked
+         SELECT run_id, step, sum(rows)::bigint AS rows, sum(rows_walked)::bigint AS rows_walked, sum(before)::bigint AS before
          FROM held GROUP BY run_id, step HAVING sum(rows) > 0 OR sum(rows_walked) > 0
      ), locked AS (
-         SELECT s.run_id, s.ordinal, m.rows, m.rows_walked
+         SELECT s.run_id, s.ordinal, m.rows, m.rows_walked, m.before
          FROM dunlin_controller.run_steps s JOIN moved m ON m.run_id = s.run_id AND m.step = s.ordinal
          ORDER BY s.run_id, s.ordinal FOR NO KEY UPDATE OF s
      ), counted AS (
          UPDATE dunlin_controller.run_steps s
-         SET rows = s.rows + l.rows, rows_walked = s.rows_walked + l.rows_walked
+         SET rows = s.rows + l.rows, rows_walked = s.rows_walked + l.rows_walked, rows_walked_before = s.rows_walked_before + l.before,
+             ",
+        "l.rows_walked - l.before",
+        "
          FROM locked l WHERE s.run_id = l.run_id AND s.ordinal = l.ordinal
      )
-     SELECT id, epoch, target, rows + rows_walked > 0 AS moved FROM held",
+     SELECT id, epoch, target, revoked, told OR rows + rows_walked > 0 AS moved FROM held"
+    ),
 );
 
 const EXPIRE: Statement = Statement::new(
@@ -72,10 +86,12 @@ const EXPIRE: Statement = Statement::new(
          LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
      )
      UPDATE dunlin_controller.tasks t
-     SET state = 'ready', agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false
+     SET state = CASE WHEN t.revoked THEN 'cancelled' ELSE 'ready' END,
+         ended_at = CASE WHEN t.revoked THEN clock_timestamp() END,
+         agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false, rests = ''
      FROM gone, dunlin_controller.runs r
      WHERE t.id = gone.id AND r.id = t.run_id
-     RETURNING t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
+     RETURNING t.revoked, t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
          (SELECT s.name FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS step",
 );
 
@@ -102,6 +118,8 @@ const NEXT_DUE: Statement = Statement::new(
 pub struct Renewed {
     /// The leases that are still held.
     pub kept: Vec<Lease>,
+    /// Those of them whose run has failed: their holders must give them back.
+    pub revoked: Vec<Lease>,
     /// The targets whose runs have got on.
     pub moved: Vec<TargetName>,
 }
@@ -111,29 +129,30 @@ impl Store {
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn renew(&self, leases: &[(Lease, Counted)]) -> Result<Renewed, Error> {
+    pub async fn renew(&self, leases: &[(Lease, Progress)]) -> Result<Renewed, Error> {
         if leases.is_empty() {
             return Ok(Renewed::default());
         }
         self.repeat(|| self.renew_once(leases)).await
     }
 
-    async fn renew_once(&self, leases: &[(Lease, Counted)]) -> Result<Renewed, Error> {
+    async fn renew_once(&self, leases: &[(Lease, Progress)]) -> Result<Renewed, Error> {
         let session = self.session().await?;
         // Each lease once, however often it was named: its progress is counted once.
-        let mut once: BTreeMap<Lease, Counted> = BTreeMap::new();
-        for (lease, counted) in leases {
-            let most = once.entry(*lease).or_default();
-            most.rows = most.rows.max(counted.rows);
-            most.rows_walked = most.rows_walked.max(counted.rows_walked);
+        let mut once: BTreeMap<Lease, Progress> = BTreeMap::new();
+        for (lease, progress) in leases {
+            once.entry(*lease).or_default().follow(progress.clone());
         }
         let named: Vec<ProgressRow> = once
-            .iter()
-            .map(|(lease, counted)| ProgressRow {
+            .into_iter()
+            .map(|(lease, Progress { counted, waits, activity })| ProgressRow {
                 id: lease.task.0,
                 epoch: lease.epoch.0,
                 rows: counted.rows,
                 rows_walked: counted.rows_walked,
+                before: counted.rows_walked_before,
+                waits,
+                activity,
             })
             .collect();
         let (named, ttl) = (Json(named), self.ttl_seconds());
@@ -141,7 +160,9 @@ impl Store {
         let (_, rows, _) =
             try_join3(session.begin_lazily(), session.query(&RENEW, &[&named, &ttl]), session.commit()).await?;
         session.settle();
-        let kept = rows.iter().map(|row| lease(row.get("id"), row.get("epoch"))).collect();
+        let named = |row: &Row| lease(row.get("id"), row.get("epoch"));
+        let kept = rows.iter().map(named).collect();
+        let revoked = rows.iter().filter(|row| row.get("revoked")).map(named).collect();
         let mut moved: Vec<TargetName> = rows
             .iter()
             .filter(|row| row.get("moved"))
@@ -153,7 +174,7 @@ impl Store {
             let wakes: Vec<Wake> = moved.iter().cloned().map(Wake::Progress).collect();
             wake::notify(&session, self.replica(), &wakes).await?;
         }
-        Ok(Renewed { kept, moved })
+        Ok(Renewed { kept, revoked, moved })
     }
 
     /// Makes tasks with expired leases ready again, and takes in which agents have not been heard of.
@@ -210,8 +231,8 @@ fn expired_event(row: &Row) -> Result<Event, Error> {
     let whole: &str = row.get("migration_id");
     let part = if range > 0 { "a range of step" } else { "step" };
     let what = if step.is_empty() { whole.to_owned() } else { format!("{part} {step:?} of {whole}") };
-    let message =
-        format!("agent {agent}, which works on {what}, was not heard of in time: whoever is free goes on with it");
+    let then = if row.get("revoked") { "its run has failed" } else { "whoever is free goes on with it" };
+    let message = format!("agent {agent}, which works on {what}, was not heard of in time: {then}");
     Ok(Event::new(EventType::LeaseExpired, Severity::Warning, message)
         .of_target(&target(row.get("target"))?)
         .of_migration(&migration(row.get("migration_id"))?)

@@ -82,6 +82,8 @@ impl Store {
         let tasks_before: Vec<Task> = loaded.tasks.values().map(|(_, task)| task.clone()).collect();
         let mut changes = Changes::default();
         let verdicts = decide(&mut loaded, reports, &mut changes);
+        // Nobody would ever be granted them.
+        changes.added.retain(|(run, _)| !changes.stopped.contains(run));
 
         let runs: Vec<&Run> =
             before.iter().filter_map(|(id, _, state)| loaded.runs.get(id).filter(|run| run.state != *state)).collect();
@@ -256,11 +258,6 @@ fn decide(loaded: &mut Loaded, reports: &[Filed], changes: &mut Changes) -> Vec<
             verdicts.push(Ok(Verdict::Late));
             continue;
         };
-        if changes.stopped.contains(run_id) && !matches!(report, Report::Note { .. }) {
-            // An earlier report of the same transaction has ended the run, and with it this lease.
-            verdicts.push(Ok(Verdict::Late));
-            continue;
-        }
         let mut run_after = run.clone();
         let mut task_after = task.clone();
         let mark = (changes.added.len(), changes.events.len(), changes.applied.len(), changes.stopped.len());

@@ -1,4 +1,6 @@
-//! Runs as they are told of: with their steps, their speed, and what they wait for.
+//! Runs as they are told of: with their steps, their speed, who works on them, and what they wait for.
+//!
+//! A run that has begun is worked on while a task of it is leased, and in no other case. Otherwise its next task says what it waits for.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::time::SystemTime;
@@ -14,9 +16,15 @@ use super::advancing::{migration, read_step, target, unknown};
 use super::database::Store;
 use super::error::Error;
 use super::session::{Session, Statement};
+use crate::domain::WHOLE;
+use crate::domain::report::Activity;
 use crate::domain::run::{Failure, State};
+use crate::domain::speed::{Sample, rows_per_second};
 use crate::domain::step::{self, Step};
 use crate::domain::waits::{Fleet, Wait};
+
+/// How many things that are waited for in the target are told.
+const LOCKS: usize = 3;
 
 /// A run as it is at one moment.
 #[derive(Clone, Debug, PartialEq)]
@@ -43,6 +51,10 @@ pub struct View {
     pub request_id: String,
     /// Its steps, in order.
     pub steps: Vec<StepView>,
+    /// How many of its tasks are leased.
+    pub leases: i64,
+    /// How far PostgreSQL is with the statement of one of them.
+    pub activity: Option<Activity>,
     /// What it waits for.
     pub waits: Vec<Wait>,
     /// Why it failed.
@@ -68,7 +80,9 @@ pub struct StepView {
     pub started_at: Option<SystemTime>,
     /// When it ended.
     pub ended_at: Option<SystemTime>,
-    /// Rows walked in a second since its start, without those that earlier runs have walked; 0 when it does not run.
+    /// How many of its tasks are leased.
+    pub leases: i64,
+    /// Rows walked in a second over the last seconds, without those of earlier attempts; 0 while nothing moves.
     pub rows_per_second: f64,
 }
 
@@ -134,9 +148,8 @@ const UNFINISHED_ON: Statement = Statement::new(
 const STEP_VIEWS: Statement = Statement::new(
     "step_views",
     "SELECT s.run_id, s.transform, s.ended_at, s.ordinal, s.name, s.state, s.rows, s.rows_walked, s.rows_walked_before, s.messages, s.rows_total, s.ranges_done,
-            s.ranges_total, s.planned, s.key,
-            t.granted_at AS step_started_at,
-            extract(epoch FROM clock_timestamp() - t.granted_at)::float8 AS elapsed
+            s.ranges_total, s.planned, s.key, s.sampled_at, s.sampled_walked,
+            t.granted_at AS step_started_at, clock_timestamp() AS now
      FROM dunlin_controller.run_steps s
      LEFT JOIN LATERAL (
          SELECT min(granted_at) AS granted_at FROM dunlin_controller.tasks t
@@ -144,6 +157,25 @@ const STEP_VIEWS: Statement = Statement::new(
      ) t ON true
      WHERE s.run_id = ANY ($1)
      ORDER BY s.run_id, s.ordinal",
+);
+
+/// Materialized, so that what is leased is found by its own index: a run may have very many tasks that have ended.
+pub(super) const HELD_OF: Statement = Statement::new(
+    "held_of",
+    "WITH held AS MATERIALIZED (
+         SELECT run_id, step, coalesce(waits, '') AS waits, activity FROM dunlin_controller.tasks WHERE state = 'leased'
+     )
+     SELECT run_id, step, waits, count(*) AS leases, (array_agg(activity) FILTER (WHERE activity IS NOT NULL))[1] AS activity
+     FROM held WHERE run_id = ANY ($1) GROUP BY run_id, step, waits ORDER BY run_id, step, leases DESC, waits",
+);
+
+/// In the order of the claims, by their index.
+pub(super) const NEXT_TASK: Statement = Statement::new(
+    "next_task",
+    "SELECT run_at, rests, run_at > clock_timestamp() AS resting, run_at < clock_timestamp() - interval '1 s' AS overdue
+     FROM (SELECT run_id, run_at, rests FROM dunlin_controller.tasks WHERE target = $1 AND state = 'ready'
+           ORDER BY priority, run_at, id OFFSET 0) AS ready
+     WHERE run_id = $2 LIMIT 1",
 );
 
 const APPLIED_AMONG: Statement = Statement::new(
@@ -231,11 +263,19 @@ struct Surroundings {
 async fn views(session: &Session, rows: Vec<Row>) -> Result<Vec<View>, Error> {
     let ids: Vec<i64> = rows.iter().map(|row| row.get("id")).collect();
     let mut steps: HashMap<i64, Vec<(StepView, Option<TransformName>)>> = HashMap::new();
+    let mut held: HashMap<i64, Vec<Held>> = HashMap::new();
     if !ids.is_empty() {
-        for row in session.query(&STEP_VIEWS, &[&ids]).await? {
+        // In this order: what was counted with the last word of a lease is seen by whoever sees that it is held no more.
+        let (held_rows, step_rows) =
+            try_join(session.query(&HELD_OF, &[&ids]), session.query(&STEP_VIEWS, &[&ids])).await?;
+        for row in &held_rows {
+            held.entry(row.get("run_id")).or_default().push(Held::read(row));
+        }
+        for row in step_rows {
+            let of_run = held.get(&row.get("run_id")).map_or(&[][..], Vec::as_slice);
             let transform = row.get::<_, Option<String>>("transform").map(TransformName::parse).transpose();
             let transform = transform.map_err(|error| unknown("run_steps.transform", &error.to_string()))?;
-            steps.entry(row.get("run_id")).or_default().push((step_view(&row)?, transform));
+            steps.entry(row.get("run_id")).or_default().push((step_view(&row, of_run)?, transform));
         }
     }
     let mut surroundings: HashMap<TargetName, Surroundings> = HashMap::new();
@@ -243,6 +283,9 @@ async fn views(session: &Session, rows: Vec<Row>) -> Result<Vec<View>, Error> {
     for row in &rows {
         let steps = steps.remove(&row.get::<_, i64>("id")).unwrap_or_default();
         let mut view = view(row, &steps)?;
+        let held = held.remove(&view.id).unwrap_or_default();
+        view.leases = held.iter().map(|held| held.leases).sum();
+        view.activity = held.iter().find_map(|held| held.activity.clone());
         if !view.state.ended() {
             if !surroundings.contains_key(&view.target) {
                 surroundings.insert(view.target.clone(), look_around(session, &view.target, &rows).await?);
@@ -250,10 +293,54 @@ async fn views(session: &Session, rows: Vec<Row>) -> Result<Vec<View>, Error> {
             if let Some(around) = surroundings.get(&view.target) {
                 view.waits = waits(row, &view, &steps, around)?;
             }
+            if view.waits.is_empty() && view.state != State::Queued {
+                view.waits = match view.leases {
+                    0 => next_task(session, &view).await?,
+                    _ => locks(&held),
+                };
+            }
         }
         views.push(view);
     }
     Ok(views)
+}
+
+/// Leases of one step of a run that wait for the same, or do not wait.
+struct Held {
+    step: i32,
+    waits: String,
+    leases: i64,
+    activity: Option<Activity>,
+}
+
+impl Held {
+    fn read(row: &Row) -> Self {
+        Self {
+            step: row.get("step"),
+            waits: row.get("waits"),
+            leases: row.get("leases"),
+            activity: row.get::<_, Option<Json<Activity>>>("activity").map(|activity| activity.0),
+        }
+    }
+}
+
+/// What the leases of a run wait for, where all of them do.
+fn locks(held: &[Held]) -> Vec<Wait> {
+    if held.iter().any(|held| held.waits.is_empty()) {
+        return Vec::new();
+    }
+    held.iter().take(LOCKS).map(|held| Wait::Lock(held.waits.clone())).collect()
+}
+
+/// What the next task of a run waits for that has no lease and whose target is reached.
+async fn next_task(session: &Session, view: &View) -> Result<Vec<Wait>, Error> {
+    let next = session.query_opt(&NEXT_TASK, &[&view.target.as_str(), &view.id]).await?;
+    let Some(next) = next else { return Ok(Vec::new()) };
+    if next.get("resting") {
+        return Ok(vec![Wait::Retry { why: next.get("rests"), until: next.get("run_at") }]);
+    }
+    // A task that has just become ready is given to an agent in a moment.
+    Ok(if next.get("overdue") { vec![Wait::Slot] } else { Vec::new() })
 }
 
 async fn look_around(session: &Session, target: &TargetName, rows: &[Row]) -> Result<Surroundings, Error> {
@@ -293,27 +380,35 @@ fn waits(
     Ok(waits)
 }
 
-fn step_view(row: &Row) -> Result<StepView, Error> {
+fn step_view(row: &Row, held: &[Held]) -> Result<StepView, Error> {
     let step = read_step(row)?;
-    let elapsed: Option<f64> = row.get("elapsed");
-    let walked = step.rows_walked - step.rows_walked_before;
-    let rows_per_second = match (step.state, elapsed) {
-        (step::State::Running, Some(elapsed)) if elapsed > 0.0 => to_f64(walked) / elapsed,
+    let held: Vec<&Held> = held.iter().filter(|held| [WHOLE, step.ordinal].contains(&held.step)).collect();
+    let started = step.state != step::State::Pending;
+    let started_at = row.get::<_, Option<SystemTime>>("step_started_at").filter(|_| started);
+    let moves = step.state == step::State::Running && held.iter().any(|held| held.waits.is_empty());
+    let rows_per_second = match started_at {
+        Some(began) if moves => speed(row, began, step.rows_walked - step.rows_walked_before),
         _ => 0.0,
     };
-    let started = step.state != step::State::Pending;
     Ok(StepView {
-        started_at: row.get::<_, Option<SystemTime>>("step_started_at").filter(|_| started),
+        started_at,
         ended_at: row.get("ended_at"),
+        leases: if step.state == step::State::Running { held.iter().map(|held| held.leases).sum() } else { 0 },
         rows_per_second,
         step,
     })
 }
 
-/// A count as a float, exact up to 2^53.
-#[expect(clippy::cast_precision_loss, reason = "counts of rows above 2^53 may be inexact")]
-pub(crate) fn to_f64(count: i64) -> f64 {
-    count as f64
+fn speed(row: &Row, began: SystemTime, walked: i64) -> f64 {
+    let now: SystemTime = row.get("now");
+    let ago = |moment: SystemTime| now.duration_since(moment).unwrap_or_default();
+    let at: Vec<SystemTime> = row.get("sampled_at");
+    let samples: Vec<Sample> = at
+        .into_iter()
+        .zip(row.get::<_, Vec<i64>>("sampled_walked"))
+        .map(|(at, walked)| Sample { ago: ago(at), walked })
+        .collect();
+    rows_per_second(&samples, ago(began), walked)
 }
 
 fn view(row: &Row, steps: &[(StepView, Option<TransformName>)]) -> Result<View, Error> {
@@ -330,6 +425,8 @@ fn view(row: &Row, steps: &[(StepView, Option<TransformName>)]) -> Result<View, 
         checksum: row.get("checksum"),
         revision: row.get("revision"),
         request_id: row.get::<_, uuid::Uuid>("request_id").to_string(),
+        leases: 0,
+        activity: None,
         waits: Vec::new(),
         failure: row.get::<_, Option<Json<Failure>>>("failure").map(|failure| failure.0),
         places: row.get::<_, Option<Json<Vec<SqlPlace>>>>("places").map(|places| places.0).unwrap_or_default(),

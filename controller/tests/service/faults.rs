@@ -127,7 +127,7 @@ async fn a_stream_moves_to_another_replica_with_its_leases() {
     ended.unwrap().unwrap();
 
     let mut said = hello("a", 1);
-    said.leases = vec![v1::LeaseProgress { lease: granted.lease, rows: 0, rows_walked: 0 }];
+    said.leases = vec![v1::LeaseProgress { lease: granted.lease, ..Default::default() }];
     let mut agent = Agent::open(&there, said).await;
     assert_eq!(agent.welcome().await.kept, [granted.lease.unwrap()]);
     agent.done(&granted, 0).await;

@@ -147,17 +147,36 @@ fn report() -> impl Strategy<Value = v1::TargetReport> {
 }
 
 fn heartbeat() -> impl Strategy<Value = v1::Heartbeat> {
-    let progress = (lease(), number(), number()).prop_map(|(lease, rows, rows_walked)| v1::LeaseProgress {
-        lease,
-        rows,
-        rows_walked,
+    let activity = (text(), number(), number(), text()).prop_map(|(phase, done, total, unit)| v1::Activity {
+        phase,
+        done,
+        total,
+        unit,
     });
+    let progress = (lease(), number(), number(), number(), text(), prop::option::of(activity)).prop_map(
+        |(lease, rows, rows_walked, rows_walked_before, waits, activity)| v1::LeaseProgress {
+            lease,
+            rows,
+            rows_walked,
+            rows_walked_before,
+            waits,
+            activity,
+        },
+    );
     prop::collection::vec(progress, 0..40).prop_map(|leases| v1::Heartbeat { leases })
 }
 
 fn planned() -> impl Strategy<Value = v1::RangesPlanned> {
     let range = (small(), key(), key(), number(), any::<bool>(), number()).prop_map(
-        |(ordinal, low, high, rows_total, done, rows)| v1::PlannedRange { ordinal, low, high, rows_total, done, rows },
+        |(ordinal, low, high, rows_total, done, rows)| v1::PlannedRange {
+            ordinal,
+            low,
+            high,
+            rows_total,
+            done,
+            rows,
+            rows_walked: rows,
+        },
     );
     let column = (text(), text()).prop_map(|(name, r#type)| v1::KeyColumn { name, r#type });
     (lease(), prop::collection::vec(range, 0..4), prop::collection::vec(column, 0..40))
@@ -185,7 +204,8 @@ fn said() -> impl Strategy<Value = Say> {
                 rows,
                 rows_walked,
                 already_done,
-                applied
+                applied,
+                rows_walked_before: rows,
             })
         ),
         2 => (lease(), text(), text(), any::<bool>()).prop_map(|(lease, message, detail, retryable)| {
@@ -193,7 +213,7 @@ fn said() -> impl Strategy<Value = Say> {
             Say::Failed(v1::TaskFailed { lease, error: Some(error), retryable, ..v1::TaskFailed::default() })
         }),
         2 => (lease(), small(), text(), number()).prop_map(|(lease, reason, message, rows)| {
-            Say::Released(v1::TaskReleased { lease, reason, message, rows, rows_walked: rows })
+            Say::Released(v1::TaskReleased { lease, reason, message, rows, rows_walked: rows, rows_walked_before: rows })
         }),
         2 => (lease(), number(), small()).prop_map(|(lease, stored_epoch, applications)| {
             Say::Stale(v1::TaskStale { lease, stored_epoch, applications })
@@ -333,7 +353,7 @@ async fn figures_that_cannot_be_added_end_the_stream_that_they_came_by() {
     let range = agent.grant().await;
     let (client, _connection) = connect(&url, "test").await.unwrap();
     client.batch_execute("UPDATE dunlin_controller.run_steps SET rows = 9223372036854775807").await.unwrap();
-    let leases = vec![v1::LeaseProgress { lease: range.lease, rows: 1 << 40, rows_walked: 0 }];
+    let leases = vec![v1::LeaseProgress { lease: range.lease, rows: 1 << 40, ..Default::default() }];
     agent.say(Say::Heartbeat(v1::Heartbeat { leases })).await;
     assert_eq!(agent.ends().await.code(), Code::Internal);
 }

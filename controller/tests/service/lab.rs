@@ -266,7 +266,7 @@ impl Agent {
             grant::Task::Plan(_) | grant::Task::Range(_) => None,
         };
         let applied = seal.map(|seal| row(grant, seal.migration.as_ref().unwrap(), rows));
-        let done = v1::TaskDone { lease: grant.lease, rows, rows_walked: rows, already_done: false, applied };
+        let done = v1::TaskDone { lease: grant.lease, rows, rows_walked: rows, applied, ..Default::default() };
         self.say(Say::Done(done)).await;
         self.acknowledged(grant.lease).await;
     }
@@ -275,6 +275,15 @@ impl Agent {
         let error = v1::RunError { message: "the column is missing".to_owned(), ..Default::default() };
         let failed = v1::TaskFailed { lease: grant.lease, error: Some(error), ..v1::TaskFailed::default() };
         self.say(Say::Failed(failed)).await;
+        self.acknowledged(grant.lease).await;
+    }
+
+    /// Gives a lease back, as an agent does that was asked for it.
+    pub(crate) async fn released(&mut self, grant: &v1::Grant, rows: i64) {
+        let reason = v1::ReleaseReason::Revoked.into();
+        let released =
+            v1::TaskReleased { lease: grant.lease, reason, rows, rows_walked: rows, ..v1::TaskReleased::default() };
+        self.say(Say::Released(released)).await;
         self.acknowledged(grant.lease).await;
     }
 
@@ -289,7 +298,7 @@ impl Agent {
     }
 
     pub(crate) async fn beat(&mut self, grant: &v1::Grant, rows: i64) -> v1::Renewed {
-        let leases = vec![v1::LeaseProgress { lease: grant.lease, rows, rows_walked: rows }];
+        let leases = vec![v1::LeaseProgress { lease: grant.lease, rows, rows_walked: rows, ..Default::default() }];
         self.say(Say::Heartbeat(v1::Heartbeat { leases })).await;
         self.renewed().await
     }
@@ -302,8 +311,7 @@ fn range(ordinal: i32) -> v1::PlannedRange {
         low: (ordinal > 1).then(|| key(ordinal - 1)),
         high: Some(key(ordinal)),
         rows_total: 100,
-        done: false,
-        rows: 0,
+        ..Default::default()
     }
 }
 

@@ -95,7 +95,16 @@ async fn leases_of_a_failed_run_are_asked_back() {
     other.failed(&first).await;
     assert_eq!(one.revoked().await.lease, plan.lease);
     assert_eq!(other.revoked().await.lease, second.lease);
-    assert_eq!(one.beat(&plan, 0).await.lost, [plan.lease.unwrap()]);
+    // What they have done by then is counted.
+    assert_eq!(other.beat(&second, 7).await.kept, [second.lease.unwrap()]);
+    assert_eq!(other.revoked().await.lease, second.lease, "asked again");
+    let run = controller.run(first.run_id).await;
+    assert_eq!((run.state(), run.leases, run.rows), (RunState::Failed, 2, 7));
+    other.released(&second, 9).await;
+    one.released(&plan, 0).await;
+    let run = controller.run(first.run_id).await;
+    assert_eq!((run.state(), run.leases, run.rows), (RunState::Failed, 0, 9));
+    assert_eq!(one.beat(&plan, 0).await.kept, []);
 }
 
 #[tokio::test]

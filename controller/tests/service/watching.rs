@@ -100,6 +100,28 @@ async fn a_stream_is_taken_up_at_another_replica_without_a_gap_or_a_repetition()
 }
 
 #[tokio::test]
+async fn a_watcher_of_a_failed_run_hears_its_last_figures() {
+    let controller = Controller::start(&database().await).await;
+    controller.register(&[batched("b", 1, &[])]).await.unwrap();
+    let mut agent = Agent::connect(&controller, "a", 3).await;
+    let runs: Vec<i64> = controller.run_pending().await.iter().map(|run| run.id).collect();
+    let plan = agent.grant().await;
+    agent.planned(&plan, 1..=2).await;
+    let (first, second) = (agent.grant().await, agent.grant().await);
+    agent.done(&plan, 0).await;
+    let mut stream = watch(&controller, runs, 0).await;
+    agent.failed(&first).await;
+    while next(&mut stream).await.unwrap().event.is_none_or(|event| event.r#type() != EventType::RunFailed) {}
+    agent.released(&second, 12).await;
+    let mut last = None;
+    while let Some(response) = next(&mut stream).await {
+        last = response.run;
+    }
+    let last = last.unwrap();
+    assert_eq!((last.state(), last.leases, last.rows), (RunState::Failed, 0, 12));
+}
+
+#[tokio::test]
 async fn progress_is_told_without_events() {
     let controller = Controller::start(&database().await).await;
     controller.register(&[batched("b", 1, &[])]).await.unwrap();
@@ -108,6 +130,7 @@ async fn progress_is_told_without_events() {
     let plan = agent.grant().await;
     agent.planned(&plan, 1..=1).await;
     let range = agent.grant().await;
+    agent.done(&plan, 0).await;
     let mut stream = watch(&controller, Vec::new(), 0).await;
     while next(&mut stream).await.unwrap().event.is_none_or(|event| event.r#type() != EventType::StepStarted) {}
     agent.beat(&range, 40).await;

@@ -89,6 +89,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
             )));
         }
     };
+    context.lease.taken(checkpoint.rows_walked);
     let of_postgres = |error| Error::of_postgres(&error, &place);
     connection.commit().await.map_err(of_postgres)?;
     failpoint::at(&connection, points(task).taken).await.map_err(of_postgres)?;

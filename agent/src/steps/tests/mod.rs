@@ -18,6 +18,7 @@ mod notices;
 mod plan;
 mod planner;
 mod pooler;
+mod progress;
 mod row_security;
 mod rows;
 mod statement;

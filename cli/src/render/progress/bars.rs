@@ -107,15 +107,14 @@ impl Bars {
     fn show(&mut self, run: &Run) {
         let Bar { bar, texts } =
             self.running.entry(run.id).or_insert_with(|| Bar::new(self.all.insert(0, ProgressBar::new_spinner())));
-        let counted = run.rows_total > 0 && self.screen.width() >= WIDE_ENOUGH;
+        let percent = runs::percent(run);
+        let counted = percent.is_some() && self.screen.width() >= WIDE_ENOUGH;
         let (template, between) = if counted { BAR } else { STEP };
         let (name, message) = (run.migration_id.clone(), message(run));
         *texts.lock().unwrap_or_else(PoisonError::into_inner) = Texts { name, width: self.width, between, message };
         bar.set_style(style(template, texts, &self.screen));
-        if let Ok(total) = u64::try_from(run.rows_total) {
-            bar.set_length(total);
-        }
-        bar.set_position(u64::try_from(run.rows_walked).unwrap_or(0).min(bar.length().unwrap_or(0)));
+        bar.set_length(100);
+        bar.set_position(percent.and_then(|percent| u64::try_from(percent).ok()).unwrap_or(0));
     }
 
     fn take_away(&self, bar: &Bar) {
@@ -220,6 +219,7 @@ fn message(run: &Run) -> String {
     } else if run.rows_total > 0 {
         parts.push("checking and recording".to_owned());
     }
+    parts.extend(run.activity.as_ref().map(runs::activity));
     if let Some(wait) = run.waits.first() {
         parts.push(wait.message.clone());
     }
@@ -238,7 +238,8 @@ fn ended(look: &Look, run: &Run, width: usize) -> String {
         state => words::run_state(state).to_owned(),
     };
     let mut text = format!("{} {:<width$} {state}", look.paint(mark, words::run_colour(run.state())), run.migration_id);
-    if run.rows > 0 {
+    // Of a failure they are final once all its agents have finished their batches.
+    if run.rows > 0 && run.leases == 0 {
         text.push_str(&format!(", {} rows", count(run.rows)));
     }
     if let Some(time) = runs::elapsed(run) {
@@ -249,6 +250,8 @@ fn ended(look: &Look, run: &Run, width: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use dunlin_proto::v1::{Activity, Wait};
+
     use super::*;
 
     #[test]
@@ -268,5 +271,27 @@ mod tests {
         assert_eq!(short.name(60), "roles   ");
         let wide = Texts { name: "名前を変える".to_owned(), width: 8, ..texts };
         assert_eq!(wide.name(60), "名前を… ", "by what it takes on the terminal, not by characters");
+    }
+
+    #[test]
+    fn a_bar_is_full_only_at_the_end_and_says_what_is_waited_for_instead_of_a_speed() {
+        let mut run = Run {
+            state: RunState::Running.into(),
+            current_step: "fill".to_owned(),
+            rows_walked: 999_999,
+            rows_total: 1_000_000,
+            leases: 1,
+            rows_per_second: 5000.0,
+            ..Run::default()
+        };
+        assert_eq!((runs::percent(&run), message(&run).as_str()), (Some(99), "5,000 rows/s, fill"));
+        run.rows_walked = 2_000_000;
+        assert_eq!((runs::percent(&run), message(&run).as_str()), (Some(99), "5,000 rows/s, fill"));
+        run.rows_per_second = 0.0;
+        run.waits = vec![Wait { message: "waits for a row of public.t".to_owned(), ..Wait::default() }];
+        assert_eq!(message(&run), "fill, waits for a row of public.t");
+        let activity = Activity { phase: "scanning heap".to_owned(), done: 1, total: 2, unit: "blocks".to_owned() };
+        run = Run { activity: Some(activity), rows_total: 0, waits: Vec::new(), ..run };
+        assert_eq!(message(&run), "fill, scanning heap, 50% of 2 blocks");
     }
 }

@@ -84,9 +84,16 @@ impl Lines {
         let turn = |wait: &Wait| match wait.reason() {
             WaitReason::Order | WaitReason::Dependency => self.followed.values().any(|id| *id == wait.migration_id),
             WaitReason::Run => self.followed.contains_key(&wait.run_id),
-            WaitReason::Unspecified | WaitReason::Agent | WaitReason::Transform => false,
+            WaitReason::Unspecified
+            | WaitReason::Agent
+            | WaitReason::Transform
+            | WaitReason::Retry
+            | WaitReason::Slot
+            | WaitReason::Lock => false,
         };
-        let wait = run.waits.first().filter(|_| !run.waits.iter().any(turn));
+        // Why a task is tried again is told by its event.
+        let told = |wait: &&Wait| wait.reason() == WaitReason::Retry;
+        let wait = run.waits.first().filter(|wait| !told(wait) && !run.waits.iter().any(turn));
         let Some(wait) = wait else {
             self.waits.remove(&run.id);
             return None;

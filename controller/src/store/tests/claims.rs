@@ -18,6 +18,7 @@ fn ranges(numbers: impl Iterator<Item = i32>) -> Report {
             rows_total: 10,
             done: false,
             rows: 0,
+            rows_walked: 0,
         })
         .collect();
     Report::Ranges { ranges, key: Vec::new() }
@@ -84,7 +85,7 @@ async fn an_expired_lease_is_granted_again_with_the_next_epoch_and_the_old_holde
     let stored = lab.report(first.lease, failed(false)).await;
     assert_eq!(stored.verdicts, [Ok(Verdict::Late)]);
     assert_eq!(lab.run(run).await.state, State::Running);
-    assert!(lab.store.renew(&[(first.lease, Counted::default())]).await.unwrap().kept.is_empty());
+    assert!(lab.store.renew(&[(first.lease, Counted::default().into())]).await.unwrap().kept.is_empty());
 
     lab.report(second.lease, done(1)).await;
     assert_eq!(lab.run(run).await.state, State::Succeeded);

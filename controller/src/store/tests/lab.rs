@@ -197,8 +197,13 @@ pub(super) async fn claim(store: &Store, worker: &Worker, free: i32) -> Vec<Gran
     round.granted
 }
 
+/// So many rows, changed and walked.
+pub(super) fn counted(rows: i64) -> Counted {
+    Counted { rows, rows_walked: rows, rows_walked_before: 0 }
+}
+
 pub(super) fn done(rows: i64) -> Report {
-    Report::Done { counted: Counted { rows, rows_walked: rows }, already_done: false, applied: None }
+    Report::Done { counted: counted(rows), already_done: false, applied: None }
 }
 
 pub(super) fn failed(retryable: bool) -> Report {

@@ -5,6 +5,7 @@ mod claims;
 mod expanding;
 mod lab;
 mod plans;
+mod progress;
 mod registering;
 mod reports;
 mod schedule;

@@ -3,14 +3,15 @@ use std::time::Duration;
 use futures::future::join_all;
 
 use super::super::reports::Filed;
-use super::lab::{Lab, atomic, batched, done, failed, main};
+use super::lab::{Lab, atomic, batched, counted, done, failed, main};
 use crate::domain::Verdict;
-use crate::domain::report::{Counted, Range, Report};
+use crate::domain::report::{Range, Report};
 use crate::domain::run::State;
 use crate::domain::step;
 
 fn range(ordinal: i32, done: bool) -> Range {
-    Range { ordinal, low: None, high: vec![ordinal.to_string()], rows_total: 10, done, rows: if done { 4 } else { 0 } }
+    let (rows, rows_walked) = if done { (4, 10) } else { (0, 0) };
+    Range { ordinal, low: None, high: vec![ordinal.to_string()], rows_total: 10, done, rows, rows_walked }
 }
 
 fn ranges(numbers: &[i32]) -> Report {
@@ -110,7 +111,7 @@ async fn progress_is_counted_once_however_often_it_is_told() {
     let plan = lab.claim_one(&agent).await;
     lab.report(plan.lease, ranges(&[1])).await;
     let lease = lab.claim_one(&agent).await.lease;
-    let told = |rows| (lease, Counted { rows, rows_walked: rows });
+    let told = |rows| (lease, counted(rows).into());
     for rows in [3, 7, 5] {
         let renewed = lab.store.renew(&[told(rows), told(rows)]).await.unwrap();
         assert_eq!(renewed.kept, [lease]);
@@ -201,12 +202,12 @@ async fn progress_starts_the_time_anew_in_which_errors_may_pass() {
     };
     // Told by a heartbeat.
     let lease = later().await;
-    lab.store.renew(&[(lease, Counted { rows: 3, rows_walked: 3 })]).await.unwrap();
+    lab.store.renew(&[(lease, counted(3).into())]).await.unwrap();
     lab.report(lease, failed(true)).await;
     assert_eq!(lab.run(run).await.state, State::Running);
     // Told with the error.
     let Report::Failed { failure, retry, .. } = failed(true) else { unreachable!() };
-    let report = Report::Failed { failure, retry, counted: Counted { rows: 7, rows_walked: 7 } };
+    let report = Report::Failed { failure, retry, counted: counted(7) };
     lab.report(later().await, report).await;
     assert_eq!(lab.run(run).await.state, State::Running);
     assert_eq!(lab.run(run).await.steps[0].step.rows_walked, 7);

@@ -42,7 +42,7 @@ async fn a_replica_works_on_while_a_later_version_adds_to_every_table() {
         let run = lab.queue(migration).await;
         while lab.run(run).await.state == State::Running {
             let granted = lab.claim_one(&agent).await;
-            lab.store.renew(&[(granted.lease, Counted::default())]).await.unwrap();
+            lab.store.renew(&[(granted.lease, Counted::default().into())]).await.unwrap();
             lab.report(granted.lease, done(1)).await;
         }
         assert_eq!(lab.run(run).await.state, State::Succeeded);
