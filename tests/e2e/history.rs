@@ -62,6 +62,20 @@ async fn a_step_tells_how_many_rows_it_has_changed_if_it_has_to_do_with_rows() {
 }
 
 #[tokio::test]
+async fn how_the_work_is_done_inside_is_shown_only_when_asked() {
+    let fleet = Fleet::start().await;
+    numbers::create(fleet.main(), 10_000).await;
+    let few = numbers::migration("few", 1, "size = 500, range = 100000").replace(":batch", "id % 10 = 0 AND :batch");
+    fleet.register(&[("few.toml", &few)]).await;
+    let run = fleet.dunlin(&["run", "few"]).await.ended(0);
+    let usual = fleet.dunlin(&["events"]).await.ended(0);
+    for told in [run.text(), usual.text()] {
+        assert!(!told.contains("stripe") && !told.contains("window"), "{told}");
+    }
+    let _inside = fleet.dunlin(&["events", "--verbose"]).await.ended(0).says(&["10 % of the rows change", "stripes"]);
+}
+
+#[tokio::test]
 async fn what_stands_behind_a_failure_is_cancelled_and_says_for_whom_it_waited() {
     let fleet = Fleet::start().await;
     fleet

@@ -149,7 +149,7 @@ fn unregistered(look: &Look, migrations: &[Migration], target: &str, applied: Op
         ],
     );
     for row in found {
-        let checksum: String = row.checksum.chars().take(12).collect();
+        let checksum: String = row.checksum.chars().take(12).chain(['…']).collect();
         table.row([
             Cell::new(row.version),
             Cell::new(&row.id),

@@ -64,7 +64,16 @@ fn place(position: &SqlPosition) -> String {
     // Of a long line, what is around the caret.
     let skipped = column.saturating_sub(MOST / 2);
     let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
-    let shown: String = position.text.chars().skip(skipped).take(MOST).map(plain).collect();
+    let mut shown: Vec<char> = position.text.chars().skip(skipped).take(MOST).map(plain).collect();
+    // What is left out is seen to be, and nothing moves against the caret.
+    let more = position.text.chars().count() > skipped + MOST;
+    if let Some(cut) = shown.first_mut().filter(|_| skipped > 0) {
+        *cut = '…';
+    }
+    if let Some(cut) = shown.last_mut().filter(|_| more) {
+        *cut = '…';
+    }
+    let shown: String = shown.into_iter().collect();
     let number = line.to_string();
     let caret = " ".repeat(column - skipped);
     format!("{place}\n{number} | {shown}\n{} | {caret}^", " ".repeat(number.len()))
@@ -122,8 +131,9 @@ mod tests {
         assert_eq!(place(&position), "sql/fill.sql:12:8, statement 2\n12 | SELECT none FROM users\n   |        ^");
         let long = SqlPosition { text: "x".repeat(5000), column: 4000, statement: 1, path: String::new(), ..position };
         let text = place(&long);
-        assert!(text.starts_with("line 3, column 4000 of the SQL\n3 | xxx"), "{text}");
-        assert!(text.lines().all(|line| line.len() <= MOST + 10), "{text}");
+        assert!(text.starts_with("line 3, column 4000 of the SQL\n3 | …xx"), "{text}");
+        assert!(text.lines().nth(1).unwrap().ends_with("xx…"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= MOST + 10), "{text}");
         assert_eq!(text.lines().nth(2).unwrap().find('^'), Some(4 + MOST / 2));
     }
 
