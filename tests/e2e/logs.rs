@@ -81,3 +81,19 @@ async fn an_agent_that_its_target_refuses_says_so_and_is_not_ready() {
         .await;
     until("the agent is ready", async || (status().await == Some(ServingStatus::Serving)).then_some(())).await;
 }
+
+#[tokio::test]
+async fn a_controller_that_its_database_refuses_says_so_once_in_its_log_and_to_everybody_who_asks() {
+    let control = dunlin_tests::database::Database::create("control").await;
+    let (_, place) = control.url().split_once('@').unwrap();
+    let url = format!("postgres://postgres:wrong@{place}");
+    let mut fleet = Fleet::builder().controllers(0).agents(0).control_at(&control, &url).start().await;
+    fleet.start_controller();
+    until("it listens", async || fleet.controller(0).log().contains("listening on").then_some(())).await;
+    for arguments in [&["wait", "--timeout", "3s"][..], &["status"], &["run", "--pending"]] {
+        let _refused = fleet.dunlin(arguments).await.ended(3).says(&["password authentication failed", "28P01"]);
+    }
+    let log = fleet.controller(0).log();
+    let warnings = log.lines().filter(|line| line.contains("WARN") && line.contains("password authentication failed"));
+    assert_eq!(warnings.count(), 1, "{log}");
+}

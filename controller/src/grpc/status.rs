@@ -18,7 +18,11 @@ pub(crate) const STATED: usize = 200;
 pub(crate) fn of_store(error: store::Error) -> Status {
     match &error {
         store::Error::Unavailable { .. } | store::Error::Deadline { .. } => {
-            tracing::warn!(%error, "a call was refused");
+            // That the database is away is said once, by whoever brings it back; not for each call meanwhile.
+            match &error {
+                store::Error::Unavailable { .. } => tracing::debug!(%error, "a call was refused"),
+                _ => tracing::warn!(%error, "a call was refused"),
+            }
             let message = format!("{error}; it is tried again by itself, call again in a moment");
             status::error(Code::Unavailable, "DATABASE_UNAVAILABLE", message)
         }

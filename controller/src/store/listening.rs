@@ -21,8 +21,10 @@ const ASK_EVERY: Duration = Duration::from_secs(3);
 const ANSWER_WITHIN: Duration = Duration::from_secs(3);
 /// How long bringing the schema up to date may take, waiting for another replica included.
 const SCHEMA_WITHIN: Duration = Duration::from_secs(60);
-/// The rests between tries to connect.
+/// The rests between tries to connect, and the longest where the server does not let the controller in: somebody has to do
+/// something then.
 const RESTS: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+const LONGEST_DENIED: Duration = Duration::from_secs(15);
 
 /// What the listening connection tells.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +33,27 @@ pub enum Heard {
     Up,
     /// A notification of another replica.
     Wake(Wake),
+}
+
+/// Why the connection is not up.
+#[derive(Debug, PartialEq, Eq)]
+struct Down {
+    reason: String,
+    /// True where the server does not let the controller in.
+    denied: bool,
+}
+
+impl From<String> for Down {
+    fn from(reason: String) -> Self {
+        Self { reason, denied: false }
+    }
+}
+
+impl Down {
+    /// The rest after the one that was.
+    fn next(&self, rest: Duration) -> Duration {
+        (rest * 2).min(if self.denied { LONGEST_DENIED } else { RESTS.1 })
+    }
 }
 
 impl Store {
@@ -42,43 +65,44 @@ impl Store {
             let lost = match self.listen_once(&heard).await {
                 Ok(reason) => {
                     (rest, told) = (RESTS.0, None);
-                    reason
+                    Down::from(reason)
                 }
-                Err(reason) => reason,
+                Err(down) => down,
             };
             if heard.is_closed() {
                 return;
             }
             // Once for each reason: a wrong password stays wrong however often it is tried.
-            if told.as_ref() != Some(&lost) {
+            if told.as_ref() != Some(&lost.reason) {
                 tracing::warn!(
                     database = self.place(),
-                    reason = lost,
+                    reason = lost.reason,
                     "the controller's database is away; it is tried again until it is there"
                 );
-                told = Some(lost.clone());
+                told = Some(lost.reason.clone());
             }
-            self.set_availability(Availability::Away(lost));
+            self.set_availability(Availability::Away(lost.reason.clone()));
             sleep(rest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-            rest = (rest * 2).min(RESTS.1);
+            rest = lost.next(rest);
         }
     }
 
     /// `Ok` when the connection was up and is lost; `Err` when it did not come up.
-    async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, String> {
+    async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, Down> {
+        let connected = self.connector().listen().await;
+        let (client, mut notifications) =
+            connected.map_err(|error| Down { denied: error.denied(), reason: error.to_string() })?;
         // Each time: what comes back may be a database that was restored, or is empty.
         match timeout(SCHEMA_WITHIN, self.bring_up_to_date()).await {
             Ok(Ok(())) => {}
             // It says once that the database is away.
-            Ok(Err(Error::Unavailable { reason })) => return Err(reason),
-            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Err(Error::Unavailable { reason })) => return Err(reason.into()),
+            Ok(Err(error)) => return Err(error.to_string().into()),
             Err(_) => {
-                return Err(
-                    "its schema was not brought up to date in time; another replica may be doing that".to_owned()
-                );
+                let late = "its schema was not brought up to date in time; another replica may be doing that";
+                return Err(late.to_owned().into());
             }
         }
-        let (client, mut notifications) = self.connector().listen().await.map_err(|error| error.to_string())?;
         let channels: Vec<String> = CHANNELS.iter().map(|channel| format!("LISTEN {channel}")).collect();
         ask(&client, &channels.join("; ")).await?;
         self.set_availability(Availability::Available);
@@ -122,5 +146,21 @@ async fn ask(client: &Client, sql: &str) -> Result<(), String> {
         Ok(Ok(())) => Ok(()),
         Ok(Err(error)) => Err(describe(&error)),
         Err(_) => Err("it does not answer".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_not_let_in_knocks_seldom() {
+        let rests = |down: &Down| {
+            let next = |rest: &Duration| Some(down.next(*rest));
+            std::iter::successors(Some(RESTS.0), next).nth(20)
+        };
+        let denied = Down { reason: String::new(), denied: true };
+        assert_eq!(rests(&denied), Some(LONGEST_DENIED));
+        assert_eq!(rests(&Down::from(String::new())), Some(RESTS.1));
     }
 }

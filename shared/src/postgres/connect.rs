@@ -97,6 +97,15 @@ impl Error {
     }
 }
 
+impl Error {
+    /// True where the server does not let the role in: a wrong password, or a rule of `pg_hba.conf`. Trying again at once is of no use.
+    #[must_use]
+    pub fn denied(&self) -> bool {
+        let Self::Connect { source, .. } = self else { return false };
+        source.code().is_some_and(|code| code.code().starts_with("28"))
+    }
+}
+
 /// What went wrong, in one sentence: the server's message with its SQLSTATE, or the error and its causes.
 #[must_use]
 pub fn describe(error: &tokio_postgres::Error) -> String {

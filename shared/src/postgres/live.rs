@@ -78,7 +78,7 @@ async fn a_server_without_tls_serves_prefer_and_not_require() {
     let url = throwaway::shared().await.database("tls").await.unwrap();
     assert!(!encrypted(&url).await.unwrap());
     let error = encrypted(&format!("{url}?sslmode=require")).await.unwrap_err();
-    assert!(error.retryable() && error.to_string().contains("TLS"), "{error}");
+    assert!(error.retryable() && !error.denied() && error.to_string().contains("TLS"), "{error}");
 }
 
 #[tokio::test]
@@ -108,6 +108,7 @@ async fn a_refused_password_is_told_with_its_sqlstate_and_not_shown() {
     let server = throwaway::shared().await;
     let url = format!("postgres://postgres:hunter@127.0.0.1:{}/postgres", server.port());
     let error = connect(&url, "test").await.unwrap_err();
+    assert!(error.denied(), "{error:?}");
     let told = error.to_string();
     assert!(told.contains("28P01") && told.contains("postgres@127.0.0.1"), "{told}");
     assert!(!format!("{told}{error:?}{:?}", Connector::new(&url, "test").unwrap()).contains("hunter"));
