@@ -335,7 +335,7 @@ async fn an_epoch_that_no_lease_leads_to_fails_its_run_and_stops_no_other() {
     agent.say(Say::Stale(v1::TaskStale { lease: grant.lease, stored_epoch: i64::MAX, applications: 0 })).await;
     agent.acknowledged(grant.lease).await;
     let failed = controller.reaches(run.id, RunState::Failed).await.error.unwrap();
-    assert!(failed.message.contains("which no lease has led to"), "{}", failed.message);
+    assert!(failed.message.contains("which Dunlin never comes to"), "{}", failed.message);
     assert!(failed.next.contains("dunlin.checkpoints"), "{}", failed.next);
     let run = controller.run_one("b").await.unwrap().run.unwrap();
     behave(&controller, &mut agent, run.id).await;

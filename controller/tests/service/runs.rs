@@ -121,7 +121,15 @@ async fn a_refusal_names_what_is_in_the_way() {
     assert_eq!(missing.code(), Code::FailedPrecondition);
     assert_eq!(Details::of(&missing).obstacles[0].subject, "a");
     let run = controller.run_one("a").await.unwrap().run.unwrap();
-    let again = controller.run_one("a").await.unwrap_err();
+    let again = controller.run_one("a").await.unwrap();
+    assert_eq!((again.attached, again.run.unwrap().id), (true, run.id));
+    let other = v1::RunMigrationRequest {
+        migration_id: "a".to_owned(),
+        redo_steps: vec!["s".to_owned()],
+        wait_for_agent: true,
+        ..Default::default()
+    };
+    let again = controller.runs().run_migration(other).await.unwrap_err();
     assert_eq!(again.code(), Code::FailedPrecondition);
     assert_eq!(Details::of(&again).obstacles[0].subject, run.id.to_string());
 }
