@@ -222,11 +222,8 @@ impl Place {
 
 /// The ways out of a failure, for a target: their commands are written for the one that needs no name.
 pub(crate) fn on_target(next: &str, migration: &str, target: &TargetName) -> String {
-    if *target == TargetName::default() {
-        return next.to_owned();
-    }
     let run = format!("`dunlin run {migration}");
-    next.replace(&run, &format!("{run} -t {target}"))
+    next.replace(&run, &format!("{run}{}", target.option()))
 }
 
 /// The functions and statements that an error comes from, and the line of the statement that it is in.

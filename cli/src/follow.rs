@@ -102,7 +102,7 @@ pub(crate) async fn follow(controllers: &Controllers, what: &Follow) -> Result<F
         _ = tokio::signal::ctrl_c() => {
             progress.finish();
             if !followed.complete(&what.run_ids) && !what.run_ids.is_empty() {
-                tell(&goes_on(&what.run_ids));
+                tell(&goes_on(what));
             }
             Err(Error::Interrupted)
         }
@@ -207,7 +207,7 @@ async fn attempts(
         let left = what.patience.saturating_sub(since.elapsed());
         if left.is_zero() {
             let patience = humantime::format_duration(what.patience);
-            let goes_on = goes_on(&what.run_ids);
+            let goes_on = goes_on(what);
             return Err(Error::Unreachable(format!("{error}\nThe connection was lost {patience} ago. {goes_on}")));
         }
         sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0).min(left)).await;
@@ -216,10 +216,10 @@ async fn attempts(
 }
 
 /// What becomes of runs that are not followed any more.
-pub(crate) fn goes_on(run_ids: &[i64]) -> String {
-    let ids: Vec<String> = run_ids.iter().map(ToString::to_string).collect();
-    match run_ids {
-        [] => "What runs goes on; `dunlin status` tells how it stands.".to_owned(),
+fn goes_on(what: &Follow) -> String {
+    let ids: Vec<String> = what.run_ids.iter().map(ToString::to_string).collect();
+    match what.run_ids.as_slice() {
+        [] => format!("What runs goes on; `dunlin status -t {}` tells how it stands.", what.target),
         [id] => format!("Run {id} goes on; `dunlin watch {id}` follows it again."),
         _ => format!("The runs go on; `dunlin watch {}` follows them again.", ids.join(" ")),
     }

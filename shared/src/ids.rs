@@ -149,6 +149,12 @@ text_id!(
 impl TargetName {
     /// The target that is meant where none is named.
     pub const DEFAULT: &'static str = "main";
+
+    /// The option that names the target in a command of an operator: " -t staging", or nothing for the one that needs no name.
+    #[must_use]
+    pub fn option(&self) -> String {
+        if self.0 == Self::DEFAULT { String::new() } else { format!(" -t {self}") }
+    }
 }
 
 impl Default for TargetName {

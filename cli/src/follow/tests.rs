@@ -186,5 +186,6 @@ fn runs_are_complete_once_all_have_ended() {
 
 #[test]
 fn several_runs_can_be_followed_again() {
-    assert_eq!(goes_on(&[4, 5]), "The runs go on; `dunlin watch 4 5` follows them again.");
+    let what = Follow { run_ids: vec![4, 5], ..Follow::default() };
+    assert_eq!(goes_on(&what), "The runs go on; `dunlin watch 4 5` follows them again.");
 }

@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use dunlin_shared::ids::{AgentId, Epoch, TargetName};
+use dunlin_shared::ids::{AgentId, Epoch};
 
 use super::advance::{Changes, Error, Passing, Run, Task, about, about_task, describe, step_mut};
 use super::backoff::{backoff, rest};
@@ -41,11 +41,6 @@ pub(super) fn given_up(message: &str, attempts: i32, ago: Duration) -> String {
     let tries = attempts.saturating_add(1);
     let times = if tries == 1 { "once".to_owned() } else { format!("{tries} times") };
     format!("{message} (tried {times} in {}, without progress)", in_words(ago))
-}
-
-/// The option that names the target of a run in a command; empty for the one that needs no name.
-fn on(run: &Run) -> String {
-    if run.target == TargetName::default() { String::new() } else { format!(" -t {}", run.target) }
 }
 
 /// A time as an operator says it.
@@ -118,7 +113,7 @@ pub(super) fn fail(
         failure.next = format!(
             "Mend the data or the definition; after a change of the definition `dunlin register DIR`; then `dunlin run {}{}`.",
             run.migration,
-            on(run)
+            run.target.option()
         );
     }
     if task.step == WHOLE {
@@ -239,7 +234,7 @@ pub(super) fn unbelievable(run: &Run, stored: Epoch) -> Failure {
             "Look at dunlin.checkpoints in target {}, set the epoch there to a small number, then `dunlin run {}{}`.",
             run.target,
             run.migration,
-            on(run)
+            run.target.option()
         ),
         ..Failure::default()
     }
@@ -256,14 +251,14 @@ pub(super) fn contradicted(run: &Run, applications: i32) -> Failure {
             format!(
                 "Nothing, if {id} is meant to be applied there. `dunlin run {id}{on} --rerun` repeats it.",
                 id = run.migration,
-                on = on(run)
+                on = run.target.option()
             )
         } else {
             format!(
                 "Look at dunlin.migrations_registry in target {}, then `dunlin run {}{}`.",
                 run.target,
                 run.migration,
-                on(run)
+                run.target.option()
             )
         },
         ..Failure::default()

@@ -101,7 +101,7 @@ impl RunService for Runs {
             Single::Applied => {
                 let message = format!(
                     "{id} is applied on target {target} already; `dunlin run {id}{} --rerun` (`rerun` in a request) repeats it",
-                    on(&target)
+                    target.option()
                 );
                 let skipped = true;
                 Ok(Response::new(v1::RunMigrationResponse { skipped, message, ..v1::RunMigrationResponse::default() }))
@@ -122,7 +122,7 @@ impl RunService for Runs {
                 let message = format!(
                     "{id} is applied on target {target}, so none of its steps is half done: put what is to be changed into a new \
                      migration, or repeat the whole with `dunlin run {id}{} --rerun`",
-                    on(&target)
+                    target.option()
                 );
                 Err(status::precondition("APPLIED", message.clone(), [Obstacle::new("APPLIED", id.as_str(), message)]))
             }
@@ -247,11 +247,6 @@ fn id(id: &str) -> Result<Option<String>, Status> {
     }
 }
 
-/// The option that names a target in a command; empty for the one that needs no name.
-fn on(target: &TargetName) -> String {
-    if *target == TargetName::default() { String::new() } else { format!(" -t {target}") }
-}
-
 /// That a run is returned that was there before.
 fn attached(id: &MigrationId, target: &TargetName, run: RunId, asked: &Mending) -> String {
     let reason = if asked.reason.is_empty() { "" } else { "; the reason that you give is not recorded" };
@@ -284,7 +279,7 @@ fn ended(run: i64, state: State) -> Status {
 fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
     let told = |half_done: &HalfDone| {
         let HalfDone { migration, refusal } = half_done;
-        let on = on(target);
+        let on = target.option();
         let what = refusal.describe(&format!("target {target}"));
         format!("{migration}: {what}. {}", refusal.next(&format!("dunlin run {migration}{on}")))
     };
@@ -301,7 +296,7 @@ fn half_done(target: &TargetName, found: &[HalfDone]) -> Status {
 }
 
 fn lacking(id: &MigrationId, target: &TargetName, missing: &[MigrationId]) -> Status {
-    let on = on(target);
+    let on = target.option();
     let what = match missing {
         [one] => format!("{one}, which is not applied on target {target}: run that first (`dunlin run {one}{on}`)"),
         many => {

@@ -235,7 +235,8 @@ struct Followed {
 fn unfounded(target: &TargetName, run: RunId, migration: &MigrationId) -> Event {
     let message = format!(
         "run {run} of {migration} was cancelled: target {target} was put back and does not have what it was planned upon; \
-         `dunlin run --pending` plans from what it has"
+         `dunlin run --pending{}` plans from what it has",
+        target.option()
     );
     Event::new(EventType::RunCancelled, Severity::Warning, message)
         .of_target(target)
