@@ -66,7 +66,10 @@ pub(crate) const PREPARED_BY_SQL: &str =
     "SELECT name FROM pg_catalog.pg_prepared_statements WHERE from_sql AND name <> 'dunlin_advance'";
 
 /// Asks which transaction is open.
-pub(crate) const WHICH: &str = "SELECT pg_catalog.pg_current_xact_id()";
+pub(crate) const WHICH: &str = "SELECT pg_catalog.pg_current_xact_id() AS dunlin_transaction";
+
+/// The name of the column with the answer.
+pub(crate) const TRANSACTION: &str = "dunlin_transaction";
 
 /// Removes what SQL of a definition may have left in the session, behind a COMMIT or ROLLBACK.
 pub(crate) const DISCARD: &str = "CLOSE ALL;SET SESSION AUTHORIZATION DEFAULT;RESET ALL;UNLISTEN *;\

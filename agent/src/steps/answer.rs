@@ -11,15 +11,12 @@ use tokio_postgres::{Client, SimpleQueryMessage, SimpleQueryRow};
 
 use super::{rows, written};
 use crate::catalog::MATCHING;
-use crate::frame::SETTING;
+use crate::frame::{SETTING, TRANSACTION};
 
 /// True for the answer to a question of the agent's own, by the name of its first column.
 pub(super) fn is_own(name: &str) -> bool {
-    [rows::COLUMN, written::COLUMN, written::PATH, MATCHING, SETTING, WHICH].contains(&name)
+    [rows::COLUMN, written::COLUMN, written::PATH, MATCHING, SETTING, TRANSACTION].contains(&name)
 }
-
-/// What the number of a transaction is called.
-const WHICH: &str = "pg_current_xact_id";
 
 /// Executes statements, and returns what each says at its end, with the rows of the agent's own questions alone.
 ///
