@@ -2,8 +2,8 @@
 //! events tell of it.
 //!
 //! What must stay true: a report has an effect only when the task is leased under the epoch of the report, and after the end of the
-//! run on its figures alone ([`last_word`](super::last_word)); ranges are taken in once each, without a gap in their ordinals; a step is finished when its plan is and all its ranges are; a run
-//! succeeds only by its seal, or by the one task of an atomic migration.
+//! run on its figures alone ([`last_word`]); ranges are taken in once each, without a gap in their ordinals; a step is finished when
+//! its plan is and all its ranges are; a run succeeds only by its seal, or by the one task of an atomic migration.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -92,13 +92,13 @@ async fn who_goes_on_in_a_window_that_was_cut_anew_finds_its_place() {
 }
 
 #[tokio::test]
-async fn a_fixed_cost_that_the_planner_knows_takes_few_batches_from_the_first_one_on() {
+async fn a_fixed_cost_that_the_planner_knows_takes_large_batches_from_the_first_one_on() {
     let mut lab = Lab::new().await;
     lab.sql(
         "CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL DEFAULT 5);
          INSERT INTO t SELECT i FROM generate_series(1, 60000) i;
          CREATE TABLE orders (account bigint NOT NULL, amount bigint NOT NULL);
-         INSERT INTO orders SELECT 1 + i % 60000, i FROM generate_series(1, 120000) i; ANALYZE",
+         INSERT INTO orders SELECT 1 + i % 60000, i FROM generate_series(1, 600000) i; ANALYZE",
     )
     .await;
     let sql =
@@ -106,10 +106,7 @@ async fn a_fixed_cost_that_the_planner_knows_takes_few_batches_from_the_first_on
                WHERE o.account = t.id AND :batch";
     assert_eq!(lab.work_through(&batch_step("t", sql, 0, 0, 0)).await, 60_000);
     assert_eq!(lab.number("SELECT count(*) FROM t WHERE n = 16").await, 60_000);
-    let ranges = "SELECT count(*) FROM dunlin.checkpoints WHERE kind = 'range'";
-    let batches = "SELECT sum(batches)::bigint FROM dunlin.checkpoints WHERE kind = 'range'";
-    let (ranges, batches) = (lab.number(ranges).await, lab.number(batches).await);
-    assert!(batches <= ranges + 5, "{batches} batches in {ranges} ranges");
     let first = lab.number("SELECT count(*) FROM t WHERE xmin = (SELECT xmin FROM t WHERE id = 1)").await;
+    // Where nothing is expected, they are 500.
     assert!(first >= 2000, "{first} rows in the first batch");
 }
