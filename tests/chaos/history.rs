@@ -106,7 +106,7 @@ pub(crate) fn life(run: &Run, events: &[Event]) -> Vec<String> {
             }
             ("task_retried" | "lease_expired" | "lease_released" | "lease_stale", "running")
             // An agent can tell of its work after the run has ended without it.
-            | ("task_retried" | "step_repaired" | "agent_note", "running" | "failed" | "succeeded") => {}
+            | ("task_retried" | "step_repaired" | "agent_note" | "server_message", "running" | "failed" | "succeeded") => {}
             _ => illegal("that cannot happen then"),
         }
     }

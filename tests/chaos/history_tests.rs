@@ -10,8 +10,8 @@ fn event(word: &str, step: &str) -> Event {
 
 /// What may happen while a run runs.
 fn noise() -> impl Strategy<Value = Vec<&'static str>> {
-    let word =
-        prop::sample::select(vec!["task_retried", "lease_expired", "lease_released", "lease_stale", "agent_note"]);
+    let words = vec!["task_retried", "lease_expired", "lease_released", "lease_stale", "agent_note", "server_message"];
+    let word = prop::sample::select(words);
     prop::collection::vec(word, 0..4)
 }
 

@@ -72,6 +72,11 @@ impl Heartbeats {
         self.some.notify_one();
     }
 
+    /// Takes in that an agent lives whose leases could not be renewed.
+    pub(crate) fn miss(&self) {
+        *self.missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+    }
+
     /// How much of `grace` is left since heartbeats could not be taken in; `None` when they were all taken in.
     pub(crate) fn excused(&self, grace: Duration) -> Option<Duration> {
         let missed = *self.missed.lock().unwrap_or_else(PoisonError::into_inner);
@@ -96,7 +101,7 @@ impl Heartbeats {
                 _ = availability.wait_for(|now| *now != Availability::Available) => Some("the database is away".to_owned()),
             };
             if let Some(reason) = missed {
-                *heartbeats.missed.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+                heartbeats.miss();
                 tracing::debug!(reason, agents = beats.len(), "heartbeats were not taken in");
             }
             sleep_until(start + BREATH).await;

@@ -145,7 +145,13 @@ async fn open(
         .map_err(|_| status::error(Code::DeadlineExceeded, "NO_HELLO", "no `hello` came within 10 s"))??;
     let Some(WorkRequest { message: Some(Said::Hello(said)) }) = first else { return Err(no_hello()) };
     let (hello, sights) = read(&said)?;
-    let welcomed = replica.store.welcome(&hello).await.map_err(of_store)?;
+    let welcomed = replica.store.welcome(&hello).await.map_err(|error| {
+        // It would have been a heartbeat, too.
+        if error.retryable() {
+            replica.heartbeats.miss();
+        }
+        of_store(error)
+    })?;
     let identity = Identity {
         agent: hello.agent.clone(),
         session: welcomed.session,

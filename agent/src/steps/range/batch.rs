@@ -306,11 +306,13 @@ impl Worker<'_> {
         let advanced = advance.execute(transaction.client(), &leave, "").await;
         let advanced = advanced.map_err(|error| Error::of_ledger(error, place))?;
         failpoint::at(transaction.client(), CODE.advanced).await.map_err(of_postgres)?;
-        if !removal.is_empty() {
-            // The COMMIT that the client library knows is one more, without effect.
+        if removal.is_empty() {
+            transaction.commit().await.map_err(of_postgres)?;
+        } else {
             transaction.batch_execute(&format!("COMMIT{removal}")).await.map_err(of_postgres)?;
+            // The client library would end it once more, of which the server warns. It holds nothing but the way to the client.
+            std::mem::forget(transaction);
         }
-        transaction.commit().await.map_err(of_postgres)?;
         failpoint::at(connection, CODE.committed).await.map_err(of_postgres)?;
         connection.closed();
         Ok(Committed { rows, advanced, ahead: None, left_out: 0, unlogged })

@@ -1,5 +1,5 @@
 use async_trait::async_trait;
-use dunlin_proto::v1::{Step, StepKind};
+use dunlin_proto::v1::{EventType, Step, StepKind};
 use tokio_postgres::Transaction;
 
 use crate::steps::Error;
@@ -70,6 +70,16 @@ async fn counters_add_up_over_batches() {
     lab.work_through(&step("count")).await;
     let counters: serde_json::Value = lab.row("SELECT counters FROM dunlin.checkpoints WHERE range = 1").await.get(0);
     assert_eq!(counters, serde_json::json!({"seen": 95, "batches": 10}));
+}
+
+#[tokio::test]
+async fn the_server_has_nothing_to_say_of_how_batches_are_committed() {
+    let mut lab = lab().await;
+    lab.transform("count", Count);
+    lab.work_through(&step("count")).await;
+    let notes = lab.sent().0;
+    let said: Vec<_> = notes.iter().filter(|note| note.r#type() == EventType::ServerMessage).collect();
+    assert!(said.is_empty(), "{said:?}");
 }
 
 #[tokio::test]
