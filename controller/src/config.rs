@@ -25,6 +25,21 @@ pub struct Config {
     #[arg(long, env = "DUNLIN_DATABASE_CONNECTIONS", default_value_t = 10, value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(2..=1000))]
     pub database_connections: u16,
+
+    /// How long ended runs and their events are kept, such as 90d; 0 keeps them for ever. The last runs of each migration on each target
+    /// stay.
+    #[arg(long, env = "DUNLIN_KEEP", default_value = "90d", value_name = "DURATION", value_parser = keep)]
+    pub keep: Duration,
+}
+
+fn keep(text: &str) -> Result<Duration, String> {
+    let keep = humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 90d, or 0 for ever"))?;
+    let most = Duration::from_secs(100 * 366 * 24 * 3600);
+    if keep.is_zero() || (Duration::from_secs(1)..=most).contains(&keep) {
+        Ok(keep)
+    } else {
+        Err("it must be 1s to 100 years, or 0".to_owned())
+    }
 }
 
 fn ttl(text: &str) -> Result<Duration, String> {
@@ -51,5 +66,14 @@ mod tests {
         assert_eq!(ttl("3s"), Ok(Duration::from_secs(3)));
         assert!(ttl("1ms").is_err());
         assert!(ttl("soon").is_err());
+    }
+
+    #[test]
+    fn what_is_kept_for_ever_is_said_by_nought() {
+        assert_eq!(keep("90d"), Ok(Duration::from_secs(90 * 24 * 3600)));
+        assert_eq!(keep("0"), Ok(Duration::ZERO));
+        for wrong in ["90", "-1d", "5ms", "1000y"] {
+            assert!(keep(wrong).is_err(), "{wrong}");
+        }
     }
 }

@@ -10,6 +10,7 @@ mod dispatch;
 pub mod domain;
 mod grpc;
 mod replica;
+mod retention;
 mod serve;
 mod signals;
 pub mod store;

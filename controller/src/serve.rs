@@ -30,6 +30,7 @@ use crate::config::Config;
 use crate::dispatch::{dispatch, keep_time};
 use crate::grpc::{Agents, Fleet, Registry, Runs};
 use crate::replica::Replica;
+use crate::retention::retain;
 use crate::store::{self, Availability, Heard, Store};
 
 /// How long calls under way may take once the controller is told to stop.
@@ -95,6 +96,8 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     tasks.spawn(unfailing("dispatch", move || dispatch(Arc::clone(&claims.0), claims.1.clone())));
     tasks.spawn(unfailing("keep_time", move || keep_time(Arc::clone(&due.0), due.1.clone())));
     tasks.spawn(unfailing("heartbeats", move || Heartbeats::run(Arc::clone(&heartbeats.0), heartbeats.1.clone())));
+    let (old, keep) = (of(&replica, &ended), config.keep);
+    tasks.spawn(unfailing("retain", move || retain(Arc::clone(&old.0), keep, old.1.clone())));
     tasks.close();
 
     tracing::info!(address = %address, "dunlin-controller listening on {address}");

@@ -3,6 +3,7 @@
 use dunlin_proto::v1::{EventType, WatchRunsRequest};
 use dunlin_tests::fleet::Fleet;
 use dunlin_tests::numbers;
+use dunlin_tests::until::until;
 
 use crate::definitions::{trivial, trivial_after};
 
@@ -124,4 +125,21 @@ async fn a_watcher_that_comes_back_misses_nothing_and_hears_nothing_twice() {
         after_sequence = position;
     }
     assert_eq!(heard, all);
+}
+
+#[tokio::test]
+async fn what_ended_longer_ago_than_is_kept_goes_and_the_last_run_stays() {
+    let fleet = Fleet::builder().environment("DUNLIN_KEEP", "1s").start().await;
+    fleet.register(&[("often.toml", &trivial("often", 1, "SELECT 1"))]).await;
+    let _first = fleet.dunlin(&["run", "often"]).await.ended(0);
+    for _run in 0..2 {
+        let _again = fleet.dunlin(&["run", "often", "--rerun", "--yes"]).await.ended(0);
+    }
+    let last = fleet.last_run("often").await.unwrap();
+    let gone = "SELECT array_agg(id) = ARRAY[(SELECT max(id) FROM dunlin_controller.runs)] FROM dunlin_controller.runs";
+    until("all but the last are gone", async || fleet.control().value::<bool>(gone).await.then_some(())).await;
+    let _gone = fleet.dunlin(&["watch", "1"]).await.ended(4).says(&["run 1"]);
+    let _list = fleet.dunlin(&["list"]).await.ended(0).says(&["often", "(x3)"]);
+    assert_eq!(fleet.last_run("often").await.unwrap().id, last.id);
+    let _again = fleet.dunlin(&["run", "often"]).await.ended(0);
 }

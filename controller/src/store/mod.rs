@@ -19,6 +19,7 @@ pub mod migrations;
 pub mod queueing;
 pub mod registering;
 pub mod reports;
+pub mod retention;
 pub mod runs;
 mod schema;
 mod session;

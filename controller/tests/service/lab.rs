@@ -46,7 +46,13 @@ impl Controller {
     pub(crate) async fn start_with(url: &str, lease_ttl: Duration) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let config = Config { database_url: url.to_owned(), listen: address, lease_ttl, database_connections: 8 };
+        let config = Config {
+            database_url: url.to_owned(),
+            listen: address,
+            lease_ttl,
+            database_connections: 8,
+            keep: Duration::ZERO,
+        };
         let stop = CancellationToken::new();
         let token = stop.clone();
         let ended = tokio::spawn(async move { serve_on(listener, &config, token).await });

@@ -8,6 +8,7 @@ mod plans;
 mod progress;
 mod registering;
 mod reports;
+mod retention;
 mod schedule;
 mod schema;
 mod targets;
