@@ -1,6 +1,7 @@
 //! Standard output: the answer as a text for people or as one JSON document, and how it may look.
 //!
-//! A reader that has enough (`dunlin events | head`) is no error.
+//! A reader that has enough (`dunlin events | head`) is no error. What is written passes [`shown`], so that no text of others does
+//! anything to a terminal.
 
 use std::io::{self, ErrorKind, IsTerminal, Write};
 
@@ -8,7 +9,7 @@ use serde::Serialize;
 
 use crate::args::Format;
 use crate::error::Error;
-use crate::render::Look;
+use crate::render::{Look, shown};
 
 /// Where answers go.
 #[derive(Debug)]
@@ -50,6 +51,15 @@ impl Output {
 
 /// Prints a text and ends the line, whatever the format.
 pub(crate) fn print(text: &str) -> Result<(), Error> {
+    write(&shown(text))
+}
+
+/// Prints a text byte for byte where there is no terminal, which could be harmed.
+pub(crate) fn print_raw(text: &str) -> Result<(), Error> {
+    if io::stdout().is_terminal() { print(text) } else { write(text) }
+}
+
+fn write(text: &str) -> Result<(), Error> {
     let mut stdout = io::stdout().lock();
     let written = stdout.write_all(text.trim_end_matches('\n').as_bytes()).and_then(|()| stdout.write_all(b"\n"));
     match written.and_then(|()| stdout.flush()) {
@@ -61,7 +71,7 @@ pub(crate) fn print(text: &str) -> Result<(), Error> {
 
 /// Prints a line to standard error. That nobody reads it is no reason to end: `eprintln!` would.
 pub(crate) fn tell(text: &str) {
-    let _nobody_reads_it = writeln!(io::stderr().lock(), "{text}");
+    let _nobody_reads_it = writeln!(io::stderr().lock(), "{}", shown(text));
 }
 
 /// Whether colours may be sent to a stream.

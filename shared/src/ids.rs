@@ -7,6 +7,8 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::visible::is_unseen;
+
 /// A text that is not a valid id.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{text:?} is not {what}: {rule}")]
@@ -215,7 +217,7 @@ fn word(text: &str) -> bool {
 }
 
 fn printable(text: &str) -> bool {
-    length(text, 100) && text.trim() == text && !text.chars().any(char::is_control)
+    length(text, 100) && text.trim() == text && !text.chars().any(is_unseen)
 }
 
 #[cfg(test)]
@@ -235,8 +237,10 @@ mod tests {
     #[test]
     fn a_step_name_is_printable_text() {
         assert!(StepName::parse("rename back (2)").is_ok());
-        for bad in ["", " a", "a ", "a\nb"] {
+        for bad in ["", " a", "a ", "a\nb", "a\u{1b}[2Jb", "a\u{9b}b", "a\u{202e}b", "a\u{200f}", "a\u{2028}b"] {
             assert!(StepName::parse(bad).is_err(), "{bad:?}");
+            let error = AgentId::parse(bad).unwrap_err().to_string();
+            assert!(!error.chars().any(is_unseen), "{error:?}");
         }
     }
 

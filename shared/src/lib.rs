@@ -13,3 +13,4 @@ pub mod open_files;
 pub mod postgres;
 pub mod sql;
 pub mod telemetry;
+pub mod visible;

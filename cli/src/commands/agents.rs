@@ -1,12 +1,12 @@
 //! `dunlin agents`: the agents, whether they are connected, and what they serve.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::v1::{Agent, ListAgentsRequest, ListAgentsResponse};
 
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, time_or};
+use crate::render::{Align, Cell, Columns, Look, time_or};
 
 /// The options of `dunlin agents`.
 #[derive(Debug, clap::Args)]

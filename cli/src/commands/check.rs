@@ -6,14 +6,13 @@
 
 use std::path::{Path, PathBuf};
 
-use comfy_table::Cell;
 use dunlin_shared::migration::Definition;
 use dunlin_shared::migration::set::{self, Problem, ReadError, Set, SourceFile};
 use serde::Serialize;
 
 use crate::error::Error;
 use crate::output::{Output, tell};
-use crate::render::{Align, Columns, Look, problem, words};
+use crate::render::{Align, Cell, Columns, Look, problem, words};
 
 /// The options of `dunlin check`.
 #[derive(Debug, clap::Args)]

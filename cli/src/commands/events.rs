@@ -1,6 +1,5 @@
 //! `dunlin events [RUN]`: the history. The newest events are asked for, and printed as one reads a log: the newest last.
 
-use comfy_table::Cell;
 use dunlin_proto::v1::{Event, ListEventsRequest, ListEventsResponse};
 use dunlin_shared::figures::length;
 
@@ -8,7 +7,7 @@ use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
 use crate::render::progress::{self, Scope};
-use crate::render::{Align, Columns, Look, count, time_or, words};
+use crate::render::{Align, Cell, Columns, Look, count, time_or, words};
 
 /// The options of `dunlin events`.
 #[derive(Debug, clap::Args)]

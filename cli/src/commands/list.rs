@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::v1::{
     AppliedMigration, ListAppliedMigrationsRequest, ListMigrationsRequest, ListMigrationsResponse, Migration,
 };
@@ -11,7 +11,7 @@ use tonic::{Code, Status};
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, time_or};
+use crate::render::{Align, Cell, Columns, Look, time_or};
 
 /// The options of `dunlin list`.
 #[derive(Debug, clap::Args)]

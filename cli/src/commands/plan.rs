@@ -1,13 +1,13 @@
 //! `dunlin plan`: what would run on a target, in which order, and what each migration waits for.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::v1::{PlanPendingRequest, PlanPendingResponse, PlannedMigration};
 
 use crate::args::Target;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, time_or, waits, words};
+use crate::render::{Align, Cell, Columns, Look, time_or, waits, words};
 
 /// The options of `dunlin plan`.
 #[derive(Debug, clap::Args)]

@@ -6,7 +6,7 @@
 
 use std::path::PathBuf;
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::status::Details;
 use dunlin_proto::v1::{
     DefinitionFile, HeldRevision, MissingPolicy, RegisterMigrationsRequest, RegisterMigrationsResponse,
@@ -20,7 +20,7 @@ use crate::connection::Controllers;
 use crate::error::Error;
 use crate::operator;
 use crate::output::{Output, tell};
-use crate::render::{Align, Columns, Look, count, words};
+use crate::render::{Align, Cell, Columns, Look, count, words};
 
 /// The options of `dunlin register`.
 #[derive(Debug, clap::Args)]

@@ -2,13 +2,12 @@
 
 use std::fmt::Write;
 
-use comfy_table::Cell;
 use dunlin_proto::v1::{AppliedMigration, Check, GetMigrationRequest, Migration, Step};
 
 use crate::connection::Controllers;
 use crate::error::Error;
-use crate::output::Output;
-use crate::render::{Align, Columns, Look, count, time_or, words};
+use crate::output::{Output, print_raw};
+use crate::render::{Align, Cell, Columns, Look, count, time_or, words};
 
 /// The options of `dunlin show`.
 #[derive(Debug, clap::Args)]
@@ -19,7 +18,7 @@ pub(crate) struct Args {
     /// Which definition of it: a corrected one is the next revision [default: the registered one]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(i32).range(1..))]
     revision: Option<i32>,
-    /// Print only the text of the definition, as registered
+    /// Print only the text of the definition, as registered (at a terminal with control characters escaped)
     #[arg(long)]
     definition: bool,
 }
@@ -29,12 +28,10 @@ pub(crate) async fn execute(args: &Args, controllers: &Controllers, output: &Out
     let request = GetMigrationRequest { id: args.id.clone(), revision: args.revision.unwrap_or(0) };
     let answer = controllers.registry().await?.get_migration(request).await?.into_inner();
     let migration = answer.migration.clone().unwrap_or_default();
-    output.answer(
-        &answer,
-        |look| {
-            if args.definition { migration.definition } else { text(look, &migration, &answer.applied) }
-        },
-    )
+    if args.definition && !output.json() {
+        return print_raw(&migration.definition);
+    }
+    output.answer(&answer, |look| text(look, &migration, &answer.applied))
 }
 
 fn text(look: &Look, migration: &Migration, applied: &[AppliedMigration]) -> String {

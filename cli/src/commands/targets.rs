@@ -1,12 +1,12 @@
 //! `dunlin targets`: the databases that agents can reach, and where each stands.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::v1::{ListTargetsRequest, ListTargetsResponse, Target};
 
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::output::Output;
-use crate::render::{Align, Columns, Look, count, time_or};
+use crate::render::{Align, Cell, Columns, Look, count, time_or};
 
 /// The options of `dunlin targets`.
 #[derive(Debug, clap::Args)]

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use comfy_table::Color;
 use dunlin_proto::v1::{Run, SqlPosition};
 use dunlin_shared::figures::{self, length};
+use dunlin_shared::visible::is_unseen;
 
 use super::Look;
 use crate::follow::Cancelled;
@@ -63,7 +64,7 @@ fn place(position: &SqlPosition) -> String {
     let column = usize::try_from(position.column).unwrap_or(1).saturating_sub(1);
     // Of a long line, what is around the caret.
     let skipped = column.saturating_sub(MOST / 2);
-    let plain = |letter: char| if letter.is_control() { ' ' } else { letter };
+    let plain = |letter: char| if is_unseen(letter) { ' ' } else { letter };
     let mut shown: Vec<char> = position.text.chars().skip(skipped).take(MOST).map(plain).collect();
     // What is left out is seen to be, and nothing moves against the caret.
     let more = position.text.chars().count() > skipped + MOST;

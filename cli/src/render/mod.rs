@@ -17,6 +17,6 @@ pub(crate) mod words;
 pub(crate) use dunlin_shared::figures::count;
 pub(crate) use format::{duration, moment, seconds, time_or};
 pub(crate) use json::json;
-pub(crate) use look::{Look, error_line};
+pub(crate) use look::{Look, error_line, shown};
 pub(crate) use status::status;
-pub(crate) use table::{Align, Columns};
+pub(crate) use table::{Align, Cell, Columns};

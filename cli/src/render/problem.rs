@@ -1,11 +1,15 @@
 //! Problems in definitions, each with the line of source it is about and a caret.
+//!
+//! All texts are escaped before they are drawn: the carets stand below what is seen.
 
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet};
 use dunlin_shared::migration::set::{Problem, SourceFile};
+use dunlin_shared::visible::escaped;
 
 use super::Look;
+use super::look::drawn;
 
 /// All problems, one after the other.
 pub(crate) fn problems(look: &Look, problems: &[Problem], files: &[SourceFile]) -> String {
@@ -13,34 +17,34 @@ pub(crate) fn problems(look: &Look, problems: &[Problem], files: &[SourceFile]) 
     let renderer = renderer.term_width(look.width.unwrap_or(1_000));
     let texts = problems.iter().map(|problem| {
         let source = files.iter().find(|file| file.path == problem.file).map(|file| file.content.as_str());
-        renderer.render(&[group(problem, source)])
+        drawn(&renderer.render(&[group(problem, source)]))
     });
     texts.collect::<Vec<_>>().join("\n\n")
 }
 
-fn group<'a>(problem: &'a Problem, source: Option<&'a str>) -> Group<'a> {
+fn group<'a>(problem: &'a Problem, source: Option<&str>) -> Group<'a> {
     let level = if problem.is_warning() { Level::WARNING } else { Level::ERROR };
-    let title = level.primary_title(problem.message.as_str());
+    let title = level.primary_title(escaped(&problem.message));
     let line = usize::try_from(problem.line).unwrap_or(0);
     let column = usize::try_from(problem.column).unwrap_or(0);
     let group = match source.and_then(|source| span(source, line, column)) {
         Some((source, span)) => title.element(
             Snippet::source(source)
-                .path(problem.file.as_str())
+                .path(escaped(&problem.file))
                 .line_start(line)
                 .annotation(AnnotationKind::Primary.span(span)),
         ),
         None if problem.file.is_empty() => Group::with_title(title),
-        None => title.element(Origin::path(problem.file.as_str())),
+        None => title.element(Origin::path(escaped(&problem.file))),
     };
     match &problem.help {
-        Some(help) => group.element(Level::HELP.message(help.as_str())),
+        Some(help) => group.element(Level::HELP.message(escaped(help))),
         None => group,
     }
 }
 
-/// The line of the place, and the bytes in it of the token that begins there.
-fn span(source: &str, line: usize, column: usize) -> Option<(&str, Range<usize>)> {
+/// The line of the place, escaped, and the bytes in it of the token that begins there.
+fn span(source: &str, line: usize, column: usize) -> Option<(String, Range<usize>)> {
     let text = source.lines().nth(line.checked_sub(1)?)?;
     let start = text.char_indices().nth(column.checked_sub(1)?).map_or(text.len(), |(start, _)| start);
     let rest = &text[start..];
@@ -54,7 +58,9 @@ fn span(source: &str, line: usize, column: usize) -> Option<(&str, Range<usize>)
         Some(_) => rest.find([' ', '\t', '=', ',', ']', '}', ';', '(', ')']).unwrap_or(rest.len()).max(1),
         None => 0,
     };
-    Some((text, start..start + length))
+    let [before, token, behind] = [&text[..start], &rest[..length], &rest[length..]].map(escaped);
+    let start = before.len();
+    Some((format!("{before}{token}{behind}"), start..start + token.len()))
 }
 
 #[cfg(test)]
@@ -111,5 +117,13 @@ mod tests {
     fn columns_count_characters() {
         let (line, range) = span("a = \"é\" steps", 1, 9).unwrap();
         assert_eq!(&line[range], "steps");
+    }
+
+    #[test]
+    fn a_caret_stands_below_what_is_seen_of_a_token() {
+        let text = text(1, 3, "\u{1b}\u{202e}a\rb = 1");
+        assert!(text.contains("\n1 | \\x1b\\u{202e}a\\x0db = 1\n"), "{text:?}");
+        let expected = format!("\n  | {}^^^^^^\n", " ".repeat("\\x1b\\u{202e}".len()));
+        assert!(text.contains(&expected), "{text:?}");
     }
 }

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
-use comfy_table::Cell;
 use dunlin_proto::v1::{Activity, Run, RunState, RunStep};
 use pbjson_types::Timestamp;
 
-use super::{Align, Columns, Look, count, duration, time_or, words};
+use super::{Align, Cell, Columns, Look, count, duration, time_or, words};
 
 /// Runs, one to a row.
 pub(crate) fn table(look: &Look, runs: &[Run]) -> String {

@@ -4,9 +4,11 @@
 //! lines, which is easier to read than words cut into columns of a few characters. Without a terminal nothing wraps, so
 //! that each row is a line for `grep`.
 
-use comfy_table::{Cell, CellAlignment, ColumnConstraint, ContentArrangement, Table, Width};
+use comfy_table::{CellAlignment, Color, ColumnConstraint, ContentArrangement, Table, Width};
+use dunlin_shared::visible::escaped;
 
 use super::Look;
+use super::look::drawn;
 
 /// The least width at which the last column is wrapped.
 const LEAST: usize = 24;
@@ -18,6 +20,34 @@ pub(crate) enum Align {
     Left,
     /// Figures.
     Right,
+}
+
+/// What stands in one place of a table: escaped, since it is laid out by what is seen of it.
+#[derive(Debug)]
+pub(crate) struct Cell(comfy_table::Cell);
+
+impl Cell {
+    pub(crate) fn new(content: impl ToString) -> Self {
+        Self(comfy_table::Cell::new(escaped(&content.to_string())))
+    }
+
+    /// In a colour.
+    pub(crate) fn fg(self, colour: Color) -> Self {
+        Self(self.0.fg(colour))
+    }
+
+    fn aligned(self, align: Align) -> comfy_table::Cell {
+        self.0.set_alignment(match align {
+            Align::Left => CellAlignment::Left,
+            Align::Right => CellAlignment::Right,
+        })
+    }
+}
+
+impl<T: ToString> From<T> for Cell {
+    fn from(content: T) -> Self {
+        Self::new(content)
+    }
 }
 
 /// A table that is being filled.
@@ -38,13 +68,13 @@ impl Columns {
             table.force_no_tty();
         }
         let align: Vec<Align> = header.iter().map(|(_, align)| *align).collect();
-        table.set_header(header.iter().map(|(name, align)| aligned(Cell::new(name), *align)));
+        table.set_header(header.iter().map(|(name, align)| Cell::new(name).aligned(*align)));
         Self { table, align, width: look.width }
     }
 
     /// Adds a row.
     pub(crate) fn row<C: Into<Cell>>(&mut self, cells: impl IntoIterator<Item = C>) -> &mut Self {
-        let cells = cells.into_iter().zip(&self.align).map(|(cell, align)| aligned(cell.into(), *align));
+        let cells = cells.into_iter().zip(&self.align).map(|(cell, align)| cell.into().aligned(*align));
         self.table.add_row(cells);
         self
     }
@@ -68,15 +98,8 @@ impl Columns {
         }
         self.table.set_content_arrangement(ContentArrangement::Disabled);
         self.table.load_style(comfy_table::presets::NOTHING);
-        self.table.lines().map(|line| format!("{}\n", line.trim_end())).collect()
+        self.table.lines().map(|line| format!("{}\n", drawn(line.trim_end()))).collect()
     }
-}
-
-fn aligned(cell: Cell, align: Align) -> Cell {
-    cell.set_alignment(match align {
-        Align::Left => CellAlignment::Left,
-        Align::Right => CellAlignment::Right,
-    })
 }
 
 #[cfg(test)]
@@ -115,5 +138,16 @@ mod tests {
     #[test]
     fn a_terminal_that_is_too_narrow_breaks_lines_itself() {
         assert_eq!(sample(Some(40)), sample(None));
+    }
+
+    #[test]
+    fn the_content_of_a_cell_does_nothing_to_a_terminal() {
+        let look = Look { colour: true, ..Look::plain(Some(60)) };
+        let mut table = Columns::new(&look, &[("ID", Align::Left), ("WHY", Align::Left)]);
+        table.row([Cell::new("a\u{1b}[2J").fg(Color::Red), Cell::new("b\r\u{202e}c")]);
+        let text = crate::render::shown(&table.render());
+        let row = text.lines().nth(1).unwrap();
+        assert!(row.contains("\u{1b}[") && row.contains("a\\x1b[2J") && row.contains("b\\x0d\\u{202e}c"), "{row:?}");
+        assert!(!row.contains("\u{1b}[2J") && !row.contains(['\r', '\u{202e}']), "{row:?}");
     }
 }

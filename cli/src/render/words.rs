@@ -1,8 +1,10 @@
 //! The words for the values of enums, and the colours of states.
 
-use comfy_table::{Cell, Color};
+use comfy_table::Color;
 use dunlin_proto::v1::{EventType, RegisterOutcome, Run, RunState, Severity, StepKind};
 use dunlin_shared::figures::{counted, length};
+
+use super::Cell;
 
 /// The word for the state of a run.
 pub(crate) fn run_state(state: RunState) -> &'static str {

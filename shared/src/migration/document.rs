@@ -1,5 +1,6 @@
 //! One definition: from the text of its file to a [`Definition`], or to everything that is wrong with it.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, HashSet};
 
 use toml_span::value::{Value, ValueInner};
@@ -16,6 +17,7 @@ use super::raw::{Raw, raw};
 use super::rules::{self, Sql, Use};
 use super::set::Problem;
 use crate::ids::{self, MigrationId, StepName, TransformName};
+use crate::visible::is_unseen;
 
 /// The fields of each table. The JSON Schema is tested against them.
 pub(super) const MIGRATION: &[&str] = &[
@@ -93,7 +95,7 @@ impl<'s> Document<'s, '_> {
         let reader = &mut self.reader;
         let Some(mut fields) = Fields::new(reader, "a migration", MIGRATION, root) else { return };
         draft.id = fields.required_string(reader, "id").and_then(|id| checked(reader, &id, MigrationId::parse));
-        let name = fields.required_string(reader, "name");
+        let name = fields.required_string(reader, "name").and_then(|name| seen(reader, name));
         let description = fields.required_string(reader, "description");
         if !fields.has("version") {
             reader.tell(fields.at, "a migration needs the field `version`");
@@ -489,6 +491,14 @@ fn checked<T, S: AsRef<str>>(
             None
         }
     }
+}
+
+/// A name is one line, of what is seen.
+fn seen<'t>(reader: &mut Reader<'_>, name: At<Cow<'t, str>>) -> Option<At<Cow<'t, str>>> {
+    let Some(c) = name.value.trim().chars().find(|c| is_unseen(*c)) else { return Some(name) };
+    let message = format!("`name` has the character U+{:04X}, which nobody sees", u32::from(c));
+    reader.tell_with_help(name.at, message, "remove it: a name is one line of text; `description` can have several");
+    None
 }
 
 fn number(reader: &mut Reader<'_>, fields: &mut Fields<'_>, name: &str, most: u32) -> Option<At<u32>> {

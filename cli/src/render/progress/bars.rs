@@ -14,7 +14,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressState, P
 use super::lines::{is_behind, line};
 use super::screen::Screen;
 use super::{Scope, shown};
-use crate::render::{Look, count, duration, runs, seconds, words};
+use crate::render::{self, Look, count, duration, runs, seconds, words};
 
 /// How often is drawn at most in a second.
 const DRAWN: u8 = 20;
@@ -63,7 +63,7 @@ impl Bars {
     }
 
     pub(super) fn print(&self, line: &str) {
-        let _gone_with_the_terminal = self.all.println(line);
+        let _gone_with_the_terminal = self.all.println(render::shown(line));
     }
 
     /// Takes everything away, and draws nothing any more: the bars tick by themselves.
@@ -110,7 +110,7 @@ impl Bars {
         let percent = runs::percent(run);
         let counted = percent.is_some() && self.screen.width() >= WIDE_ENOUGH;
         let (template, between) = if counted { BAR } else { STEP };
-        let (name, message) = (run.migration_id.clone(), message(run));
+        let (name, message) = (render::shown(&run.migration_id), render::shown(&message(run)));
         *texts.lock().unwrap_or_else(PoisonError::into_inner) = Texts { name, width: self.width, between, message };
         bar.set_style(style(template, texts, &self.screen));
         bar.set_length(100);
@@ -143,7 +143,7 @@ impl Bars {
             bar.bar.set_style(style(WAITING.0, &bar.texts, &self.screen));
             bar
         });
-        let texts = Texts { message: text, ..Texts::default() };
+        let texts = Texts { message: render::shown(&text), ..Texts::default() };
         *bar.texts.lock().unwrap_or_else(PoisonError::into_inner) = texts;
         bar.bar.tick();
     }

@@ -283,6 +283,16 @@ fn told_of_file(sql: &str) -> Vec<String> {
 }
 
 #[test]
+fn a_name_has_no_character_that_nobody_sees() {
+    for (written, code) in [("\\u001b[2J", "001B"), ("\u{202e}x", "202E"), ("a\\nb", "000A"), ("\\u2028b", "2028")] {
+        let head = format!("id = \"a\"\nname = \"n{written}\"\ndescription = \"{written}\"\nversion = 1\n{STEP}");
+        let told = told(&[file("a.toml", &head)], &[]);
+        let expected = format!("a.toml:2:9: `name` has the character U+{code}, which nobody sees");
+        assert!(told.len() == 1 && told[0].starts_with(&expected), "{told:#?}");
+    }
+}
+
+#[test]
 fn what_is_written_for_other_tools_is_named_for_what_it_is() {
     for (sql, expected) in [
         (
