@@ -22,6 +22,7 @@ mod faults;
 mod fleet;
 mod foreign;
 mod history;
+mod hostile_files;
 mod hostile_path;
 mod hostile_text;
 mod indexes;

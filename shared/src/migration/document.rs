@@ -50,6 +50,10 @@ pub(super) const STEP: &[&str] = &[
 ];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
+/// What else a TOML file in the directory of the definitions can be.
+const NO_DEFINITION: &str = "`dunlin new ID` writes the first lines of one; a folder of another tool (`migration_lock.toml` is of Prisma, \
+                             `metadata.toml` of Diesel) is not read: name a directory that has definitions alone";
+
 /// What could be read of a definition.
 #[derive(Debug)]
 pub(super) struct Draft<'s> {
@@ -94,6 +98,14 @@ impl<'s> Document<'s, '_> {
     fn migration(&mut self, root: Value<'_>, draft: &mut Draft<'s>) {
         let reader = &mut self.reader;
         let Some(mut fields) = Fields::new(reader, "a migration", MIGRATION, root) else { return };
+        if !MIGRATION.iter().any(|name| fields.has(name)) {
+            reader.tell_with_help(
+                fields.at,
+                "this is not a definition of a migration: it has none of the fields of one",
+                NO_DEFINITION,
+            );
+            return;
+        }
         draft.id = fields.required_string(reader, "id").and_then(|id| checked(reader, &id, MigrationId::parse));
         let name = fields.required_string(reader, "name").and_then(|name| seen(reader, name));
         let description = fields.required_string(reader, "description");

@@ -1,4 +1,6 @@
 //! The files of a set: which there are in a directory, and which one a `file` means.
+//!
+//! What must stay true: no file outside of the directory is read, and no more of it than a set can have.
 
 use std::fs;
 use std::io;
@@ -6,7 +8,8 @@ use std::path::Path;
 
 use toml_span::Value;
 
-use super::limits::{BYTES, told};
+use super::contained::{self, Found};
+use super::limits::{self, BYTES, FILES, told};
 use super::position::Source;
 use super::set::{Problem, ReadError, SourceFile};
 
@@ -31,52 +34,97 @@ pub(super) fn resolve(definition: &str, name: &str) -> Option<String> {
 
 /// The `*.toml` files of a directory and the files that their steps name.
 pub(super) fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
+    let root = fs::canonicalize(dir).map_err(|source| failed(dir, source))?;
+    let mut reading = Reading { dir, root: &root, room: BYTES, files: Vec::new(), unfit: Vec::new() };
     let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(|source| failed(dir, source))? {
-        let path = entry.map_err(|source| failed(dir, source))?.path();
-        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-        if name.ends_with(".toml") && !name.starts_with('.') && path.is_file() {
-            names.push(name.to_owned());
+    for entry in fs::read_dir(&root).map_err(|source| failed(dir, source))? {
+        let name = entry.map_err(|source| failed(dir, source))?.file_name();
+        let shown = name.to_string_lossy();
+        if !shown.ends_with(".toml") || shown.starts_with('.') {
+            continue;
+        }
+        match name.to_str() {
+            Some(name) => names.push(name.to_owned()),
+            None => reading.refuse(&shown, "the name of the file is not UTF-8", "give it another name"),
         }
     }
-    if names.is_empty() {
+    if names.is_empty() && reading.unfit.is_empty() {
         return Err(ReadError::Empty { path: dir.display().to_string() });
     }
     names.sort_unstable();
-    let mut files = Vec::with_capacity(names.len());
-    let mut unfit = Vec::new();
-    for name in names {
-        read(dir, name, &mut files, &mut unfit)?;
-    }
-    let mut named: Vec<String> = files.iter().flat_map(named_by).collect();
+    reading.all(names, true)?;
+    let mut named: Vec<String> = reading.files.iter().flat_map(named_by).collect();
     named.sort_unstable();
     named.dedup();
-    named.retain(|path| !files.iter().any(|file| file.path == *path));
-    for path in named {
-        read(dir, path, &mut files, &mut unfit)?;
-    }
-    if unfit.is_empty() { Ok(files) } else { Err(ReadError::Problems(unfit)) }
+    named.retain(|path| !reading.files.iter().any(|file| file.path == *path));
+    reading.all(named, false)?;
+    if reading.unfit.is_empty() { Ok(reading.files) } else { Err(ReadError::Problems(reading.unfit)) }
 }
 
-/// Reads a file, if there is one.
-fn read(dir: &Path, path: String, files: &mut Vec<SourceFile>, unfit: &mut Vec<Problem>) -> Result<(), ReadError> {
-    let whole = dir.join(&path);
-    let size = match fs::metadata(&whole) {
-        Ok(about) => usize::try_from(about.len()).unwrap_or(usize::MAX),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(failed(&whole, error)),
-    };
-    if size > BYTES {
-        let message = format!("the file has {} bytes, and a whole set at most {}", told(size), told(BYTES));
-        let help = "data in bulk does not belong into a definition: load it from a file on the server (COPY)";
-        unfit.push(Source::new(&path, "").problem(0, message, Some(help.to_owned())));
-        return Ok(());
+/// The files of a set that were read so far, and what cannot be.
+struct Reading<'a> {
+    /// The directory as it was named.
+    dir: &'a Path,
+    /// Where it is.
+    root: &'a Path,
+    /// The bytes that the set may still have.
+    room: usize,
+    files: Vec<SourceFile>,
+    unfit: Vec<Problem>,
+}
+
+impl Reading<'_> {
+    /// Reads files, as far as they are there; those that were found in the directory are.
+    fn all(&mut self, paths: Vec<String>, listed: bool) -> Result<(), ReadError> {
+        if self.files.len() + paths.len() > FILES {
+            self.unfit.push(limits::too_many_files(self.files.len() + paths.len()));
+            return Err(ReadError::Problems(std::mem::take(&mut self.unfit)));
+        }
+        for path in paths {
+            let most = self.room.saturating_sub(path.len());
+            let found =
+                contained::read(self.root, &path, most).map_err(|source| failed(&self.dir.join(&path), source))?;
+            match found {
+                Found::Bytes(bytes) => {
+                    self.room = most.saturating_sub(bytes.len());
+                    match String::from_utf8(bytes) {
+                        Ok(content) => self.files.push(SourceFile { path, content }),
+                        Err(error) => {
+                            self.unfit.push(not_utf8(&path, error.as_bytes(), error.utf8_error().valid_up_to()));
+                        }
+                    }
+                }
+                Found::Large(size) if size > BYTES => {
+                    let message = format!("the file has {} bytes, and a whole set at most {}", told(size), told(BYTES));
+                    self.refuse(&path, message, limits::IN_BULK);
+                }
+                Found::Large(_) => {
+                    let message =
+                        format!("with this file the set has more than {} bytes, and no more were read", told(BYTES));
+                    self.refuse(&path, message, &format!("split it; {}", limits::IN_BULK));
+                    return Err(ReadError::Problems(std::mem::take(&mut self.unfit)));
+                }
+                Found::Outside(real) => {
+                    let message = format!("this is a link that leads out of the set, to {}", real.display());
+                    self.refuse(&path, message, "put the file itself into the directory of the set, or below it");
+                }
+                Found::Other(what) => {
+                    let message = format!("this is {what}, and only regular files are read");
+                    let help = if listed { "move it elsewhere, or give it another name" } else { "name a file" };
+                    self.refuse(&path, message, help);
+                }
+                Found::Dangling => {
+                    self.refuse(&path, "this is a link to a file that is not there", "mend or remove it")
+                }
+                Found::Nothing => {}
+            }
+        }
+        Ok(())
     }
-    match String::from_utf8(fs::read(&whole).map_err(|error| failed(&whole, error))?) {
-        Ok(content) => files.push(SourceFile { path, content }),
-        Err(error) => unfit.push(not_utf8(&path, error.as_bytes(), error.utf8_error().valid_up_to())),
+
+    fn refuse(&mut self, path: &str, message: impl Into<String>, help: &str) {
+        self.unfit.push(Source::new(path, "").problem(0, message, Some(help.to_owned())));
     }
-    Ok(())
 }
 
 /// What a file that is no UTF-8 probably is.
@@ -108,6 +156,8 @@ fn named_by(file: &SourceFile) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
@@ -171,5 +221,105 @@ mod tests {
         huge.set_len(1 << 40).unwrap();
         let Err(ReadError::Problems(problems)) = read_dir(dir.path()) else { panic!("it was read") };
         assert!(problems[0].message.contains("1,099,511,627,776 bytes"), "{problems:#?}");
+    }
+
+    fn told(dir: &Path) -> Vec<String> {
+        match read_dir(dir) {
+            Err(ReadError::Problems(problems)) => problems.iter().map(ToString::to_string).collect(),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_link_is_followed_within_the_set_alone() {
+        let outside = tempfile::tempdir().unwrap();
+        fs::write(outside.path().join("secret.sql"), "SELECT 'secret'").unwrap();
+        fs::write(outside.path().join("secret.toml"), "secret = 1").unwrap();
+        let place = tempfile::tempdir().unwrap();
+        // As Kubernetes mounts a ConfigMap.
+        let mounted = place.path().join("mounted");
+        fs::create_dir_all(mounted.join("..2026_11_29/")).unwrap();
+        fs::write(mounted.join("..2026_11_29/a.toml"), "[[step]]\nfile = 'x.sql'").unwrap();
+        fs::write(mounted.join("..2026_11_29/x.sql"), "SELECT 1").unwrap();
+        symlink("..2026_11_29", mounted.join("..data")).unwrap();
+        symlink("..data/a.toml", mounted.join("a.toml")).unwrap();
+        symlink("..data/x.sql", mounted.join("x.sql")).unwrap();
+        symlink(&mounted, place.path().join("linked")).unwrap();
+        for dir in [&mounted, &place.path().join("linked")] {
+            let paths: Vec<String> = read_dir(dir).unwrap().into_iter().map(|file| file.path).collect();
+            assert_eq!(paths, ["a.toml", "x.sql"]);
+        }
+        let dir = place.path().join("set");
+        fs::create_dir(&dir).unwrap();
+        fs::write(dir.join("a.toml"), "[[step]]\nfile = 'x.sql'\n[[step]]\nfile = 'below/secret.sql'").unwrap();
+        symlink(outside.path().join("secret.toml"), dir.join("b.toml")).unwrap();
+        symlink(outside.path().join("secret.sql"), dir.join("x.sql")).unwrap();
+        symlink(outside.path(), dir.join("below")).unwrap();
+        symlink("nowhere", dir.join("c.toml")).unwrap();
+        let told = told(&dir);
+        for (problem, path) in told.iter().zip(["b.toml", "c.toml", "below/secret.sql", "x.sql"]) {
+            let expected =
+                if path == "c.toml" { "a link to a file that is not there" } else { "leads out of the set, to " };
+            assert!(problem.starts_with(path) && problem.contains(expected), "{told:#?}");
+        }
+        assert_eq!(told.len(), 4, "{told:#?}");
+    }
+
+    #[test]
+    fn what_is_no_regular_file_is_refused_and_never_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |path: &str| dir.path().join(path);
+        fs::write(at("a.toml"), "[[step]]\nfile = 'pipe.sql'\n[[step]]\nfile = 'folder'\n[[step]]\nfile = 'sock'")
+            .unwrap();
+        for pipe in ["b.toml", "pipe.sql"] {
+            let made = std::process::Command::new("mkfifo").arg(at(pipe)).status().unwrap();
+            assert!(made.success());
+        }
+        fs::create_dir(at("folder")).unwrap();
+        fs::create_dir(at("d.toml")).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("sock")).unwrap();
+        symlink("/dev/zero", at("zero.toml")).unwrap();
+        let told = told(dir.path());
+        for (problem, (path, what)) in told.iter().zip([
+            ("b.toml", "a named pipe"),
+            ("d.toml", "a directory"),
+            ("zero.toml", "to /dev/zero"),
+            ("folder", "a directory"),
+            ("pipe.sql", "a named pipe"),
+            ("sock", "a socket"),
+        ]) {
+            assert!(problem.starts_with(path) && problem.contains(what), "{told:#?}");
+        }
+        assert_eq!(told.len(), 6, "{told:#?}");
+    }
+
+    #[test]
+    fn no_more_is_read_than_a_set_can_have() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..300 {
+            let large = fs::File::create(dir.path().join(format!("{number:03}.toml"))).unwrap();
+            large.set_len(10 * 1024 * 1024).unwrap();
+        }
+        let told = told(dir.path());
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(
+            told[0].starts_with("001.toml:1:1: with this file the set has more than 16,777,216 bytes"),
+            "{told:#?}"
+        );
+        let many = tempfile::tempdir().unwrap();
+        for number in 0..=FILES {
+            fs::write(many.path().join(format!("{number}.toml")), "").unwrap();
+        }
+        assert!(super::tests::told(many.path())[0].starts_with("a set has at most 10,000 files, and these are 10,001"));
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_file_whose_size_is_not_known_is_read_up_to_the_limit() {
+        // Its size is said to be 0.
+        let root = Path::new("/proc/self");
+        let root = fs::canonicalize(root).unwrap();
+        assert!(matches!(contained::read(&root, "status", BYTES).unwrap(), Found::Bytes(bytes) if !bytes.is_empty()));
+        assert!(matches!(contained::read(&root, "status", 10).unwrap(), Found::Large(11)));
     }
 }

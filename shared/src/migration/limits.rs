@@ -31,19 +31,23 @@ pub(super) const PROBLEMS: usize = 100;
 #[must_use]
 pub fn problems(files: &[SourceFile]) -> Vec<Problem> {
     if files.len() > FILES {
-        let message = format!("a set has at most {} files, and these are {}", told(FILES), told(files.len()));
-        return vec![Problem::of_the_set(
-            message,
-            "split it: each part is registered by itself, in the order of versions",
-        )];
+        return vec![too_many_files(files.len())];
     }
     let bytes: usize = files.iter().map(|file| file.path.len() + file.content.len()).sum();
     if bytes > BYTES {
         let message = format!("a set has at most {} bytes, and this has {}", told(BYTES), told(bytes));
-        let help = "split it; data in bulk does not belong into a definition: load it from a file on the server (COPY)";
-        return vec![Problem::of_the_set(message, help)];
+        return vec![Problem::of_the_set(message, &format!("split it; {IN_BULK}"))];
     }
     files.iter().filter_map(no_text).collect()
+}
+
+/// The way out of a set that is too large.
+pub(super) const IN_BULK: &str =
+    "data in bulk does not belong into a definition: load it from a file on the server (COPY)";
+
+pub(super) fn too_many_files(count: usize) -> Problem {
+    let message = format!("a set has at most {} files, and these are {}", told(FILES), told(count));
+    Problem::of_the_set(message, "split it: each part is registered by itself, in the order of versions")
 }
 
 /// A size, for messages.

@@ -3,6 +3,7 @@
 mod apart;
 mod characters;
 mod checksum;
+mod contained;
 mod definition;
 mod document;
 mod fields;

@@ -209,10 +209,11 @@ pub enum ReadError {
 }
 
 /// Reads the files of a set from a directory: its `*.toml` files, and the files in it and below it that their steps name
-/// with `file`. A file that is named but not there is left out; [`Set::parse`] tells where it is named.
+/// with `file`. A file that is named but not there is left out; [`Set::parse`] tells where it is named. Nothing outside of the directory is
+/// read, whatever links there are, and only regular files.
 ///
 /// # Errors
-/// Something cannot be read, or there is no definition.
+/// Something cannot be read, is no regular file of the directory or too large, or there is no definition.
 pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
     super::files::read_dir(dir)
 }

@@ -283,6 +283,17 @@ fn told_of_file(sql: &str) -> Vec<String> {
 }
 
 #[test]
+fn what_is_no_definition_is_told_in_one_sentence() {
+    for content in
+        ["provider = \"postgresql\"\n", "run_in_transaction = false\n", "", "# nothing\n", "[package]\nid = 1\n"]
+    {
+        let told = told(&[file("migration_lock.toml", content)], &[]);
+        assert_eq!(told.len(), 1, "{told:#?}");
+        assert!(told[0].contains(": this is not a definition of a migration: it has none of the fields"), "{told:#?}");
+    }
+}
+
+#[test]
 fn a_name_has_no_character_that_nobody_sees() {
     for (written, code) in [("\\u001b[2J", "001B"), ("\u{202e}x", "202E"), ("a\\nb", "000A"), ("\\u2028b", "2028")] {
         let head = format!("id = \"a\"\nname = \"n{written}\"\ndescription = \"{written}\"\nversion = 1\n{STEP}");
