@@ -51,7 +51,7 @@ impl Batch {
     /// `high`. The key's columns come with their types, the values as text.
     ///
     /// # Panics
-    /// When `low` or `high` has not one value for each column.
+    /// When `low` or `high` has not one value for each column, or a type is not written as `format_type` writes it.
     #[must_use]
     pub fn new(schema: &str, table: &str, key: &[(&str, &str)], low: Option<&[&str]>, high: &[&str]) -> Self {
         let bound = |values: &[&str]| {
@@ -63,7 +63,7 @@ impl Batch {
             table: table.to_owned(),
             key: key
                 .iter()
-                .map(|(name, type_name)| KeyColumn { name: (*name).to_owned(), type_name: (*type_name).to_owned() })
+                .map(|(name, type_name)| KeyColumn::parse(name, type_name).unwrap_or_else(|error| panic!("{error}")))
                 .collect(),
             range: KeyRange { low: low.map(bound), high: bound(high) },
             stripe: None,

@@ -276,13 +276,15 @@ impl TryFrom<&v1::Batch> for Batch {
 
 impl From<&KeyColumn> for v1::KeyColumn {
     fn from(column: &KeyColumn) -> Self {
-        Self { name: column.name.clone(), r#type: column.type_name.clone() }
+        Self { name: column.name.clone(), r#type: column.type_name.to_string() }
     }
 }
 
-impl From<&v1::KeyColumn> for KeyColumn {
-    fn from(column: &v1::KeyColumn) -> Self {
-        Self { name: column.name.clone(), type_name: column.r#type.clone() }
+impl TryFrom<&v1::KeyColumn> for KeyColumn {
+    type Error = dunlin_shared::ids::Error;
+
+    fn try_from(column: &v1::KeyColumn) -> Result<Self, Self::Error> {
+        Self::parse(&column.name, &column.r#type)
     }
 }
 

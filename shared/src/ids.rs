@@ -95,6 +95,8 @@ macro_rules! text_id {
     };
 }
 
+pub(crate) use text_id;
+
 macro_rules! number_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*

@@ -23,6 +23,7 @@ mod fleet;
 mod foreign;
 mod history;
 mod hostile_files;
+mod hostile_keys;
 mod hostile_path;
 mod hostile_text;
 mod indexes;

@@ -55,7 +55,7 @@ pub(crate) async fn layout(
     let row =
         own::query_one(client, LAYOUT, &[(&table.oid, Type::OID), (&assigned, Type::TEXT_ARRAY), (&first, Type::TEXT)])
             .await?;
-    let random = key.iter().any(|column| column.type_name == "uuid");
+    let random = key.iter().any(|column| column.type_name.as_str() == "uuid");
     Ok(Layout {
         rows_per_page: row.try_get(0)?,
         indexed: row.try_get(1)?,

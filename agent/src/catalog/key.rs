@@ -93,7 +93,7 @@ pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -
 fn choose(table: &str, indexes: &[Vec<IndexColumn>], wanted: &[String]) -> Result<Key, Error> {
     if wanted.is_empty() {
         let primary = indexes.iter().find(|index| index.iter().any(|column| column.primary));
-        return primary.and_then(|index| key_of(index)).ok_or_else(|| Error::NoPrimaryKey(table.to_owned()));
+        return primary.and_then(|index| key_of(index)).ok_or_else(|| Error::NoPrimaryKey(table.to_owned()))?;
     }
     let unusable = |why: String| Error::Unusable { table: table.to_owned(), columns: wanted.join(", "), why };
     let same_set = |index: &&Vec<IndexColumn>| {
@@ -103,7 +103,7 @@ fn choose(table: &str, indexes: &[Vec<IndexColumn>], wanted: &[String]) -> Resul
     let mut faults = Vec::new();
     for index in indexes.iter().filter(same_set) {
         match fault(index) {
-            None => return key_of(index).ok_or_else(|| unusable("the index is over an expression".to_owned())),
+            None => return key_of(index).ok_or_else(|| unusable("the index is over an expression".to_owned()))?,
             Some(why) => {
                 let name = index.first().map_or("", |column| column.index.as_str());
                 faults.push(format!("the index `{name}` {why}"));
@@ -153,13 +153,9 @@ fn fault(index: &[IndexColumn]) -> Option<String> {
     None
 }
 
-fn key_of(index: &[IndexColumn]) -> Option<Key> {
-    let columns = index
-        .iter()
-        .map(|column| {
-            let name = column.column.clone()?;
-            Some(KeyColumn { name, type_name: column.type_name.clone() })
-        })
-        .collect::<Option<Vec<_>>>()?;
-    Some(Key { columns })
+/// `None` for an index over an expression.
+fn key_of(index: &[IndexColumn]) -> Option<Result<Key, Error>> {
+    let names = index.iter().map(|column| column.column.as_deref()).collect::<Option<Vec<_>>>()?;
+    let columns = names.iter().zip(index).map(|(name, column)| KeyColumn::parse(name, &column.type_name));
+    Some(columns.collect::<Result<_, _>>().map(|columns| Key { columns }).map_err(Error::from))
 }

@@ -16,7 +16,7 @@ pub(crate) use guard::{Guard, MATCHING};
 pub(crate) use key::{Key, resolve};
 pub(crate) use moves::refuse_moves;
 pub(crate) use pages::{Pages, Sample};
-pub(crate) use table::{Table, find};
+pub(crate) use table::{Table, find, find_keyed};
 pub(crate) use walk::Walk;
 pub(crate) use writers::Writers;
 
@@ -26,6 +26,9 @@ pub(crate) enum Error {
     /// PostgreSQL's error.
     #[error(transparent)]
     Postgres(#[from] tokio_postgres::Error),
+    /// The catalog has a name that cannot be put into SQL.
+    #[error("a column of the key cannot be named in SQL: {0}")]
+    Name(#[from] dunlin_shared::ids::Error),
     /// There is no such table.
     #[error(
         "there is no table `{0}` that the agent's role can see: write its name as in SQL, with its schema where it is not in \

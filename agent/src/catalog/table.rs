@@ -45,6 +45,14 @@ impl Table {
 /// # Errors
 /// There is none, or it is not a table.
 pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
+    Ok(find_keyed(client, name, &[]).await?.0)
+}
+
+/// The same, and the types of some of its columns, empty for one that it does not have: of a domain the type under it, as in a key.
+///
+/// # Errors
+/// As [`find`].
+pub(crate) async fn find_keyed(client: &Client, name: &str, columns: &[&str]) -> Result<(Table, Vec<String>), Error> {
     let missing = || Error::NoTable(name.to_owned());
     let oid = match own::relation(client, name).await {
         Ok(oid) => oid.ok_or_else(missing)?,
@@ -57,17 +65,25 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
         "SELECT c.oid, n.nspname, c.relname, c.relkind::text, CASE WHEN c.reltuples >= 0 THEN c.reltuples::bigint END,
                     EXISTS (SELECT FROM pg_inherits i JOIN pg_class child ON child.oid = i.inhrelid
                             WHERE i.inhparent = c.oid AND NOT child.relispartition),
-                    c.relhastriggers OR c.relkind = 'p' OR c.relispartition
+                    c.relhastriggers OR c.relkind = 'p' OR c.relispartition,
+                    ARRAY (SELECT coalesce(format_type((
+                               WITH RECURSIVE base(oid, next) AS (
+                                   SELECT t.oid, t.typbasetype FROM pg_type t WHERE t.oid = a.atttypid
+                                   UNION ALL SELECT t.oid, t.typbasetype FROM base JOIN pg_type t ON t.oid = base.next)
+                               SELECT base.oid FROM base WHERE base.next = 0), -1), '')
+                           FROM unnest($2) WITH ORDINALITY AS k(name, place)
+                           LEFT JOIN pg_attribute a ON a.attrelid = c.oid AND a.attname = k.name AND a.attnum > 0
+                           ORDER BY k.place)
              FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.oid = $1",
-        &[(&oid, Type::OID)],
+        &[(&oid, Type::OID), (&columns, Type::TEXT_ARRAY)],
     )
     .await?;
     let row = found.first().ok_or_else(missing)?;
     let kind: String = row.try_get(3)?;
     let what = match kind.as_str() {
         "r" | "p" => {
-            return Ok(Table {
+            let table = Table {
                 oid: row.try_get(0)?,
                 schema: row.try_get(1)?,
                 name: row.try_get(2)?,
@@ -76,7 +92,8 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
                 has_children: row.try_get(5)?,
                 may_have_triggers: row.try_get(6)?,
                 only: false,
-            });
+            };
+            return Ok((table, row.try_get(7)?));
         }
         "v" => "a view",
         "m" => "a materialized view",

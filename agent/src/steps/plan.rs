@@ -121,6 +121,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     };
     compared.tell(context);
     failpoint::at(&connection, PLAN.taken).await.map_err(|error| Error::of_postgres(&error, &place))?;
+    subject::agrees(&plan.key, &task.key, &place)?;
     plan.report_known(&connection, entered.cursor.as_ref()).await?;
     if checkpoint.state == State::Done {
         let already_done = !again && entered.unfinished == 0;

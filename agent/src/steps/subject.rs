@@ -1,10 +1,12 @@
 //! The table of a batch step: found and checked when the step is planned, and found again by each range.
 //!
 //! What must stay true: the table that is walked, the table that `:batch` selects rows of, and the table that was planned are one and the
-//! same, by what their names mean in the session that does the work.
+//! same, by what their names mean in the session that does the work. And the names and types of its key are those of the checkpoint and of
+//! the catalog here: what a controller says of them is compared with that, and never put into SQL.
 
-use dunlin_proto::v1::{EventType, Step, StepKind};
-use dunlin_shared::key::KeyBound;
+use dunlin_proto::v1::{self, EventType, Step, StepKind};
+use dunlin_shared::key::{KeyBound, KeyColumn, in_words};
+use dunlin_shared::migration::mending;
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::reading::Reading;
 use serde_json::{Value, json};
@@ -29,6 +31,8 @@ pub(super) struct Subject {
 pub(super) struct Again {
     /// The table.
     pub(super) table: Table,
+    /// Its key, as the target has it.
+    pub(super) key: Key,
     /// The columns of the table that the step assigns.
     pub(super) assigned: Vec<String>,
     /// What batches must show of the keys of their rows.
@@ -68,13 +72,13 @@ impl Subject {
 }
 
 impl Again {
-    /// Finds the table that was planned, and makes sure that the statement still means it.
+    /// Finds the table that was planned, and makes sure that the statement still means it. `told` is what the controller says of its key.
     pub(super) async fn find(
         context: &Context,
         connection: &mut Connection,
         step: &Step,
         range: &Address,
-        key: &Key,
+        told: &[v1::KeyColumn],
         place: &Place,
     ) -> Result<Self, Error> {
         let of_catalog = |error| of_catalog(error, place);
@@ -86,7 +90,18 @@ impl Again {
             )));
         };
         let name = planned.key.get("table").and_then(Value::as_str).unwrap_or_default();
-        let mut table = catalog::find(connection, name).await.map_err(of_catalog)?;
+        let key = noted(&planned.key).ok_or_else(|| {
+            Error::Final(place.refuse(
+                format!(
+                    "the checkpoint of the step has a key that cannot be read, {}: it was changed by hand",
+                    planned.key
+                ),
+                format!("Restore dunlin.checkpoints, then `dunlin run {}`.", place.migration),
+            ))
+        })?;
+        agrees(&key, told, place)?;
+        let names: Vec<&str> = key.columns.iter().map(|column| column.name.as_str()).collect();
+        let (mut table, types) = catalog::find_keyed(connection, name, &names).await.map_err(of_catalog)?;
         let oid = planned.key.get("oid").and_then(Value::as_u64);
         if planned.same_ledger && oid.is_some_and(|oid| oid != u64::from(table.oid)) {
             return Err(Error::Final(place.refuse(
@@ -100,18 +115,67 @@ impl Again {
                 ),
             )));
         }
+        if let Some((column, now)) =
+            key.columns.iter().zip(&types).find(|(column, now)| column.type_name.as_str() != *now)
+        {
+            let now = if now.is_empty() { "is not there" } else { &format!("is of the type {now}") };
+            return Err(Error::Final(place.refuse(
+                format!(
+                    "the column `{}` of the key of {} was of the type {} when the step began, and now it {now}",
+                    column.name,
+                    table.quoted(),
+                    column.type_name
+                ),
+                format!(
+                    "Restore the column, then `dunlin run {0}`; or carry the step out again over all rows, with `dunlin run {0} --redo {1}`.",
+                    place.migration,
+                    mending::quoted(&place.step)
+                ),
+            )));
+        }
         table.only = planned.key.get("only").and_then(Value::as_bool).unwrap_or_default();
         if step.kind() != StepKind::Batch {
-            return Ok(Self { table, assigned: Vec::new(), guard: None });
+            return Ok(Self { table, key, assigned: Vec::new(), guard: None });
         }
         let (sql, reading) = read(step, place)?;
         let begin = context.frame_of(step, place)?.begin_entered(Durability::Later);
         let table = catalog::belongs(connection, &begin, &sql, &reading, table).await.map_err(of_catalog)?;
         let bound: Option<&KeyBound> = Some(&planned.bound);
-        let guard = Guard::of(connection, &table, key, &reading, &sql, bound).await.map_err(of_catalog)?;
+        let guard = Guard::of(connection, &table, &key, &reading, &sql, bound).await.map_err(of_catalog)?;
         let assigned = reading.assigned(&[table.schema.clone(), table.name.clone()]);
-        Ok(Self { table, assigned, guard })
+        Ok(Self { table, key, assigned, guard })
     }
+}
+
+/// The key that the checkpoint of a plan has noted.
+fn noted(key: &Value) -> Option<Key> {
+    let text = |column: &Value, field| column.get(field).and_then(Value::as_str).map(str::to_owned);
+    let columns = key.get("columns")?.as_array()?.iter();
+    let columns = columns.map(|column| KeyColumn::parse(&text(column, "name")?, &text(column, "type")?).ok());
+    Some(Key { columns: columns.collect::<Option<_>>()? })
+}
+
+/// Makes sure that what a controller says of a key, where it says something, is what the target has.
+pub(super) fn agrees(key: &Key, told: &[v1::KeyColumn], place: &Place) -> Result<(), Error> {
+    let same = |(column, told): (&KeyColumn, &v1::KeyColumn)| {
+        column.name == told.name && column.type_name.as_str() == told.r#type
+    };
+    if told.is_empty() || told.len() == key.columns.len() && key.columns.iter().zip(told).all(same) {
+        return Ok(());
+    }
+    let told: Vec<String> = told.iter().map(|column| format!("{} {}", column.name, column.r#type)).collect();
+    Err(Error::Final(place.refuse(
+        format!(
+            "the controller has another key of the step ({}) than the target ({}): an agent that is not to be trusted may have told it, or \
+             the target was put back to another state",
+            told.join(", "),
+            in_words(&key.columns)
+        ),
+        format!(
+            "Look at who has worked on it (`dunlin events`, `dunlin agents`), then `dunlin run {}`: it goes on where the target stands.",
+            place.migration
+        ),
+    )))
 }
 
 fn read(step: &Step, place: &Place) -> Result<(BatchSql, Reading), Error> {
@@ -125,7 +189,7 @@ fn read(step: &Step, place: &Place) -> Result<(BatchSql, Reading), Error> {
 /// A table and its key as the checkpoint of a plan keeps them.
 pub(super) fn stored(table: &Table, key: &Key) -> Value {
     let columns: Vec<Value> =
-        key.columns.iter().map(|column| json!({"name": column.name, "type": column.type_name})).collect();
+        key.columns.iter().map(|column| json!({"name": column.name, "type": column.type_name.as_str()})).collect();
     json!({"table": table.quoted(), "oid": table.oid, "only": table.only, "columns": columns})
 }
 

@@ -304,7 +304,7 @@ pub(crate) fn atomic_task(steps: Vec<Step>, before: &[&str], after: &[&str]) -> 
 }
 
 pub(crate) fn plan_task(step: &Step, known_ranges: i32) -> grant::Task {
-    grant::Task::Plan(PlanTask { before: Vec::new(), step: Some(step.clone()), known_ranges, slots: 0 })
+    grant::Task::Plan(PlanTask { before: Vec::new(), step: Some(step.clone()), known_ranges, ..PlanTask::default() })
 }
 
 pub(crate) fn range_task(step: &Step, planned: &Planned, range: &PlannedRange) -> grant::Task {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use dunlin_shared::figures::rows;
 use dunlin_shared::ids::{MigrationId, RunId, TargetName, TaskId};
-use dunlin_shared::key::KeyColumn;
+use dunlin_shared::key::{KeyColumn, in_words};
 use dunlin_shared::migration::Definition;
 use serde_json::{Map, Value};
 
@@ -123,6 +123,18 @@ pub enum Error {
         expected: i32,
         /// The ordinal that came.
         found: i32,
+    },
+    /// Another key than that of the ranges before.
+    #[error("step {step:?} of run {run} is walked along ({known}), and ranges were reported along ({told})")]
+    OtherKey {
+        /// The run.
+        run: RunId,
+        /// The step.
+        step: String,
+        /// The columns with their types.
+        known: String,
+        /// Those that came.
+        told: String,
     },
     /// Ranges from a task that is no plan.
     #[error("task {0} is no plan and cannot report ranges")]
@@ -376,6 +388,10 @@ fn take_ranges(
     let transform = run.definition.steps.get(index).and_then(plan::transform).cloned();
     let step = step_mut(run, task.step)?;
     let known = step.ranges_total;
+    if !key.is_empty() && !step.key.is_empty() && step.key != key {
+        let (known, told) = (in_words(&step.key), in_words(&key));
+        return Err(Error::OtherKey { run: id, step: step.name.as_str().to_owned(), known, told });
+    }
     if !key.is_empty() {
         step.key = key;
     }

@@ -271,7 +271,8 @@ async fn listen(
                 if planned.key.len() > COLUMNS {
                     return Err(bad_field("ranges_planned.key", format!("a key has at most {COLUMNS} columns")));
                 }
-                (planned.lease, convert::ranges_in(&planned))
+                let report = convert::ranges_in(&planned).map_err(|error| bad_id("ranges_planned.key", &error))?;
+                (planned.lease, report)
             }
             Some(Said::Done(done)) => (done.lease, convert::done_in(&done)),
             Some(Said::Failed(failed)) => (failed.lease, convert::failed_in(&failed)),

@@ -195,15 +195,12 @@ pub(crate) fn applied_out(target: &str, row: &Applied) -> v1::AppliedMigration {
     }
 }
 
-pub(crate) fn ranges_in(planned: &v1::RangesPlanned) -> Report {
-    Report::Ranges {
+/// Other agents get the key of what one agent has planned: nothing but names of columns and types passes.
+pub(crate) fn ranges_in(planned: &v1::RangesPlanned) -> Result<Report, dunlin_shared::ids::Error> {
+    Ok(Report::Ranges {
         ranges: planned.ranges.iter().map(range_in).collect(),
-        key: planned
-            .key
-            .iter()
-            .map(|column| KeyColumn { name: clean(&column.name), type_name: clean(&column.r#type) })
-            .collect(),
-    }
+        key: planned.key.iter().map(KeyColumn::try_from).collect::<Result<_, _>>()?,
+    })
 }
 
 fn range_in(range: &v1::PlannedRange) -> Range {
@@ -339,6 +336,7 @@ pub(crate) fn grant_out(granted: &Granted) -> v1::Grant {
             step: step.map(Into::into),
             known_ranges: granted.known_ranges,
             slots: granted.slots,
+            key: granted.key.iter().map(Into::into).collect(),
         }),
         Kind::Range => v1::grant::Task::Range(v1::RangeTask {
             step: step.map(|step: &DefinedStep| step.into()),

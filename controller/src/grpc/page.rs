@@ -7,6 +7,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tonic::Status;
 
@@ -40,8 +41,20 @@ pub(crate) fn after<T: DeserializeOwned>(list: &str, filter: &str, token: &str) 
     let refused =
         || bad_field("page_token", "it is not the `next_page_token` of a page of this list with the same filters");
     let text = URL_SAFE_NO_PAD.decode(token).map_err(|_| refused())?;
-    let (found, key): (String, T) = serde_json::from_slice(&text).map_err(|_| refused())?;
-    if found == digest(list, filter) { Ok(Some(key)) } else { Err(refused()) }
+    let (found, key): (String, Value) = serde_json::from_slice(&text).map_err(|_| refused())?;
+    // No entry of a list has a character that PostgreSQL cannot store.
+    if found != digest(list, filter) || has_null(&key) {
+        return Err(refused());
+    }
+    serde_json::from_value(key).map(Some).map_err(|_| refused())
+}
+
+fn has_null(key: &Value) -> bool {
+    match key {
+        Value::String(text) => text.contains('\0'),
+        Value::Array(values) => values.iter().any(has_null),
+        _ => false,
+    }
 }
 
 /// Cuts what was read, one more than a page, to a page, and tells its token.
@@ -74,6 +87,16 @@ mod tests {
         assert!(after::<i64>("runs", "other", &token).is_err());
         assert!(after::<i64>("events", "main", &token).is_err());
         assert_eq!(after::<i64>("runs", "main", "").unwrap(), None);
+    }
+
+    #[test]
+    fn a_token_with_what_no_text_can_have_is_refused() {
+        for key in ["\0", "a\0b"] {
+            assert!(after::<String>("agents", "", &token("agents", "", &key)).is_err());
+            assert!(after::<(i32, String)>("applied", "", &token("applied", "", &(1, key))).is_err());
+        }
+        let odd = "a\\u0000";
+        assert_eq!(after::<String>("agents", "", &token("agents", "", &odd)).unwrap().as_deref(), Some(odd));
     }
 
     #[test]

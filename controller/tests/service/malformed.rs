@@ -72,6 +72,57 @@ async fn a_gap_in_ranges_ends_the_stream_and_stores_nothing() {
 }
 
 #[tokio::test]
+async fn a_key_that_is_none_ends_the_stream_and_goes_to_nobody() {
+    let controller = Controller::start(&database().await).await;
+    controller.register(&[batched("b", 1, &[])]).await.unwrap();
+    let mut rogue = Agent::connect(&controller, "rogue", 1).await;
+    let run = controller.run_one("b").await.unwrap().run.unwrap();
+    for (name, r#type) in [
+        ("id", "bigint AND false); CREATE TABLE stolen (); COMMIT; --"),
+        ("id", ""),
+        ("id", "bigint\0"),
+        ("id", "integer; --"),
+        ("", "bigint"),
+        ("a\0", "bigint"),
+    ] {
+        let plan = rogue.grant().await;
+        let key = vec![v1::KeyColumn { name: name.to_owned(), r#type: r#type.to_owned() }];
+        let range =
+            v1::PlannedRange { ordinal: 1, high: Some(v1::Key { values: vec!["1".to_owned()] }), ..Default::default() };
+        rogue.say(Say::RangesPlanned(v1::RangesPlanned { lease: plan.lease, ranges: vec![range], key })).await;
+        let status = rogue.ends().await;
+        assert_eq!(status.code(), Code::InvalidArgument, "{name:?} {type:?}");
+        assert_eq!(Details::of(&status).fields[0].field, "ranges_planned.key");
+        assert_eq!(controller.run(run.id).await.steps[0].ranges_total, 0);
+        // It comes back without the task, which it gets again.
+        rogue = Agent::connect(&controller, "rogue", 1).await;
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_changes_ends_the_stream_and_the_first_is_told_to_whoever_plans_on() {
+    let controller = Controller::start(&database().await).await;
+    controller.register(&[batched("b", 1, &[])]).await.unwrap();
+    let mut first = Agent::connect(&controller, "first", 1).await;
+    let run = controller.run_one("b").await.unwrap().run.unwrap();
+    let plan = first.grant().await;
+    first.planned(&plan, 1..=1).await;
+    let other = v1::RangesPlanned {
+        lease: plan.lease,
+        ranges: Vec::new(),
+        key: vec![v1::KeyColumn { name: "id".to_owned(), r#type: "text".to_owned() }],
+    };
+    first.say(Say::RangesPlanned(other)).await;
+    let status = first.ends().await;
+    assert_eq!(status.code(), Code::InvalidArgument);
+    assert!(
+        status.message().contains("walked along (id bigint), and ranges were reported along (id text)"),
+        "{status:?}"
+    );
+    assert_eq!(controller.run(run.id).await.steps[0].ranges_total, 1);
+}
+
+#[tokio::test]
 async fn a_message_of_a_later_version_is_passed_over() {
     let controller = Controller::start(&database().await).await;
     let mut agent = Agent::connect(&controller, "a", 1).await;

@@ -2,27 +2,44 @@
 
 pub mod comparison;
 mod predicate;
+mod type_name;
 
 pub use predicate::predicate;
+pub use type_name::TypeName;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+use crate::ids;
 
 /// A column of a key.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct KeyColumn {
     /// The name as it stands in the catalog, not quoted.
     pub name: String,
-    /// The type as `format_type` writes it where the `search_path` has PostgreSQL's own schema alone.
-    pub type_name: String,
+    /// The type.
+    pub type_name: TypeName,
 }
 
 impl KeyColumn {
+    /// A column of a key, told by somebody.
+    ///
+    /// # Errors
+    /// Its type is not the name of one, or it has no name itself.
+    pub fn parse(name: &str, type_name: &str) -> Result<Self, ids::Error> {
+        let type_name = TypeName::parse(type_name)?;
+        if name.is_empty() || name.contains('\0') {
+            let rule = "1 character at least, and none that PostgreSQL cannot store";
+            return Err(ids::Error { text: name.chars().take(100).collect(), what: "the name of a column", rule });
+        }
+        Ok(Self { name: name.to_owned(), type_name })
+    }
+
     /// True for a type of PostgreSQL's own, whose operators are, too. A type of another schema is written with that.
     #[must_use]
     pub fn is_built_in(&self) -> bool {
-        !self.type_name.contains('.')
+        !self.type_name.as_str().contains('.')
     }
 
     /// The type so that it means the same in any session, whatever its `search_path`.
@@ -43,13 +60,20 @@ impl KeyColumn {
             "time",
             "timestamp",
         ];
-        let first = self.type_name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        let type_name = self.type_name.as_str();
+        let first = type_name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
         if self.is_built_in() && !WORDS.contains(&first) {
-            format!("pg_catalog.{}", self.type_name)
+            format!("pg_catalog.{type_name}")
         } else {
-            self.type_name.clone()
+            type_name.to_owned()
         }
     }
+}
+
+/// The columns of a key with their types, for messages.
+#[must_use]
+pub fn in_words(key: &[KeyColumn]) -> String {
+    key.iter().map(|column| format!("{} {}", column.name, column.type_name)).collect::<Vec<_>>().join(", ")
 }
 
 /// True for a key of one integer: keys that can be computed with.

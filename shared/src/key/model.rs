@@ -9,7 +9,7 @@ use super::*;
 use crate::postgres::{self, throwaway};
 
 fn column(name: &str, type_name: &str) -> KeyColumn {
-    KeyColumn { name: name.to_owned(), type_name: type_name.to_owned() }
+    KeyColumn::parse(name, type_name).unwrap()
 }
 
 fn bound(values: &[&str]) -> KeyBound {
@@ -253,7 +253,7 @@ async fn key_of(client: &tokio_postgres::Client, table: &str, columns: &[&str]) 
     let mut key = Vec::new();
     for name in columns {
         let sql = format!(
-            "SELECT format_type(atttypid, atttypmod) FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attname = '{name}'"
+            "SELECT format_type(atttypid, -1) FROM pg_attribute WHERE attrelid = '{table}'::regclass AND attname = '{name}'"
         );
         let row = client.query_one(&sql, &[]).await.unwrap();
         key.push(column(name, row.get(0)));

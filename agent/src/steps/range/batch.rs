@@ -92,7 +92,8 @@ impl Worker<'_> {
             self.prepared = true;
         }
         let (range, _) = job.cursor.batch(job.bound);
-        let place = Place { rows: in_words(&self.key, &range), ..self.place.clone() };
+        let place =
+            Place { rows: in_words(self.key.iter().map(|column| column.name.as_str()), &range), ..self.place.clone() };
         let done = match (&self.body, &self.guard) {
             (Body::Sql(_), Some(guard)) => self.guarded_batch(connection, guard, job, &place).await,
             (Body::Sql(sql), None) => self.sql_batch(connection, sql, job, ahead, next, &place).await,

@@ -35,7 +35,7 @@ use super::context::names;
 use super::rows::Count;
 use super::subject::Again;
 use super::{Context, Ended, Error, given, seal};
-use crate::catalog::{self, Guard, Key, Table, Walk};
+use crate::catalog::{self, Guard, Table, Walk};
 use crate::failpoint::{self, Points};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
@@ -59,12 +59,13 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     };
     let mut place = context.place(&step.name);
     let names = names(step, &place)?;
-    let key: Vec<KeyColumn> = task.key.iter().map(KeyColumn::from).collect();
     let range = KeyRange::try_from(planned).map_err(|error| malformed(&place, &error.to_string()))?;
-    if key.is_empty() || [range.low.as_ref(), Some(&range.high)].into_iter().flatten().any(|b| b.0.len() != key.len()) {
+    if task.key.is_empty()
+        || [range.low.as_ref(), Some(&range.high)].into_iter().flatten().any(|b| b.0.len() != task.key.len())
+    {
         return Err(malformed(&place, "a range whose keys do not have the columns of the key"));
     }
-    place.rows = in_words(&key, &range);
+    place.rows = in_words(task.key.iter().map(|column| column.name.as_str()), &range);
 
     let address = context.address(Some(&names.step), planned.ordinal);
     let mut connection = context.lend(&place).await?;
@@ -105,9 +106,8 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
     let settings = step.batch.clone().unwrap_or_default();
     let plan = BatchPlan::try_from(settings.plan)
         .map_err(|_| malformed(&place, &format!("a batch with the plan {}", settings.plan)))?;
-    let known = Key { columns: key.clone() };
-    let Again { table, assigned, guard } =
-        Again::find(context, &mut connection, step, &address, &known, &place).await?;
+    let Again { table, key, assigned, guard } =
+        Again::find(context, &mut connection, step, &address, &task.key, &place).await?;
     let body = match &names.transform {
         None => Body::Sql(BatchSql::parse(&step.sql).map_err(|error| {
             Error::Final(place.refuse(format!("the SQL of the step cannot be read: {error}"), place.mend()))
@@ -132,7 +132,7 @@ pub(super) async fn run(context: &Context, task: &RangeTask, again: bool) -> Res
         assigned,
         guard,
         left_out: 0,
-        key,
+        key: key.columns,
         range,
         body,
         count: Count::of(&step.sql),
@@ -371,8 +371,8 @@ impl Worker<'_> {
 }
 
 /// A key range in words, such as `(id) > (1000) and <= (2000)`.
-fn in_words(key: &[KeyColumn], range: &KeyRange) -> String {
-    let names: Vec<&str> = key.iter().map(|column| column.name.as_str()).collect();
+fn in_words<'a>(names: impl Iterator<Item = &'a str>, range: &KeyRange) -> String {
+    let names: Vec<&str> = names.collect();
     let low = range.low.as_ref().map_or_else(String::new, |low| format!("> {low} and "));
     format!("({}) {low}<= {}", names.join(", "), range.high)
 }

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     fn bigint() -> Vec<KeyColumn> {
-        vec![KeyColumn { name: "id".to_owned(), type_name: "bigint".to_owned() }]
+        vec![KeyColumn::parse("id", "bigint").unwrap()]
     }
 
     fn bound(number: i64) -> KeyBound {

@@ -276,7 +276,7 @@ mod tests {
     use super::*;
 
     fn key() -> Vec<KeyColumn> {
-        vec![KeyColumn { name: "id".to_owned(), type_name: "bigint".to_owned() }]
+        vec![KeyColumn::parse("id", "bigint").unwrap()]
     }
 
     #[test]

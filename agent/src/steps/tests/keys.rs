@@ -1,10 +1,11 @@
+use dunlin_proto::v1::{KeyColumn, PlanTask, grant};
 use dunlin_shared::key::KeyBound;
 use tokio_postgres::Client;
 
 use crate::catalog::{self, Key, Sample, Table, Walk};
 use crate::frame::Frame;
 use crate::limits::Limits;
-use crate::testing::{Lab, batch_step, plan_task, refusal};
+use crate::testing::{Lab, batch_step, plan_task, range_task, refusal};
 
 /// Walks a table of the key `columns` filled by `rows` and changes every row once, in ranges, stripes and batches.
 async fn walks(columns: &str, key: &str, rows: &str) {
@@ -214,4 +215,69 @@ async fn pages_that_the_role_may_not_see_are_not_known() {
     assert_eq!(walk.pages(&mut connection, None, &high, Sample::First).await.unwrap(), None);
     assert!(walk.nth(&mut connection, None, Some(&high), 1).await.unwrap().is_some());
     lab.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
+}
+
+const TRIPLE: &str = "UPDATE t SET n = n * 3 + 1 WHERE :batch";
+
+fn told(name: &str, r#type: &str) -> Vec<KeyColumn> {
+    vec![KeyColumn { name: name.to_owned(), r#type: r#type.to_owned() }]
+}
+
+#[tokio::test]
+async fn what_a_controller_says_of_a_key_is_compared_and_put_into_no_statement() {
+    let mut lab = Lab::new().await;
+    lab.sql(
+        "CREATE DOMAIN number AS bigint; CREATE TABLE t (id number PRIMARY KEY, n bigint NOT NULL);
+         INSERT INTO t SELECT i, 5 FROM generate_series(1, 100) i",
+    )
+    .await;
+    let step = batch_step("t", TRIPLE, 10, 50, 1);
+    let planned = lab.plan(&step).await;
+    assert_eq!(planned.key, told("id", "bigint"));
+    let attacks = [
+        ("id", "bigint AND false); CREATE TABLE stolen (); COMMIT; --"),
+        ("id\" = 1; CREATE TABLE stolen (); COMMIT; --", "bigint"),
+        ("id", "integer"),
+        ("id", "number"),
+        ("n", "bigint"),
+    ];
+    for (epoch, (name, r#type)) in (100..).zip(attacks) {
+        let mut other = planned.clone();
+        other.key = told(name, r#type);
+        let error = refusal(lab.work(epoch, range_task(&step, &other, &planned.ranges[0])).await);
+        assert!(error.message.contains("the controller has another key of the step"), "{error:?}");
+        assert!(error.message.contains("than the target (id bigint)"), "{error:?}");
+        let plan =
+            PlanTask { step: Some(step.clone()), known_ranges: 1, key: told(name, r#type), ..PlanTask::default() };
+        let error = refusal(lab.work(epoch, grant::Task::Plan(plan)).await);
+        assert!(error.message.contains("the controller has another key of the step"), "{error:?}");
+    }
+    let both = [told("id", "bigint"), told("n", "bigint")].concat();
+    let mut other = planned.clone();
+    other.key = both;
+    let error = refusal(lab.work(200, range_task(&step, &other, &planned.ranges[0])).await);
+    assert!(error.message.contains("whose keys do not have the columns of the key"), "{error:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM pg_class WHERE relname = 'stolen'").await, 0);
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 5").await, 0);
+    for range in &planned.ranges {
+        lab.work(300, range_task(&step, &planned, range)).await.unwrap();
+    }
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 16").await, 0);
+}
+
+#[tokio::test]
+async fn a_key_whose_column_has_become_another_is_refused_with_both_ways_out() {
+    let mut lab = Lab::new().await;
+    lab.sql("CREATE TABLE t (id bigint PRIMARY KEY, n bigint NOT NULL); INSERT INTO t SELECT i, 5 FROM generate_series(1, 100) i").await;
+    let step = batch_step("t", TRIPLE, 10, 50, 1);
+    let planned = lab.plan(&step).await;
+    lab.sql("ALTER TABLE t ALTER id TYPE text").await;
+    let error = refusal(lab.work(1, range_task(&step, &planned, &planned.ranges[0])).await);
+    let expected = "the column `id` of the key of \"public\".\"t\" was of the type bigint when the step began, and now it is of the type text";
+    assert!(error.message.contains(expected), "{error:?}");
+    assert!(error.next.contains("Restore the column") && error.next.contains("--redo change"), "{error:?}");
+    lab.sql("ALTER TABLE t RENAME id TO key").await;
+    let error = refusal(lab.work(2, range_task(&step, &planned, &planned.ranges[0])).await);
+    assert!(error.message.contains("and now it is not there"), "{error:?}");
+    assert_eq!(lab.number("SELECT count(*) FROM t WHERE n <> 5").await, 0);
 }
