@@ -89,6 +89,7 @@ pub struct Builder {
     controller: String,
     targets: Vec<(String, String)>,
     directs: Vec<(String, String)>,
+    ledger_owner: Option<String>,
     slots: Option<u16>,
     id: Option<String>,
     limits: Limits,
@@ -123,6 +124,14 @@ impl Builder {
     #[must_use]
     pub fn direct(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
         self.directs.push((name.into(), url.into()));
+        self
+    }
+
+    /// The role to which the schema `dunlin` of targets may belong, beside the agent's own and superusers: that of an administrator who
+    /// has made it. None unless said otherwise.
+    #[must_use]
+    pub fn ledger_owner(mut self, role: impl Into<String>) -> Self {
+        self.ledger_owner = Some(role.into());
         self
     }
 
@@ -189,6 +198,7 @@ impl Builder {
             let name = TargetName::parse(name)?;
             let of_url = |source| Error::Url { target: name.clone(), source };
             let target = Target::new(name.clone(), &url, usize::from(slots)).map_err(of_url)?;
+            let target = target.with_ledger_owner(self.ledger_owner.clone());
             let target = match directs.remove(&name) {
                 Some(url) => target.with_direct(&url).map_err(of_url)?,
                 None => target,

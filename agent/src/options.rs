@@ -29,6 +29,11 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_DIRECT", value_name = "NAME=URL", hide_env_values = true)]
     direct: Vec<String>,
 
+    /// The role to which the schema `dunlin` in targets may belong, beside the agent's own and superusers: that of an administrator who
+    /// has made it and has granted its use
+    #[arg(long, env = "DUNLIN_LEDGER_OWNER", value_name = "ROLE")]
+    ledger_owner: Option<String>,
+
     /// How many tasks are worked on at one time
     #[arg(long, env = "DUNLIN_SLOTS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
     slots: u16,
@@ -116,6 +121,9 @@ impl Options {
         }
         for (name, url) in named(&self.direct)? {
             builder = builder.direct(name, url);
+        }
+        if let Some(role) = self.ledger_owner {
+            builder = builder.ledger_owner(role);
         }
         if let Some(address) = self.health_listen {
             builder = builder.health(address);

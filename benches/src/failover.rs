@@ -1,7 +1,7 @@
 //! How long work stands still when one of three controllers is killed.
 //!
 //! Triggers note, by the clock of the one server that has both databases, every sign of work: each grant and each stored
-//! report in the controllers' database, each batch and each task that is taken in the target. An agent of one slot gives such
+//! report in the controllers' database, and each batch in the target. An agent of one slot gives such
 //! signs one after the other: grant, take, batches, done, stored, the next grant. The longest time between two of them is how
 //! long a task was delayed at most, wherever it happened: in the agent's way to another controller, in a grant that was not
 //! sent, in a report that was not acknowledged. Where runs wait for each other, it is the longest time between two signs of
@@ -30,24 +30,24 @@ const AIM: f64 = 2.0;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 const CONTROL_SIGNS: &str = "
-    CREATE TABLE signs (at timestamptz NOT NULL DEFAULT clock_timestamp(), task bigint NOT NULL, kind text NOT NULL,
-        range int NOT NULL, epoch bigint NOT NULL, agent text NOT NULL);
+    CREATE TABLE signs (at timestamptz NOT NULL DEFAULT clock_timestamp(), task bigint NOT NULL, epoch bigint NOT NULL,
+        agent text NOT NULL);
     CREATE FUNCTION note_sign() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO public.signs (task, kind, range, epoch, agent)
-        VALUES (new.id, new.kind, new.range, new.epoch, coalesce(new.agent_id, old.agent_id));
+        INSERT INTO public.signs (task, epoch, agent) VALUES (new.id, new.epoch, coalesce(new.agent_id, old.agent_id));
         RETURN NULL;
     END $$;
     CREATE TRIGGER note_sign AFTER UPDATE ON dunlin_controller.tasks FOR EACH ROW
         WHEN (old.state <> new.state AND 'leased' IN (old.state, new.state)) EXECUTE FUNCTION note_sign()";
 
+/// The table that is worked on, whose batches last some time and are signs, each with the lease that it is for.
 const TARGET_SIGNS: &str = "
-    CREATE TABLE signs (at timestamptz NOT NULL DEFAULT clock_timestamp(), kind text NOT NULL, range int NOT NULL,
-        epoch bigint NOT NULL);
-    CREATE FUNCTION note_sign() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
-        INSERT INTO public.signs (kind, range, epoch) VALUES (new.kind, new.range, new.epoch);
+    CREATE TABLE signs (at timestamptz NOT NULL DEFAULT clock_timestamp(), lease text NOT NULL);
+    CREATE TABLE accounts (id bigint PRIMARY KEY, n bigint NOT NULL);
+    CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+        PERFORM pg_sleep(0.01);
+        INSERT INTO public.signs (lease) VALUES (current_setting('dunlin.lease'));
         RETURN NULL;
-    END $$;
-    CREATE TRIGGER note_sign AFTER INSERT OR UPDATE ON dunlin.checkpoints FOR EACH ROW EXECUTE FUNCTION note_sign()";
+    END $$;";
 
 /// What is being done while controllers are killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,10 +73,7 @@ pub(crate) async fn measure(server: &Server, kills: usize) -> Result<(), Error> 
     control.batch_execute(CONTROL_SIGNS).await?;
     data.batch_execute(TARGET_SIGNS).await?;
     data.batch_execute(&format!(
-        "CREATE TABLE accounts (id bigint PRIMARY KEY, n bigint NOT NULL);
-         INSERT INTO accounts SELECT i, 0 FROM generate_series(1, {ROWS}) AS i;
-         CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS
-             $$ BEGIN PERFORM pg_sleep(0.01); RETURN NULL; END $$;
+        "INSERT INTO accounts SELECT i, 0 FROM generate_series(1, {ROWS}) AS i;
          CREATE TRIGGER slow AFTER UPDATE ON accounts FOR EACH STATEMENT EXECUTE FUNCTION slow()"
     ))
     .await?;
@@ -207,17 +204,16 @@ fn link(number: usize) -> (String, String) {
 async fn standstills(control: &Client, data: &Client, work: Work, killed: f64) -> Result<(f64, f64), Error> {
     const AT: &str = "extract(epoch FROM at)::float8";
     let mut by_agent: BTreeMap<String, Vec<f64>> = BTreeMap::new();
-    let mut holders: HashMap<(String, i32, i64), String> = HashMap::new();
-    for row in control.query(&format!("SELECT {AT}, kind, range, epoch, agent FROM signs"), &[]).await? {
-        let agent: String = row.get(4);
-        holders.insert((row.get(1), row.get(2), row.get(3)), agent.clone());
+    let mut holders: HashMap<String, String> = HashMap::new();
+    for row in control.query(&format!("SELECT {AT}, task || '.' || epoch, agent FROM signs"), &[]).await? {
+        let agent: String = row.get(2);
+        holders.insert(row.get(1), agent.clone());
         let agent = if work == Work::Chain { String::new() } else { agent };
         by_agent.entry(agent).or_default().push(row.get(0));
     }
     if work == Work::Ranges {
-        for row in data.query(&format!("SELECT {AT}, kind, range, epoch FROM signs"), &[]).await? {
-            // The row of a checkpoint is made before anyone holds it.
-            if let Some(agent) = holders.get(&(row.get(1), row.get(2), row.get(3))) {
+        for row in data.query(&format!("SELECT {AT}, lease FROM signs"), &[]).await? {
+            if let Some(agent) = holders.get(row.get::<_, &str>(1)) {
                 by_agent.entry(agent.clone()).or_default().push(row.get(0));
             }
         }

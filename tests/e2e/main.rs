@@ -25,6 +25,7 @@ mod history;
 mod hostile_files;
 mod hostile_keys;
 mod hostile_path;
+mod hostile_schema;
 mod hostile_text;
 mod indexes;
 mod locks;

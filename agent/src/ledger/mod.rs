@@ -19,6 +19,7 @@
 
 mod advance;
 mod checkpoint;
+mod foreign;
 mod ranges;
 mod registry;
 mod schema;

@@ -1,13 +1,14 @@
 //! The schema `dunlin` in a target: made when it is missing, by whichever agent comes first.
 //!
-//! A role that may not create schemas can work where someone else has made it. Later versions of the ledger only add to the
+//! A role that may not create schemas can work where someone else has made it, who must be trusted ([`Foreign`]). Later versions of the ledger only add to the
 //! schema, so a newer ledger than this agent's is no obstacle.
 
 use dunlin_shared::postgres::told_pid;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 
+use super::foreign::{FOREIGN, Foreign};
 use crate::failure;
 use crate::frame::OWN_PATH;
 use crate::limits::IDLE_LIMIT;
@@ -69,8 +70,7 @@ pub(crate) enum Error {
     /// The role may not make the schema.
     #[error(
         "the role `{role}` may not create the schema `dunlin` in this database: GRANT CREATE ON DATABASE {database} TO {role}, \
-         or let an agent with a role that may do so connect once and then GRANT USAGE ON SCHEMA dunlin and SELECT, INSERT, \
-         UPDATE, DELETE ON ALL TABLES IN SCHEMA dunlin TO {role}"
+         or CREATE SCHEMA dunlin AUTHORIZATION {role}"
     )]
     NotAllowed {
         /// The role, quoted.
@@ -85,6 +85,14 @@ pub(crate) enum Error {
     )]
     NotGranted {
         /// The role, quoted.
+        role: String,
+    },
+    /// Others have a part in it.
+    #[error("{}", Foreign::told(.found, .role))]
+    Foreign {
+        /// What is theirs.
+        found: Vec<Foreign>,
+        /// The agent's role, quoted.
         role: String,
     },
     /// Some of the ledger is there and some is not.
@@ -119,14 +127,15 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
                                  AND has_table_privilege(c.oid, 'DELETE')), true)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
         WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry', 'unlogged_witness')),
-       current_setting('server_encoding')";
+       current_setting('server_encoding'),";
 
-/// Looks at a target and changes nothing.
+/// Looks at a target and changes nothing. The ledger may belong to the role `owner`, too.
 ///
 /// # Errors
-/// The target is read-only, too old, has a ledger that is not whole or that may not be used, or refuses.
-pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
-    let row = own::query_one(client, SURVEY, &[(&TABLES.as_slice(), Type::TEXT_ARRAY)]).await?;
+/// The target is read-only, too old, has a ledger that is not whole, that others have a part in or that may not be used, or refuses.
+pub(crate) async fn survey(client: &Client, owner: Option<&str>) -> Result<Survey, Error> {
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&TABLES.as_slice(), Type::TEXT_ARRAY), (&owner, Type::TEXT)];
+    let row = own::query_one(client, &format!("{SURVEY}{FOREIGN}"), &parameters).await?;
     let version: String = row.try_get(0)?;
     // Debian appends its own name: "15.18 (Debian 15.18-0+deb12u1)".
     let version = version.split(' ').next().unwrap_or_default().to_owned();
@@ -146,6 +155,10 @@ pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
     if row.try_get(3)? {
         return Err(Error::ReadOnly { role });
     }
+    let found = Foreign::read(&row.try_get(10)?, &role);
+    if !found.is_empty() {
+        return Err(Error::Foreign { found, role });
+    }
     let missing: Vec<String> = row.try_get(7)?;
     let ledger = missing.is_empty();
     if !ledger && missing.len() < TABLES.len() {
@@ -161,8 +174,8 @@ pub(crate) async fn survey(client: &Client) -> Result<Survey, Error> {
 ///
 /// # Errors
 /// As [`survey`], or the ledger cannot be made.
-pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
-    let Survey { facts, ledger, role, database } = survey(client).await?;
+pub(crate) async fn prepare(client: &Client, owner: Option<&str>) -> Result<Facts, Error> {
+    let Survey { facts, ledger, role, database } = survey(client, owner).await?;
     if ledger {
         return Ok(facts);
     }
@@ -171,7 +184,8 @@ pub(crate) async fn prepare(client: &Client) -> Result<Facts, Error> {
             Err(Error::NotAllowed { role, database })
         }
         Err(error) => Err(error.into()),
-        Ok(()) => Ok(facts),
+        // Somebody may have been faster with a schema of his own.
+        Ok(()) => Ok(survey(client, owner).await?.facts),
     }
 }
 
@@ -195,12 +209,17 @@ async fn create_locked(client: &Client) -> Result<(), tokio_postgres::Error> {
     let there = client
         .query_typed_one(
             "SELECT EXISTS (SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-                            WHERE n.nspname = 'dunlin' AND c.relname = 'meta')",
+                            WHERE n.nspname = 'dunlin' AND c.relname = 'meta'),
+                    EXISTS (SELECT FROM pg_namespace WHERE nspname = 'dunlin')",
             &[],
         )
         .await?;
     if there.try_get(0)? {
         return Ok(());
+    }
+    // Who may not create schemas may not say IF NOT EXISTS either.
+    if !there.try_get::<_, bool>(1)? {
+        client.batch_execute("CREATE SCHEMA dunlin").await?;
     }
     client.batch_execute(SCHEMA).await?;
     tracing::info!(version = VERSION, "made the schema dunlin in the target");

@@ -1,7 +1,5 @@
 -- The ledger of a target, version 1. Later versions only add to it, so that agents of both versions can work side by side.
 
-CREATE SCHEMA IF NOT EXISTS dunlin;
-
 CREATE TABLE dunlin.migrations_registry (
     id              text PRIMARY KEY,
     version         integer NOT NULL CHECK (version >= 1),

@@ -165,7 +165,13 @@ impl Eye {
             Some(connection) if !connection.is_closed() => connection,
             connection => connection.insert(connect(target, &target.suspected).await?),
         };
-        let survey = ledger::survey(client).await?;
+        let owner = target.ledger_owner.as_deref();
+        let survey = ledger::survey(client, owner).await.inspect_err(|error| {
+            // Nothing more is begun there either.
+            if matches!(error, ledger::PrepareError::Foreign { .. }) {
+                target.forget();
+            }
+        })?;
         let lost = |error: ledger::Error| Error::Unreachable(failure::chain(&error));
         let ledger = if survey.ledger {
             true
@@ -176,7 +182,7 @@ impl Eye {
         } else {
             // Used up where this is given up half-way: its transaction would hold what others wait for.
             client.opening();
-            ledger::prepare(client).await?;
+            ledger::prepare(client, owner).await?;
             client.closed();
             true
         };

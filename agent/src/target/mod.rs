@@ -61,6 +61,8 @@ pub(crate) struct Target {
     connector: Arc<Connector>,
     /// The way past a pooler.
     direct: Option<Arc<Connector>>,
+    /// The role that the ledger may belong to, beside the agent's and superusers.
+    ledger_owner: Option<String>,
     pool: Sessions,
     known: Mutex<Known>,
     suspected: Arc<Notify>,
@@ -83,6 +85,7 @@ impl Target {
             name,
             connector,
             direct: None,
+            ledger_owner: None,
             pool,
             known: Mutex::default(),
             suspected: Arc::default(),
@@ -98,6 +101,11 @@ impl Target {
     /// The string is not one.
     pub(crate) fn with_direct(self, url: &str) -> Result<Self, postgres::Error> {
         Ok(Self { direct: Some(Arc::new(Connector::new(url, "dunlin-agent")?)), ..self })
+    }
+
+    /// The same target, whose ledger may belong to a role beside the agent's and superusers.
+    pub(crate) fn with_ledger_owner(self, role: Option<String>) -> Self {
+        Self { ledger_owner: role, ..self }
     }
 
     /// The name.
@@ -129,7 +137,7 @@ impl Target {
         if !self.known().ledger {
             // Given up in the middle, the connection is not fit for others.
             connection.opening();
-            let facts = ledger::prepare(connection).await?;
+            let facts = ledger::prepare(connection, self.ledger_owner.as_deref()).await?;
             connection.closed();
             self.keep(facts);
         }
