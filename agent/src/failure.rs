@@ -66,11 +66,8 @@ fn classify_state(state: &SqlState) -> Class {
     }
 }
 
-/// What the server lacks and what an operator can do about it, in a sentence.
-pub(crate) fn short(error: &tokio_postgres::Error) -> String {
-    let remedy = error.code().map_or("", remedy);
-    format!("{}: {remedy}; it goes on by itself", dunlin_shared::postgres::describe(error))
-}
+/// What stands in place of a text that may hold values of rows.
+pub(crate) const NOT_TOLD: &str = "what it says is not told (--redact-rows)";
 
 fn remedy(state: &SqlState) -> &'static str {
     match *state {
@@ -94,9 +91,30 @@ pub(crate) struct Place {
     pub(crate) rows: String,
     /// The agent.
     pub(crate) agent: String,
+    /// True where nothing is told that may hold values of rows.
+    pub(crate) redact: bool,
 }
 
 impl Place {
+    /// What a server says, in a sentence; or that it has said something.
+    pub(crate) fn words(&self, error: &tokio_postgres::Error) -> String {
+        match error.code().filter(|_| self.redact) {
+            Some(state) => format!("PostgreSQL gives the error {}; {NOT_TOLD}", state.code()),
+            None => dunlin_shared::postgres::describe(error),
+        }
+    }
+
+    /// What the server lacks and what an operator can do about it, in a sentence.
+    pub(crate) fn short(&self, error: &tokio_postgres::Error) -> String {
+        let remedy = error.code().map_or("", remedy);
+        format!("{}: {remedy}; it goes on by itself", self.words(error))
+    }
+
+    /// That there is no connection any more, and why.
+    pub(crate) fn lost(&self, error: &tokio_postgres::Error) -> String {
+        if self.redact && error.code().is_some() { self.words(error) } else { chain(error) }
+    }
+
     /// An error in this place that is not PostgreSQL's.
     pub(crate) fn refuse(&self, message: impl Into<String>, next: impl Into<String>) -> Box<RunError> {
         Box::new(RunError {
@@ -104,7 +122,7 @@ impl Place {
             step: self.step.clone(),
             check: self.check.clone(),
             message: message.into(),
-            rows: self.rows.clone(),
+            rows: if self.redact { String::new() } else { self.rows.clone() },
             next: next.into(),
             agent_id: self.agent.clone(),
             ..RunError::default()
@@ -126,12 +144,14 @@ impl Place {
                 ),
             );
         }
+        // Values cannot be cut out of a text of PostgreSQL: it is told whole, or not at all.
+        let told = |text: Option<&str>| text.filter(|_| !self.redact).unwrap_or_default().to_owned();
         Box::new(RunError {
-            message: db.message().to_owned(),
+            message: if self.redact { self.words(error) } else { db.message().to_owned() },
             sqlstate: db.code().code().to_owned(),
-            detail: db.detail().unwrap_or_default().to_owned(),
-            hint: db.hint().unwrap_or_default().to_owned(),
-            context: context(db),
+            detail: told(db.detail()),
+            hint: told(db.hint()),
+            context: told(Some(&context(db))),
             table: match (db.schema(), db.table()) {
                 (Some(schema), Some(table)) => format!("{schema}.{table}"),
                 (_, table) => table.unwrap_or_default().to_owned(),

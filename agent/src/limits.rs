@@ -1,4 +1,4 @@
-//! How long a statement may wait and run in a target, and what walks along a key need.
+//! How long a statement may wait and run in a target, what of rows may be told, and what walks along a key need.
 
 use std::time::Duration;
 
@@ -21,6 +21,8 @@ pub struct Limits {
     /// How long a statement outside a transaction may wait for transactions that began before it, counted from its beginning. Zero:
     /// without end.
     pub build_deadline: Duration,
+    /// True where nothing is told that may hold values of rows: what PostgreSQL and transforms in code say, and keys.
+    pub redact_rows: bool,
 }
 
 impl Default for Limits {
@@ -33,6 +35,7 @@ impl Default for Limits {
             retry_deadline: Duration::from_secs(30 * 60),
             build_deadline: Duration::ZERO,
             statement_timeout: Duration::ZERO,
+            redact_rows: false,
         }
     }
 }

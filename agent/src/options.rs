@@ -71,6 +71,11 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_BUILD_DEADLINE", default_value = "0s", value_parser = humantime::parse_duration)]
     build_deadline: Duration,
 
+    /// Tell nothing that may hold values of rows: of an error what PostgreSQL calls its place (SQLSTATE, table, column, constraint), and not
+    /// what it says; no text of a NOTICE or WARNING, no keys, nothing that transforms in code say
+    #[arg(long, env = "DUNLIN_REDACT_ROWS")]
+    redact_rows: bool,
+
     /// Where to tell the agent's health by gRPC's health protocol, such as 0.0.0.0:7441: SERVING while there is a controller and
     /// every target can be worked on [default: nowhere]
     #[arg(long, env = "DUNLIN_HEALTH_LISTEN", value_name = "ADDRESS:PORT")]
@@ -105,6 +110,7 @@ impl Options {
             retry_deadline: self.retry_deadline,
             build_deadline: self.build_deadline,
             statement_timeout: self.statement_timeout,
+            redact_rows: self.redact_rows,
         };
         let mut builder = Agent::builder().controller(self.controller).slots(self.slots).limits(limits);
         let named = |text: &[String]| -> Result<Vec<(String, String)>, Error> {

@@ -34,6 +34,7 @@ mod mending;
 mod progress;
 mod readme;
 mod recipes;
+mod redacted;
 mod registering;
 mod replicas;
 mod scenarios;

@@ -100,6 +100,7 @@ impl Context {
             migration: self.migration.to_string(),
             step: step.to_owned(),
             agent: self.agent.to_string(),
+            redact: self.limits.redact_rows,
             ..Place::default()
         }
     }

@@ -138,7 +138,7 @@ pub(super) async fn compare(
             );
             continue;
         }
-        match with_savepoint(client, made).await.map_err(|error| Error::of_postgres(&error, place))? {
+        match with_savepoint(client, made, place).await.map_err(|error| Error::of_postgres(&error, place))? {
             Compared::Same => tell(context, place, skip, Severity::Info, "what is there is what the step describes"),
             Compared::Unknown(why) => {
                 let why = format!("it existed already, and could not be compared: {why}");
@@ -162,7 +162,7 @@ pub(super) async fn compare(
 /// It is another one; or those of PostgreSQL that end the transaction.
 pub(super) async fn compare_built(client: &Client, sql: &str, place: &Place) -> Result<Option<String>, Error> {
     let Some(built) = built_concurrently(sql) else { return Ok(None) };
-    match with_savepoint(client, &built).await.map_err(|error| Error::of_postgres(&error, place))? {
+    match with_savepoint(client, &built, place).await.map_err(|error| Error::of_postgres(&error, place))? {
         Compared::Same => Ok(None),
         Compared::Unknown(why) => Ok(Some(why)),
         Compared::Other(other) => Err(other.error(place)),
@@ -170,10 +170,10 @@ pub(super) async fn compare_built(client: &Client, sql: &str, place: &Place) -> 
 }
 
 fn tell(context: &Context, place: &Place, skip: &Notice, severity: Severity, then: &str) {
-    notices::say(context, &place.step, severity, format!("{}; {then}", notices::text(skip)));
+    notices::say(context, &place.step, severity, format!("{}; {then}", notices::text(context, skip)));
 }
 
-async fn with_savepoint(client: &Client, made: &Created) -> Result<Compared, tokio_postgres::Error> {
+async fn with_savepoint(client: &Client, made: &Created, place: &Place) -> Result<Compared, tokio_postgres::Error> {
     client.batch_execute("SAVEPOINT dunlin_compare").await?;
     let compared = match made {
         Created::Index { name, table, build } => index(client, name, table, build).await,
@@ -185,7 +185,7 @@ async fn with_savepoint(client: &Client, made: &Created) -> Result<Compared, tok
     client.batch_execute("ROLLBACK TO SAVEPOINT dunlin_compare;RELEASE SAVEPOINT dunlin_compare").await?;
     match compared {
         Err(error) if crate::failure::classify(&error) == crate::failure::Class::Final => {
-            Ok(Compared::Unknown(dunlin_shared::postgres::describe(&error)))
+            Ok(Compared::Unknown(place.words(&error)))
         }
         compared => compared,
     }

@@ -157,9 +157,9 @@ impl Error {
             return Self::Hidden(Box::new(hidden));
         }
         match crate::failure::classify(error) {
-            crate::failure::Class::Lost => Self::Unreachable(crate::failure::chain(error)),
+            crate::failure::Class::Lost => Self::Unreachable(place.lost(error)),
             crate::failure::Class::Passing => Self::Passing(place.blame(error)),
-            crate::failure::Class::Short => Self::Short(crate::failure::short(error)),
+            crate::failure::Class::Short => Self::Short(place.short(error)),
             crate::failure::Class::Final => Self::Final(place.blame(error)),
         }
     }

@@ -11,6 +11,7 @@ use dunlin_proto::v1::{EventType, Severity, TaskNote};
 use dunlin_shared::postgres::{Heard, Level, Notice};
 
 use super::Context;
+use crate::failure::NOT_TOLD;
 
 /// How many messages of a step a lease tells one by one.
 const MOST: u32 = 100;
@@ -61,7 +62,7 @@ impl Told {
 /// Tells what was heard while SQL of a step, or of a check where it has no name, was executed.
 pub(super) fn tell(context: &Context, step: &str, heard: &Heard) {
     for notice in &heard.notices {
-        say(context, step, level(notice), text(notice));
+        say(context, step, level(notice), text(context, notice));
     }
     context.told.leave_out(step, heard.left_out);
 }
@@ -99,12 +100,15 @@ pub(super) fn level(notice: &Notice) -> Severity {
     }
 }
 
-/// A notice in PostgreSQL's words.
-pub(super) fn text(notice: &Notice) -> String {
+/// A notice in PostgreSQL's words, where they may be told.
+pub(super) fn text(context: &Context, notice: &Notice) -> String {
     let level = match notice.level {
         Level::Notice => "NOTICE",
         Level::Warning => "WARNING",
     };
+    if context.limits.redact_rows {
+        return format!("{level}: {NOT_TOLD}");
+    }
     let mut text = format!("{level}: {}", notice.message);
     for (name, more) in [("DETAIL", &notice.detail), ("HINT", &notice.hint)] {
         if !more.is_empty() {

@@ -42,7 +42,10 @@ impl Hidden {
     pub(super) fn read(error: &tokio_postgres::Error, place: &Place) -> Option<Self> {
         let db = error.as_db_error()?;
         let refused = *db.code() == SqlState::INSUFFICIENT_PRIVILEGE && db.routine() == Some(REFUSES);
-        refused.then(|| Self { error: place.blame(error), functions: db.where_().map(str::to_owned) })
+        refused.then(|| Self {
+            error: place.blame(error),
+            functions: db.where_().filter(|_| !place.redact).map(str::to_owned),
+        })
     }
 
     /// Says more about it. Not in its message, whose words say which tables are looked at.

@@ -144,7 +144,7 @@ async fn watch<T>(
         let found = match timeout(LOOK_LIMIT, look(&client, session.backend)).await {
             Ok(Ok(found)) => found,
             Ok(Err(error)) => {
-                unseen.tell(context, what, &dunlin_shared::postgres::describe(&error));
+                unseen.tell(context, what, &context.place("").words(&error));
                 continue;
             }
             Err(_) => {

@@ -17,7 +17,7 @@ use super::order::Job;
 use super::{Sums, Worker, in_words};
 use crate::catalog::Guard;
 use crate::failpoint::{self, CODE, RANGE};
-use crate::failure::Place;
+use crate::failure::{NOT_TOLD, Place};
 use crate::frame::{Durability, FREE_NAMES, WHICH};
 use crate::ledger::{self, Advance, Advanced, State};
 use crate::limits::IDLE_LIMIT_OF_CODE;
@@ -289,11 +289,16 @@ impl Worker<'_> {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(transform::Error::Postgres(error))) => return Err(of_postgres(error)),
             Ok(Err(transform::Error::Other(error))) => {
-                let message = crate::failure::chain(&*error);
+                let message = if place.redact {
+                    format!("the code of the transform has failed; {NOT_TOLD}")
+                } else {
+                    crate::failure::chain(&*error)
+                };
                 return Err(Error::Final(place.refuse(message, place.mend())));
             }
             Err(panic) => {
-                let message = format!("the code of the transform panicked: {}", panic_text(&*panic));
+                let why = if place.redact { NOT_TOLD } else { panic_text(&*panic) };
+                let message = format!("the code of the transform panicked: {why}");
                 return Err(Error::Final(place.refuse(message, place.mend())));
             }
         };

@@ -88,10 +88,15 @@ impl Worker<'_> {
     fn refuse_keys(&self, guard: &Guard, keys: &[Vec<String>], place: &Place) -> Error {
         let keys: Vec<String> = keys.iter().map(|key| format!("({})", key.join(", "))).collect();
         let (table, keys) = (self.table.quoted(), keys.join(", "));
+        // Keys are values of rows.
+        let (such, moved) = match place.redact {
+            true => (String::new(), String::new()),
+            false => (format!(", such as {keys}"), format!(", to {keys} for example")),
+        };
         if guard.inserts {
             return Error::Final(place.refuse(
                 format!(
-                    "the batch inserts rows into {table} whose keys are not above those that the step walks, such as {keys}: \
+                    "the batch inserts rows into {table} whose keys are not above those that the step walks{such}: \
                      they would be walked again, or never; it was rolled back"
                 ),
                 format!(
@@ -102,7 +107,7 @@ impl Worker<'_> {
         }
         Error::Final(place.refuse(
             format!(
-                "the key of rows has moved while the batch changed them, to {keys} for example: a trigger of {table} ({}) has assigned \
+                "the key of rows has moved while the batch changed them{moved}: a trigger of {table} ({}) has assigned \
                  it; the batch was rolled back",
                 guard.triggers
             ),

@@ -76,7 +76,7 @@ impl Worker<'_> {
         let plan = match self.explain_batch(connection, sql, job).await? {
             Ok(plan) => plan,
             Err(error) if self.strict => {
-                let why = dunlin_shared::postgres::describe(&error);
+                let why = self.place.words(&error);
                 return insist(format!(
                     "the server does not tell how it would execute the statement of a batch: {why}"
                 ));

@@ -19,6 +19,7 @@ mod plan;
 mod planner;
 mod pooler;
 mod progress;
+mod redacted;
 mod row_security;
 mod rows;
 mod statement;
