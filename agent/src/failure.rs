@@ -78,6 +78,22 @@ fn remedy(state: &SqlState) -> &'static str {
     }
 }
 
+/// The SQLSTATE with which a server ends a session whose transaction lasts too long, from PostgreSQL 17 on.
+const TRANSACTION_TIMEOUT: &str = "25P04";
+
+/// What the failure is where the server ends a session with an SQLSTATE that would come again, and nobody waits for an answer: the client
+/// library then says no more than that the connection is closed.
+pub(crate) fn ended_with(word: &str, error: &RunError, place: &Place) -> Option<Box<RunError>> {
+    (word == TRANSACTION_TIMEOUT).then(|| {
+        Box::new(RunError {
+            message: "terminating connection due to transaction timeout".to_owned(),
+            sqlstate: word.to_owned(),
+            next: place.next(&SqlState::from_code(word)),
+            ..error.clone()
+        })
+    })
+}
+
 /// Where in a migration something went wrong.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Place {
@@ -201,8 +217,8 @@ impl Place {
                     .into()
             }
             SqlState::QUERY_CANCELED => {
-                "The statement ran into the agent's --statement-timeout or was cancelled. Use smaller batches \
-                 (`batch.size`) or allow more time"
+                "The statement ran into statement_timeout (the agent's --statement-timeout or, where that is not given, what the \
+                 agent's role, its database or the server has), or was cancelled. Use smaller batches (`batch.size`) or allow more time"
                     .into()
             }
             SqlState::CONFIGURATION_LIMIT_EXCEEDED => {
@@ -232,6 +248,11 @@ impl Place {
             SqlState::ACTIVE_SQL_TRANSACTION => {
                 "PostgreSQL executes this outside a transaction only. Put the statement alone into a step with \
                  `transaction = false`"
+                    .into()
+            }
+            _ if state.code() == TRANSACTION_TIMEOUT => {
+                "The transaction ran into the transaction_timeout that the agent's role, its database or the server has. Use smaller \
+                 batches (`batch.size`), raise it there, or let the SQL of the step begin with SET LOCAL transaction_timeout = 0"
                     .into()
             }
             _ => return self.mend(),
@@ -302,6 +323,7 @@ mod tests {
             ("42501", Class::Final),
             ("23505", Class::Final),
             ("57014", Class::Final),
+            ("25P04", Class::Final),
         ] {
             assert_eq!(classify_state(&SqlState::from_code(code)), class, "{code}");
         }

@@ -8,6 +8,9 @@
 //! Everything is set with `SET LOCAL`: it ends with the transaction, so that a pooler in transaction mode between agent and target
 //! never hands a setting to someone else. What SQL of a definition has set for the session is taken back before the commit.
 //!
+//! In each transaction the server looks every second whether the agent is still there, where it can: what an agent that was killed has begun
+//! ends, and so do its locks.
+//!
 //! What must stay true: the transaction that is left is the one that was entered. SQL that has ended it fails at the way out, before
 //! anything else is done: the first statement there divides by zero.
 
@@ -17,7 +20,8 @@ use std::time::Duration;
 use dunlin_shared::sql::quote_literal;
 use tokio_postgres::IsolationLevel;
 
-use crate::limits::{IDLE_LIMIT, Limits};
+use crate::limits::{IDLE_LIMIT, Limits, stricter};
+use crate::target::{Ground, KEEPALIVES, LOOK};
 
 /// When a transaction must be on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,9 +36,12 @@ pub(crate) enum Durability {
 /// cannot advance a checkpoint.
 pub(crate) const MARK: &str = "dunlin.lease";
 
+/// What the names of an agent's sessions begin with.
+pub(crate) const APPLICATION: &str = "dunlin-agent";
+
 /// What `pg_stat_activity` shows as the `application_name` of a session that works for a lease.
 pub(crate) fn application_name(mark: &str) -> String {
-    format!("dunlin-agent {mark}")
+    format!("{APPLICATION} {mark}")
 }
 
 /// The name of the column with a setting that was made.
@@ -45,11 +52,6 @@ pub(crate) const OWN_PATH: &str = "SET LOCAL search_path = pg_catalog, pg_temp";
 
 /// Where those of definitions do: as the role, the database or the connection has it.
 pub(crate) const THEIR_PATH: &str = "SET LOCAL search_path TO DEFAULT";
-
-/// From PostgreSQL 17 on, a role or a database can limit transactions, and then the server ends the session in the middle of a step. How
-/// long an agent's statements may run is for its operator to say. Where there is no limit, or no such setting, nothing is set.
-const NO_TRANSACTION_TIMEOUT: &str = "SELECT set_config('transaction_timeout', '0', true) AS dunlin_setting \
-    WHERE current_setting('transaction_timeout', true) <> '0'";
 
 /// Policies are an error and not a filter, unless a definition says otherwise: rows that nobody sees are not done.
 const ALL_ROWS: &str = "SET LOCAL row_security = off";
@@ -88,6 +90,8 @@ pub(crate) const FREE_NAMES: &str = "DO $free$ DECLARE taken pg_catalog.text; BE
 pub(crate) struct Frame {
     /// What the operator allows.
     pub(crate) limits: Limits,
+    /// What the session stands on.
+    pub(crate) ground: Ground,
     /// How long a transaction may stand still.
     pub(crate) idle: Duration,
     /// The lease.
@@ -104,10 +108,15 @@ impl Frame {
     /// The frame of a lease.
     pub(crate) fn new(limits: Limits, mark: String, role: Option<String>) -> Self {
         let isolation = IsolationLevel::ReadCommitted;
-        Self { limits, idle: IDLE_LIMIT, mark, role, row_security: false, isolation }
+        Self { limits, ground: Ground::default(), idle: IDLE_LIMIT, mark, role, row_security: false, isolation }
     }
 
-    /// The same for code, which may take its time between statements.
+    /// The same in a session that stands on `ground`.
+    pub(crate) fn on(self, ground: Ground) -> Self {
+        Self { ground, ..self }
+    }
+
+    /// The same for transactions that may stand still for another time: code may take its time between statements.
     pub(crate) fn with_idle(self, idle: Duration) -> Self {
         Self { idle, ..self }
     }
@@ -119,7 +128,7 @@ impl Frame {
 
     /// Those behind `BEGIN`.
     pub(crate) fn settings(&self, durability: Durability) -> String {
-        let Self { limits, idle, mark, .. } = self;
+        let Self { limits, ground, mark, .. } = self;
         let durable = match durability {
             // `on` where the role or the database has `off`; stricter settings stay.
             Durability::AtCommit => {
@@ -132,13 +141,17 @@ impl Frame {
         let _infallible = write!(
             sql,
             "{};{OWN_PATH};{ALL_ROWS};SET LOCAL client_encoding = 'UTF8';SET LOCAL standard_conforming_strings = on;{durable};\
-             {NO_TRANSACTION_TIMEOUT};SET LOCAL lock_timeout = {};SET LOCAL statement_timeout = {};\
-             SET LOCAL idle_in_transaction_session_timeout = {};SET LOCAL {MARK} = '{mark}';SET LOCAL client_min_messages = notice;\
+             SET LOCAL lock_timeout = {};SET LOCAL statement_timeout {};\
+             SET LOCAL idle_in_transaction_session_timeout = {};{}SET LOCAL {MARK} = '{mark}';SET LOCAL client_min_messages = notice;\
              SET LOCAL application_name = '{}'",
             self.identity(),
-            limits.lock_timeout.as_millis(),
-            limits.statement_timeout.as_millis(),
-            idle.as_millis(),
+            limits.of_locks(*ground).as_millis(),
+            // Where nobody has said it, what the role has: that is the default.
+            limits
+                .statement_timeout
+                .map_or_else(|| "TO DEFAULT".to_owned(), |limit| format!("= {}", limit.as_millis())),
+            stricter(self.idle, ground.idle).as_millis(),
+            if ground.looks { format!("{LOOK};") } else { String::new() },
             application_name(mark),
         );
         sql
@@ -182,10 +195,11 @@ impl Frame {
         // Every name is qualified: it is the last to be read under what the SQL has set.
         format!(
             "SELECT 1 OPERATOR(pg_catalog./) (coalesce(pg_catalog.pg_current_xact_id_if_assigned()::pg_catalog.text \
-             OPERATOR(pg_catalog.=) {}, false))::pg_catalog.int4;{};RESET ALL;{END};{}",
+             OPERATOR(pg_catalog.=) {}, false))::pg_catalog.int4;{};RESET ALL;{END};{}{}",
             quote_literal(transaction),
             self.identity(),
             self.settings(durability),
+            if self.ground.direct { format!(";{KEEPALIVES}") } else { String::new() },
         )
     }
 }

@@ -42,13 +42,15 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_AGENT_ID")]
     id: Option<String>,
 
-    /// How long a statement of a batch may wait for a lock; 0s: without end
-    #[arg(long, env = "DUNLIN_LOCK_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
-    lock_timeout: Duration,
+    /// How long a statement of a batch may wait for a lock; 0s: without end [default: 5s, or the lock_timeout of the role on the target
+    /// where that is shorter]
+    #[arg(long, env = "DUNLIN_LOCK_TIMEOUT", value_parser = humantime::parse_duration)]
+    lock_timeout: Option<Duration>,
 
-    /// How long the SQL of a step that is no batch may wait for locks, all waits of an attempt together; 0s: without end
-    #[arg(long, env = "DUNLIN_SCHEMA_LOCK_TIMEOUT", default_value = "500ms", value_parser = humantime::parse_duration)]
-    schema_lock_timeout: Duration,
+    /// How long the SQL of a step that is no batch may wait for locks, all waits of an attempt together; 0s: without end [default:
+    /// 500ms, or the lock_timeout of the role on the target where that is shorter]
+    #[arg(long, env = "DUNLIN_SCHEMA_LOCK_TIMEOUT", value_parser = humantime::parse_duration)]
+    schema_lock_timeout: Option<Duration>,
 
     /// How many times longer than the wait the pause is at least until such a step is tried again
     #[arg(long, env = "DUNLIN_LOCK_PAUSE_FACTOR", default_value_t = 10)]
@@ -62,9 +64,10 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_RETRY_DEADLINE", default_value = "30min", value_parser = humantime::parse_duration)]
     retry_deadline: Duration,
 
-    /// How long a statement may run; 0s: without end
-    #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", default_value = "0s", value_parser = humantime::parse_duration)]
-    statement_timeout: Duration,
+    /// How long a statement may run; 0s: without end [default: the statement_timeout of the role on the target; without end for steps
+    /// outside a transaction]
+    #[arg(long, env = "DUNLIN_STATEMENT_TIMEOUT", value_parser = humantime::parse_duration)]
+    statement_timeout: Option<Duration>,
 
     /// How long a step outside a transaction may wait for transactions that began before it, such as a concurrent build, counted from
     /// its beginning; it blocks nobody meanwhile; 0s: without end

@@ -221,6 +221,11 @@ CREATE TABLE dunlin_controller.tasks (
     -- The first error that can pass since which there was no progress, and how many rows were walked by then.
     passing_since timestamptz,
     passing_rows_walked bigint,
+    -- How often the server crashed while it executed the task, or ended its transaction since it stood still, since there was progress;
+    -- and how many rows were walked by then.
+    crashes integer NOT NULL DEFAULT 0 CHECK (crashes >= 0),
+    standstills integer NOT NULL DEFAULT 0 CHECK (standstills >= 0),
+    endings_rows_walked bigint NOT NULL DEFAULT 0,
     postponed integer NOT NULL DEFAULT 0 CHECK (postponed >= 0),
     -- Why it rests until run_at, in words.
     rests text NOT NULL DEFAULT '',

@@ -28,6 +28,7 @@ mod hostile_path;
 mod hostile_schema;
 mod hostile_text;
 mod indexes;
+mod left_open;
 mod locks;
 mod logs;
 mod mending;

@@ -23,7 +23,7 @@ use super::{Book, LeaseId};
 use crate::failpoint;
 use crate::failure::Place;
 use crate::limits::Limits;
-use crate::steps::{Context, Told, Tuning};
+use crate::steps::{Context, Told, Tuning, Witnesses};
 use crate::target::{self, Target};
 use crate::transform::Transforms;
 use crate::waits::Seen;
@@ -336,6 +336,7 @@ impl Session {
                     told: Told::default(),
                     watch: Watch::default(),
                     waits: Seen::default(),
+                    sessions: Witnesses::default(),
                 };
                 tokio::spawn(worker::work(context, task));
             }

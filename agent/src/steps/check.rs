@@ -28,7 +28,7 @@ pub(super) async fn all(
     if checks.is_empty() {
         return Ok(());
     }
-    let framed = Framed::within(connection, context.frame(), durability).await;
+    let framed = Framed::within(connection, context.frame_of_statement(), durability).await;
     let framed = framed.map_err(|error| Error::of_postgres(&error, place))?;
     for check in checks {
         let place = Place { step: String::new(), check: check.name.clone(), ..place.clone() };

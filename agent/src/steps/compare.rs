@@ -82,7 +82,8 @@ pub(super) async fn take(
     durability: Durability,
     place: &Place,
 ) -> Result<(Taken, Compared), Error> {
-    let begin = context.frame().begin(durability);
+    let frame = if claim.kind == Kind::Statement { context.frame_of_statement() } else { context.frame() };
+    let begin = frame.begin(durability);
     connection.opening();
     // Sent together, executed one after the other: what is looked at is as it is once nobody else holds the steps.
     let (begun, held, holdings) = join3(

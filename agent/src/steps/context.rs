@@ -6,10 +6,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use dunlin_proto::convert;
-use dunlin_proto::v1::{Mending, Step};
+use dunlin_proto::v1::{EventType, Mending, Step};
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, StepName, TargetName, TransformName};
 use dunlin_shared::migration::Isolation;
 use dunlin_shared::migration::mending::Wanted;
+use dunlin_shared::postgres::{Ending, Witness};
 use futures::future::join;
 use tokio_postgres::IsolationLevel;
 use tokio_postgres::error::SqlState;
@@ -17,11 +18,11 @@ use tokio_postgres::error::SqlState;
 use super::compare::{self, Compared};
 use super::notices::Told;
 use super::range::Learnt;
-use super::{Error, written};
+use super::{Error, earlier, written};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Claim, Kind, Taken};
-use crate::limits::Limits;
+use crate::limits::{IDLE_LIMIT_OF_STATEMENT, Limits};
 use crate::session::{Lease, Signal};
 use crate::target::{self, Connection, Direct, Target};
 use crate::transform::Transforms;
@@ -91,6 +92,28 @@ pub(crate) struct Context {
     pub(crate) watch: Watch,
     /// What was seen of the waits of the attempt.
     pub(crate) waits: Seen,
+    /// The sessions of the attempt.
+    pub(crate) sessions: Witnesses,
+}
+
+/// The sessions that an attempt at a task has had, for whoever asks how they ended; and a time before each was lost, by the server's
+/// clock, in microseconds since 1970.
+#[derive(Debug, Default)]
+pub(crate) struct Witnesses(Mutex<Vec<(Witness, i64)>>);
+
+impl Witnesses {
+    fn keep(&self, witness: Witness, time: i64) {
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those that were closed from here say nothing any more.
+        kept.retain(|(witness, _)| !witness.alone() || witness.ending().is_some());
+        kept.push((witness, time));
+    }
+
+    /// How the last session that has ended did so, and forgets all.
+    pub(crate) fn take(&self) -> Option<(Ending, i64)> {
+        let kept = std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner));
+        kept.into_iter().rev().find_map(|(witness, time)| Some((witness.ending()?, time)))
+    }
 }
 
 impl Context {
@@ -111,7 +134,7 @@ impl Context {
     }
 
     /// True when the worker was told to stop.
-    pub(super) fn told(&self) -> bool {
+    pub(crate) fn told(&self) -> bool {
         self.lease.signal() != Signal::Work
     }
 
@@ -128,7 +151,23 @@ impl Context {
 
     /// How the transactions of this lease begin.
     pub(crate) fn frame(&self) -> Frame {
-        Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role))
+        let frame = Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role));
+        frame.on(self.target.ground())
+    }
+
+    /// The same for SQL in one transaction, which may hold locks that the whole application waits for.
+    pub(super) fn frame_of_statement(&self) -> Frame {
+        self.frame().with_idle(IDLE_LIMIT_OF_STATEMENT)
+    }
+
+    /// How long a statement of a batch may wait for a lock. Zero: without end.
+    pub(crate) fn lock_timeout(&self) -> Duration {
+        self.limits.of_locks(self.target.ground())
+    }
+
+    /// How long the SQL of another step may. Zero: without end.
+    pub(super) fn schema_lock_timeout(&self) -> Duration {
+        self.limits.of_schema_locks(self.target.ground())
     }
 
     /// The same for the transactions of a step.
@@ -164,22 +203,45 @@ impl Context {
 
     /// Lends a connection.
     pub(super) async fn lend(&self, place: &Place) -> Result<Connection, Error> {
-        self.target.lend().await.map_err(|error| of_target(error, place))
+        let connection = self.target.lend().await.map_err(|error| of_target(error, place))?;
+        self.sessions.keep(connection.witness(), self.target.ground().asked);
+        for sentence in self.limits.instead(self.target.ground()) {
+            if self.target.is_news(self.run, &sentence) {
+                self.lease.note(EventType::AgentNote, sentence);
+            }
+        }
+        Ok(connection)
     }
 
     /// A connection that nobody has used before.
     pub(super) async fn fresh(&self, place: &Place) -> Result<Connection, Error> {
-        self.target.fresh().await.map_err(|error| of_target(error, place))
+        let connection = self.target.fresh().await.map_err(|error| of_target(error, place))?;
+        self.sessions.keep(connection.witness(), self.target.ground().asked);
+        Ok(connection)
     }
 
     /// A session of one's own, to one process of the server.
     pub(super) async fn direct(&self, place: &Place) -> Result<Direct, Error> {
-        self.target.direct().await.map_err(|error| of_target(error, place))
+        let direct = self.target.direct().await.map_err(|error| of_target(error, place))?;
+        self.sessions.keep(direct.session.witness(), direct.ground.asked);
+        Ok(direct)
+    }
+
+    /// Ends what earlier holders have open, and takes the task as [`take_beside`](Self::take_beside).
+    pub(super) async fn take(
+        &self,
+        connection: &mut Connection,
+        claim: &Claim,
+        durability: Durability,
+        place: &Place,
+    ) -> Result<(Taken, Compared), Error> {
+        earlier::end(self, connection).await;
+        self.take_beside(connection, claim, durability, place).await
     }
 
     /// Begins a transaction and takes the task in it, after the steps of the definition were compared with those that the target
     /// holds. The transaction stays open when the task is mine, and is rolled back otherwise.
-    pub(super) async fn take(
+    pub(super) async fn take_beside(
         &self,
         connection: &mut Connection,
         claim: &Claim,

@@ -33,7 +33,7 @@ impl<'a> Locked<'a> {
     /// # Errors
     /// Those of PostgreSQL.
     pub(super) async fn within(context: &'a Context, connection: &Client, place: &Place) -> Result<Self, Error> {
-        let usual = context.limits.schema_lock_timeout;
+        let usual = context.schema_lock_timeout();
         let answers = connection.simple_query(&format!("{WHO};{YIELDING}")).await;
         let answers = answers.map_err(|error| Error::of_postgres(&error, place))?;
         let (backend, yielding) = read(&answers).ok_or_else(|| nobody(place))?;

@@ -9,6 +9,7 @@ mod answer;
 mod check;
 mod compare;
 mod context;
+mod earlier;
 mod existing;
 mod framed;
 mod located;
@@ -28,7 +29,7 @@ mod tests;
 mod watched;
 mod written;
 
-pub(crate) use context::{Context, Tuning};
+pub(crate) use context::{Context, Tuning, Witnesses};
 pub(crate) use notices::Told;
 
 use dunlin_proto::v1::{AppliedMigration, RunError, grant};
@@ -61,6 +62,9 @@ pub(crate) enum Ended {
 pub(crate) enum Error {
     /// The target does not answer; what became of the open transaction is not known.
     Unreachable(String),
+    /// The connection was lost while the step had it; what became of the open transaction is not known. In the words of a failure, which it
+    /// becomes where the step is what ends connections.
+    Lost(Box<RunError>),
     /// Rolled back; the same can succeed a little later.
     Passing(Box<RunError>),
     /// Rolled back; the same can succeed once the target has what it lacks.
@@ -143,7 +147,9 @@ impl Error {
     /// Says more about it, where it is told at all.
     fn add(&mut self, more: &str) {
         match self {
-            Self::Final(error) | Self::Passing(error) => error.message = format!("{}; {more}", error.message),
+            Self::Final(error) | Self::Passing(error) | Self::Lost(error) => {
+                error.message = format!("{}; {more}", error.message)
+            }
             Self::Hidden(hidden) => hidden.add(more),
             Self::Short(message) | Self::Unreachable(message) | Self::Busy(message) => {
                 *message = format!("{message}; {more}");
@@ -157,7 +163,7 @@ impl Error {
             return Self::Hidden(Box::new(hidden));
         }
         match crate::failure::classify(error) {
-            crate::failure::Class::Lost => Self::Unreachable(place.lost(error)),
+            crate::failure::Class::Lost => Self::Lost(place.refuse(place.lost(error), "")),
             crate::failure::Class::Passing => Self::Passing(place.blame(error)),
             crate::failure::Class::Short => Self::Short(place.short(error)),
             crate::failure::Class::Final => Self::Final(place.blame(error)),

@@ -28,14 +28,15 @@ use crate::failpoint::{self, OUTSIDE};
 use crate::failure::Place;
 use crate::frame::{self, Durability, Frame};
 use crate::ledger::{self, Address, Advance, Checkpoint, Kind, State, Taken};
-use crate::target::Direct;
+use crate::limits::in_words;
+use crate::target::{Direct, Ground, NO_TRANSACTION_TIMEOUT};
 
 /// How long the lock is polled before the lease is given back.
 const BUSY_LIMIT: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(200);
 
-/// How often the server looks whether the agent is still there while it builds.
-const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '2s'";
+/// How often the server looks whether the agent is still there while it builds, where it can.
+const CONNECTION_CHECK: &str = "SET client_connection_check_interval = '1s';";
 
 /// How long the session may idle: many times longer than between two statements of an agent that lives.
 const IDLE_CHECK: &str = "SET idle_session_timeout = '10s'";
@@ -52,12 +53,13 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
         return Err(needs_direct(&step.name, &place));
     }
     let claim = context.claim(&address, Kind::Statement, &step.checksum, again);
-    let (checkpoint, compared) = match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
-        (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
-        (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
-        (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
-        (Taken::OtherText, _) => return Err(Error::Moved),
-    };
+    let (checkpoint, compared) =
+        match context.take_beside(&mut connection, &claim, Durability::AtCommit, &place).await? {
+            (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
+            (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
+            (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),
+            (Taken::OtherText, _) => return Err(Error::Moved),
+        };
     if checkpoint.state == State::Done {
         return statement::done_before(context, &mut connection, &checkpoint, compared, again, &place).await;
     }
@@ -84,13 +86,12 @@ pub(super) async fn run(context: &Context, task: &StatementTask, step: &Step, ag
     failpoint::at(&connection, OUTSIDE.taken).await.map_err(of_postgres)?;
     drop(connection);
 
-    let Direct { session, role } = context.direct(&place).await?;
-    // Not on every platform, and not needed for being right: only so that the server ends what nobody waits for.
-    let _unsupported = session.batch_execute(CONNECTION_CHECK).await;
+    let Direct { session, role, ground } = context.direct(&place).await?;
     let name = frame::application_name(&context.mark());
-    let settings = format!("{IDLE_CHECK};SET application_name = '{name}'");
+    let look = if ground.looks { CONNECTION_CHECK } else { "" };
+    let settings = format!("{look}{IDLE_CHECK};SET application_name = '{name}';{NO_TRANSACTION_TIMEOUT}");
     session.batch_execute(&settings).await.map_err(of_postgres)?;
-    let attempt = Attempt { context, step, address, place: &place, checkpoint, session, role };
+    let attempt = Attempt { context, step, address, place: &place, checkpoint, session, role, ground };
     if !attempt.lock().await? {
         return Ok(Ended::Told);
     }
@@ -111,6 +112,8 @@ struct Attempt<'a> {
     session: Session,
     /// The role of the session, which can have another one than the agent has elsewhere.
     role: String,
+    /// What the session stands on.
+    ground: Ground,
 }
 
 impl Attempt<'_> {
@@ -160,7 +163,13 @@ impl Attempt<'_> {
         if seen.is_none_or(|seen| seen.epoch != self.context.epoch.0 || seen.batches != self.checkpoint.batches) {
             return Err(Error::Moved);
         }
-        let repair = Repair { session: &self.session, context: self.context, place: self.place, role: &self.role };
+        let repair = Repair {
+            session: &self.session,
+            context: self.context,
+            place: self.place,
+            role: &self.role,
+            ground: self.ground,
+        };
         let built = !self.checkpoint.fresh && repair.begun(&self.step.sql, self.checkpoint.again).await?;
         if !self.checkpoint.fresh {
             repair.repeated(&self.step.sql);
@@ -189,7 +198,7 @@ impl Attempt<'_> {
             Error::Final(_) | Error::Hidden(_) => true,
             Error::Passing(_) | Error::Short(_) => false,
             // Without a session nothing is removed; the others have not come to the statement.
-            Error::Unreachable(_) | Error::Stale(_) | Error::Moved | Error::Busy(_) => return error,
+            Error::Unreachable(_) | Error::Lost(_) | Error::Stale(_) | Error::Moved | Error::Busy(_) => return error,
         };
         match repair.remove_left(&self.step.sql).await {
             Ok(None) if last && repairable(&self.step.sql) => self.note_repaired().await,
@@ -203,7 +212,7 @@ impl Attempt<'_> {
     /// Another text may take the place of this one. Where that cannot be noted, it is asked for.
     async fn note_repaired(&self) {
         let (epoch, batches) = (self.context.epoch.0, self.checkpoint.batches);
-        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.clone()));
+        let frame = self.frame();
         let noting = async {
             self.session.batch_execute(&frame.begin(Durability::AtCommit)).await?;
             ledger::note_repaired(&self.session, &self.address, epoch, batches).await?;
@@ -212,6 +221,11 @@ impl Attempt<'_> {
         if let Err(error) = noting.await {
             tracing::warn!(?error, "it was not noted that the failed step has left nothing");
         }
+    }
+
+    /// How transactions of this session begin.
+    fn frame(&self) -> Frame {
+        Frame::new(self.context.limits, self.context.mark(), Some(self.role.clone())).on(self.ground)
     }
 
     /// True when the target has the checkpoint that this session does not see.
@@ -223,12 +237,12 @@ impl Attempt<'_> {
 
     async fn carry_out(&self) -> Result<(i64, Heard), Error> {
         // The settings of the session, since there is no transaction; the session ends with the step.
-        let limits = self.context.limits;
         let settings = format!(
             "SET client_min_messages = notice;SET row_security = {};SET lock_timeout = 0;SET statement_timeout = {}",
             if self.step.row_security { "on" } else { "off" },
-            limits.statement_timeout.as_millis()
+            self.context.limits.statement_timeout.unwrap_or_default().as_millis()
         );
+        self.tell_set_aside();
         self.session.batch_execute(&settings).await.map_err(|error| self.failed(&error))?;
         drop(self.session.heard());
         let watched = self.watched(answer::without_rows(&self.session, &self.step.sql)).await;
@@ -267,12 +281,36 @@ impl Attempt<'_> {
         Ok((rows, heard))
     }
 
+    /// Says which limits of the role do not hold for the statement: what it has built would be thrown away.
+    fn tell_set_aside(&self) {
+        let limits = [
+            ("statement_timeout", self.ground.statement_timeout, self.context.limits.statement_timeout.is_none()),
+            ("transaction_timeout", self.ground.transaction_timeout, true),
+        ];
+        let set_aside: Vec<String> = limits
+            .into_iter()
+            .filter(|(_, limit, unwritten)| *unwritten && !limit.is_zero())
+            .map(|(setting, limit, _)| format!("{setting} ({})", in_words(limit)))
+            .collect();
+        if !set_aside.is_empty() {
+            self.context.lease.note(
+                EventType::AgentNote,
+                format!(
+                    "the {} of the agent's role is set aside for the step {:?}, which works outside a transaction: what it builds would \
+                     be thrown away. The agent's --statement-timeout limits it",
+                    set_aside.join(" and the "),
+                    self.step.name
+                ),
+            );
+        }
+    }
+
     /// Compares what the statement has met with what it says, in a transaction that is rolled back.
     async fn compare(&self, heard: &Heard) -> Result<(), Error> {
         if heard.skips.is_empty() {
             return Ok(());
         }
-        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.clone()));
+        let frame = self.frame();
         self.session
             .batch_execute(&frame.begin_entered(Durability::Later))
             .await
@@ -287,8 +325,8 @@ impl Attempt<'_> {
         &self,
         work: impl Future<Output = Result<T, tokio_postgres::Error>>,
     ) -> Result<Result<T, tokio_postgres::Error>, Error> {
-        let limits = self.context.limits;
-        let patience = Patience { locks: limits.schema_lock_timeout, transactions: limits.build_deadline };
+        let patience =
+            Patience { locks: self.context.schema_lock_timeout(), transactions: self.context.limits.build_deadline };
         let what = format!("the step {}", self.place.step);
         match watched::execute(self.context, &self.session, &what, patience, work).await {
             Ok(answer) => Ok(Ok(answer)),
@@ -314,7 +352,7 @@ impl Attempt<'_> {
             measured: None,
             prepared: false,
         };
-        let frame = Frame::new(self.context.limits, mark.clone(), Some(self.role.clone()));
+        let frame = self.frame();
         self.session.batch_execute(&frame.begin(Durability::AtCommit)).await.map_err(|error| self.failed(&error))?;
         let advanced = advance.commit(&self.session, OUTSIDE, "", "").await;
         advanced.map_err(|error| Error::of_ledger(error, self.place))?;

@@ -24,7 +24,7 @@ use tokio::time::Instant;
 use super::compare::{self, Compared};
 use super::context::names;
 use super::subject::{self, Subject};
-use super::{Context, Ended, Error, check, given, located, seal, written};
+use super::{Context, Ended, Error, check, earlier, given, located, seal, written};
 use crate::catalog::{Key, Table, Walk, Writers};
 use crate::failpoint::{self, PLAN};
 use crate::failure::Place;
@@ -85,6 +85,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     let frame = context.frame_of(step, &place)?;
     let settings = step.batch.clone().unwrap_or_default();
     let mut connection = context.lend(&place).await?;
+    earlier::end(context, &connection).await;
     let resolved = Subject::resolve(context, &mut connection, step, &place).await;
     // What PostgreSQL says of the statement it says before the first batch.
     let Subject { table, key } =
@@ -93,7 +94,7 @@ pub(super) async fn run(context: &Context, task: &PlanTask, again: bool) -> Resu
     let address = context.address(Some(&names.step), 0);
     let claim = context.claim(&address, Kind::Plan, &step.checksum, again);
     let (mut checkpoint, mut compared) =
-        match context.take(&mut connection, &claim, Durability::AtCommit, &place).await? {
+        match context.take_beside(&mut connection, &claim, Durability::AtCommit, &place).await? {
             (Taken::Mine(checkpoint), compared) => (checkpoint, compared),
             (Taken::Applied(applied), _) => return Err(seal::overtaken(&applied)),
             (Taken::Stale(stale), _) => return Err(Error::Stale(stale)),

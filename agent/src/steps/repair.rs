@@ -24,6 +24,7 @@ use super::{Context, Error, existing};
 use crate::failure::Place;
 use crate::frame::{Durability, Frame};
 use crate::own;
+use crate::target::Ground;
 
 /// How long the removal of what is half-built may wait for transactions at most. What is not removed by then is removed by the next attempt.
 const REMOVED_WITHIN: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub(super) struct Repair<'a> {
     pub(super) place: &'a Place,
     /// The role of the session, quoted where that is needed.
     pub(super) role: &'a str,
+    /// What it stands on.
+    pub(super) ground: Ground,
 }
 
 impl Repair<'_> {
@@ -223,7 +226,7 @@ impl Repair<'_> {
     /// Compares the index that is there with the one that the statement builds, in a transaction that is rolled back. Why that cannot be
     /// told, where it cannot.
     async fn compare(&self, sql: &str) -> Result<Option<String>, Error> {
-        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.to_owned()));
+        let frame = Frame::new(self.context.limits, self.context.mark(), Some(self.role.to_owned())).on(self.ground);
         let begin = frame.begin_entered(Durability::Later);
         self.session.batch_execute(&begin).await.map_err(|error| self.failed(&error))?;
         let compared = existing::compare_built(self.session, sql, self.place).await;
@@ -285,7 +288,7 @@ impl Repair<'_> {
     async fn patiently(&self, sql: &str, what: &str, transactions: Duration) -> Result<(), Error> {
         let settings = "SET lock_timeout = 0;SET statement_timeout = 0";
         self.session.batch_execute(settings).await.map_err(|error| self.failed(&error))?;
-        let patience = Patience { locks: self.context.limits.schema_lock_timeout, transactions };
+        let patience = Patience { locks: self.context.schema_lock_timeout(), transactions };
         let work = self.session.batch_execute(sql);
         watched::execute(self.context, self.session, what, patience, work).await.map_err(|failed| match failed {
             watched::Failed::Postgres(error) => self.failed(&error),

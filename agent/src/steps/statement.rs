@@ -72,7 +72,7 @@ pub(super) async fn run(context: &Context, task: &StatementTask, again: bool) ->
             return Err(Error::of_ledger(error, &place));
         }
         connection.commit().await.map_err(of_postgres)?;
-        let frame = Frame { isolation, ..context.frame() };
+        let frame = Frame { isolation, ..context.frame_of_statement() };
         connection.begin(&frame.begin_isolated(Durability::AtCommit)).await.map_err(of_postgres)?;
     }
     let work = Work { context, task, address: &address, place: &place, checkpoint: &checkpoint };
@@ -126,8 +126,8 @@ impl Work<'_> {
         if !self.task.before.is_empty() && !ledger::anything_begun(connection, self.address).await.map_err(of_ledger)? {
             check::all(self.context, connection, &self.task.before, Durability::AtCommit, self.place).await?;
         }
-        let framed =
-            Framed::within(connection, self.context.frame(), Durability::AtCommit).await.map_err(of_postgres)?;
+        let frame = self.context.frame_of_statement();
+        let framed = Framed::within(connection, frame, Durability::AtCommit).await.map_err(of_postgres)?;
         let locked = Locked::within(self.context, connection, self.place).await?;
         let mut rows = 0;
         for (place, step) in self.task.steps.iter().enumerate() {

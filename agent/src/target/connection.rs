@@ -14,10 +14,11 @@ use std::pin::pin;
 use std::sync::Arc;
 
 use deadpool::managed::{Object, PoolError};
-use dunlin_shared::postgres::{self, Connector, Heard, Lent, Session, Sessions};
+use dunlin_shared::postgres::{self, Connector, Heard, Lent, Session, Sessions, Witness};
 use futures::StreamExt;
 use tokio_postgres::{Client, SimpleQueryMessage};
 
+use super::KEEPALIVES;
 use crate::frame::{DISCARD, FREE_NAMES};
 
 /// A connection, and whether it may go back to the pool.
@@ -60,6 +61,20 @@ impl Connection {
         Self { held, open: false, used: false, pooled: false, connector: Arc::clone(connector) }
     }
 
+    /// True for a session that nobody has used before.
+    pub(super) fn is_new(&self) -> bool {
+        match &self.held {
+            Held::Pooled(object) => Object::metrics(object).recycle_count == 0,
+            Held::Own(_) => true,
+            Held::Gone => false,
+        }
+    }
+
+    /// Whoever wants to know how the session has ended.
+    pub(crate) fn witness(&self) -> Witness {
+        self.session().witness()
+    }
+
     /// What the server has said beside its answers since the last call.
     pub(crate) fn heard(&self) -> Heard {
         self.session().heard()
@@ -87,7 +102,8 @@ impl Connection {
     pub(crate) fn removal(&self) -> String {
         match (self.used, self.pooled) {
             (false, _) => String::new(),
-            (true, false) => format!(";{DISCARD}"),
+            // The session goes on, within its task.
+            (true, false) => format!(";{DISCARD};{KEEPALIVES}"),
             (true, true) => format!(";{DISCARD};{FREE_NAMES}"),
         }
     }

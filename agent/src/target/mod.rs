@@ -5,6 +5,7 @@
 
 mod connection;
 mod eye;
+mod ground;
 #[cfg(test)]
 mod tests;
 
@@ -13,12 +14,14 @@ use std::time::Duration;
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use deadpool::managed::PoolError;
-use dunlin_shared::ids::TargetName;
+use dunlin_shared::ids::{RunId, TargetName};
 use dunlin_shared::postgres::{self, Connector, Session, Sessions, told_pid};
-use tokio::sync::{Notify, watch};
+use tokio::sync::{Notify, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock, watch};
+use tokio::time::timeout;
 
 pub(crate) use connection::Connection;
 pub(crate) use eye::PROBE_LIMIT;
+pub(crate) use ground::{Ground, KEEPALIVES, LOOK, NO_TRANSACTION_TIMEOUT};
 
 use self::eye::Eye;
 use crate::failure;
@@ -38,18 +41,37 @@ pub(crate) enum Error {
     Pooled,
 }
 
+/// An attempt at a task, among those of this agent on its target.
+pub(crate) enum Turn {
+    /// There may be others.
+    WithOthers(#[expect(dead_code, reason = "it is held")] OwnedRwLockReadGuard<()>),
+    /// There are none.
+    Alone(#[expect(dead_code, reason = "it is held")] OwnedRwLockWriteGuard<()>),
+}
+
+impl Turn {
+    /// True where there are no others.
+    pub(crate) fn alone(&self) -> bool {
+        matches!(self, Self::Alone(_))
+    }
+}
+
 /// A session of one's own.
 pub(crate) struct Direct {
     /// The session.
     pub(crate) session: Session,
     /// Its role, quoted where that is needed.
     pub(crate) role: String,
+    /// What it stands on.
+    pub(crate) ground: Ground,
 }
 
 /// What is known about a target.
 #[derive(Debug, Default)]
 struct Known {
     facts: Option<Facts>,
+    /// What the newest session for work stands on.
+    ground: Ground,
     /// True when the ledger was there when somebody looked last.
     ledger: bool,
 }
@@ -71,6 +93,10 @@ pub(crate) struct Target {
     reached: watch::Sender<bool>,
     /// What the log was told last about it: why it cannot be worked on, or that it can.
     logged: Mutex<Option<Result<(), String>>>,
+    /// What was told about it in a run.
+    told: Mutex<(RunId, Vec<String>)>,
+    /// Held by each attempt at a task, and by a suspect alone.
+    turn: Arc<RwLock<()>>,
 }
 
 impl Target {
@@ -92,6 +118,8 @@ impl Target {
             eye: tokio::sync::Mutex::default(),
             reached: watch::Sender::new(false),
             logged: Mutex::new(None),
+            told: Mutex::new((RunId(0), Vec::new())),
+            turn: Arc::default(),
         })
     }
 
@@ -141,8 +169,20 @@ impl Target {
             connection.closed();
             self.keep(facts);
         }
-        connection.set_pooled(self.pooled());
+        let pooled = self.pooled();
+        connection.set_pooled(pooled);
+        if connection.is_new() {
+            connection.opening();
+            let ground = ground::ask(connection, !pooled).await.map_err(lost)?;
+            connection.closed();
+            self.known().ground = ground;
+        }
         Ok(())
+    }
+
+    /// What the newest session for work stands on.
+    pub(crate) fn ground(&self) -> Ground {
+        self.known().ground
     }
 
     /// A connection outside the pool, to look at the server with.
@@ -172,17 +212,40 @@ impl Target {
     /// The target does not answer, or there is a pooler on the way.
     pub(crate) async fn direct(&self) -> Result<Direct, Error> {
         let session = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
-        let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
         let who = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.quote_ident(current_user)";
         let row = session.query_typed_one(who, &[]).await.map_err(lost)?;
         let (pid, role): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
-        let direct = told_pid(&session.cancel_token()).await == Some(pid);
-        if direct { Ok(Direct { session, role }) } else { Err(Error::Pooled) }
+        if told_pid(&session.cancel_token()).await != Some(pid) {
+            return Err(Error::Pooled);
+        }
+        let ground = ground::ask(&session, true).await.map_err(lost)?;
+        Ok(Direct { session, role, ground })
     }
 
     /// Whether the last look at the target has reached it: it answers, and lets the agent work.
     pub(crate) fn reached(&self) -> watch::Receiver<bool> {
         self.reached.subscribe()
+    }
+
+    /// Waits until an attempt at a task may begin: with others, or, for a suspect, once there are none. It is not waited long for that.
+    pub(crate) async fn turn(&self, suspect: bool) -> Turn {
+        if suspect && let Ok(alone) = timeout(LONGEST_PAUSE, Arc::clone(&self.turn).write_owned()).await {
+            return Turn::Alone(alone);
+        }
+        Turn::WithOthers(Arc::clone(&self.turn).read_owned().await)
+    }
+
+    /// True for a sentence about the target that was not told in this run yet.
+    pub(crate) fn is_news(&self, run: RunId, sentence: &str) -> bool {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.0 != run {
+            *told = (run, Vec::new());
+        }
+        let news = !told.1.iter().any(|other| other == sentence);
+        if news {
+            told.1.push(sentence.to_owned());
+        }
+        news
     }
 
     /// What is known about the server, once it was reached.
@@ -195,7 +258,9 @@ impl Target {
     }
 
     fn keep(&self, facts: Facts) {
-        *self.known() = Known { facts: Some(facts), ledger: true };
+        let mut known = self.known();
+        known.facts = Some(facts);
+        known.ledger = true;
     }
 
     /// True when connections go through a pooler.
@@ -212,6 +277,11 @@ impl Target {
     pub(crate) fn suspect(&self) {
         self.suspected.notify_one();
     }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it is what errors are mapped by")]
+fn lost(error: tokio_postgres::Error) -> Error {
+    Error::Unreachable(postgres::describe(&error))
 }
 
 async fn connect(connector: &Connector) -> Result<Session, Error> {

@@ -21,7 +21,7 @@ use tokio_postgres::{Client, NoTls, Row};
 
 use crate::limits::Limits;
 use crate::session::{Book, LeaseId};
-use crate::steps::{self, Context, Ended, Error, Told, Tuning};
+use crate::steps::{self, Context, Ended, Error, Told, Tuning, Witnesses};
 use crate::target::Target;
 use crate::transform::{Transform, Transforms};
 use crate::waits::Seen;
@@ -79,6 +79,11 @@ impl Lab {
     /// The same database, where a setting of the server is another one for the agent's sessions.
     pub(crate) async fn again_with_setting(self, name: &str, value: &str) -> Self {
         Self::at(&self.url, &format!("{}?options=-c%20{name}%3D{value}", self.url)).await
+    }
+
+    /// The same database, where the agent has another URL.
+    pub(crate) async fn again_as(self, agents_url: &str) -> Self {
+        Self::at(&self.url, agents_url).await
     }
 
     /// A laboratory, and the same target for sessions with another setting.
@@ -164,6 +169,7 @@ impl Lab {
             told: Told::default(),
             watch: Watch { quiet: Duration::from_millis(300), look: Duration::from_secs(1) },
             waits: Seen::default(),
+            sessions: Witnesses::default(),
         }
     }
 

@@ -1,11 +1,13 @@
 //! One slot, one lease: runs the step, decides what its errors mean, and ends the lease with one report.
 //!
-//! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on. An error that passes by
+//! A lost connection costs no attempt: the worker connects again, looks at the checkpoint and goes on; unless it was the step that ended
+//! it ([`ending`]). An error that passes by
 //! itself is given back to the controller, with how long to pause and for how long to try ([`passing`]). Where the target lacks
 //! something, such as room on its disk, the lease is given back at once. Anything else is final. Whoever gives a range back or fails
 //! says how far the target has it, on disk ([`settled`]). Through all of that the worker
 //! never concludes what happened to a transaction: running the step again looks.
 
+mod ending;
 mod passing;
 mod settled;
 
@@ -14,10 +16,11 @@ use std::time::Duration;
 
 use dunlin_proto::convert::duration;
 use dunlin_proto::v1::work_request::Message;
-use dunlin_proto::v1::{Grant, ReleaseReason, RunError, TaskDone, TaskFailed, TaskReleased, TaskStale, grant};
+use dunlin_proto::v1::{Ending, Grant, ReleaseReason, RunError, TaskDone, TaskFailed, TaskReleased, TaskStale, grant};
 use futures::FutureExt;
 use tokio::time::Instant;
 
+use self::ending::Found;
 use self::passing::{Next, Retry};
 
 use crate::failpoint;
@@ -87,7 +90,15 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
     let mut tries = 0;
     let mut unreachable_since: Option<Instant> = None;
     let mut progress = context.lease.durable();
+    let mut suspect = false;
     loop {
+        let turn = tokio::select! {
+            biased;
+            turn = context.target.turn(suspect) => turn,
+            _told = context.lease.told() => return told(context),
+        };
+        // What ended in an attempt before says nothing of this one.
+        drop(context.sessions.take());
         let mut away_since = None;
         let outcome = tokio::select! {
             outcome = steps::run(context, task, again) => outcome,
@@ -104,6 +115,7 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
             // What went well in between starts the count anew.
             progress = context.lease.durable();
             (tries, unreachable_since, pauses) = (0, None, target::pauses(target::LONGEST_PAUSE));
+            suspect = false;
         }
         unreachable_since = unreachable_since.or(away_since);
         match outcome {
@@ -133,19 +145,43 @@ async fn decide(context: &Context, task: &grant::Task) -> Verdict {
                     }
                 }
             }
+            Err(Error::Lost(error)) => {
+                context.target.suspect();
+                let alone = turn.alone();
+                // Others need not wait until it is found out.
+                drop(turn);
+                match ending::find(context, &error, alone).await {
+                    Found::Counted(error, ending) => {
+                        return Verdict::Failed(error, Some(Retry::after(ending, context.limits)));
+                    }
+                    Found::Final(error) => return Verdict::Failed(error, None),
+                    Found::Suspect => suspect = true,
+                    Found::Nothing => {}
+                }
+                if let Some(released) = unreached(context, error.message, &mut unreachable_since) {
+                    return released;
+                }
+            }
             Err(Error::Unreachable(message)) => {
                 context.target.suspect();
-                let since = *unreachable_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= PATIENCE {
-                    return Verdict::Released(ReleaseReason::TargetUnreachable, message);
+                if let Some(released) = unreached(context, message, &mut unreachable_since) {
+                    return released;
                 }
-                tracing::warn!(target = %context.target.name(), error = message, "the target does not answer");
             }
         }
         if !context.pause(pauses.next().unwrap_or(PATIENCE)).await {
             return told(context);
         }
     }
+}
+
+/// The end of a lease whose target was not reached for too long.
+fn unreached(context: &Context, message: String, since: &mut Option<Instant>) -> Option<Verdict> {
+    if since.get_or_insert_with(Instant::now).elapsed() >= PATIENCE {
+        return Some(Verdict::Released(ReleaseReason::TargetUnreachable, message));
+    }
+    tracing::warn!(target = %context.target.name(), error = message, "the target does not answer");
+    None
 }
 
 /// Tells the log what became of a lease, so that whoever looks at the agent alone reads why a run has failed.
@@ -216,6 +252,7 @@ fn report(context: &Context, verdict: Verdict) -> Option<Message> {
             rows,
             rows_walked,
             rows_walked_before,
+            ending: retry.map_or(Ending::Unspecified, |retry| retry.ending).into(),
         })),
         Verdict::Stale(stale) => Some(Message::Stale(TaskStale {
             lease,
@@ -234,5 +271,7 @@ pub(crate) fn readable(grant: &Grant) -> Result<(dunlin_shared::ids::MigrationId
     Ok((migration, task))
 }
 
+#[cfg(test)]
+mod ending_tests;
 #[cfg(test)]
 mod tests;

@@ -11,9 +11,10 @@
 
 use std::time::Duration;
 
-use dunlin_proto::v1::{EventType, RunError, grant};
+use dunlin_proto::v1::{Ending, EventType, RunError, grant};
 use tokio_postgres::error::SqlState;
 
+use crate::limits::Limits;
 use crate::steps::Context;
 
 /// How often another error that passes is met here before the controller is told.
@@ -21,6 +22,9 @@ const TRIES: u32 = 3;
 
 /// The shortest pause.
 const SHORTEST: Duration = Duration::from_millis(200);
+
+/// The shortest after a crash of the server.
+const AFTER_CRASH: Duration = Duration::from_secs(2);
 
 /// How a task is tried again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +35,20 @@ pub(super) struct Retry {
     pub(super) longest_pause: Duration,
     /// How long it is tried again without progress.
     pub(super) deadline: Duration,
+    /// What the controller counts beside.
+    pub(super) ending: Ending,
+}
+
+impl Retry {
+    /// After a connection that came to an end which is counted.
+    pub(super) fn after(ending: Ending, limits: Limits) -> Self {
+        let pause = match ending {
+            // The application needs the server, too.
+            Ending::ServerCrashed => AFTER_CRASH,
+            Ending::StoodStill | Ending::Unspecified => SHORTEST,
+        };
+        Self { pause, longest_pause: limits.longest_pause, deadline: limits.retry_deadline, ending }
+    }
 }
 
 /// What comes next.
@@ -50,7 +68,7 @@ pub(super) fn next(context: &Context, task: &grant::Task, mut error: Box<RunErro
     let was_patient = context.waits.patient();
     context.waits.be_patient(false);
     let limits = context.limits;
-    let mut retry = Retry { pause: SHORTEST, longest_pause: limits.longest_pause, deadline: limits.retry_deadline };
+    let mut retry = Retry::after(Ending::Unspecified, limits);
     if error.sqlstate != SqlState::LOCK_NOT_AVAILABLE.code() {
         if tries >= TRIES {
             return Next::Back(error, retry);
@@ -63,8 +81,8 @@ pub(super) fn next(context: &Context, task: &grant::Task, mut error: Box<RunErro
     // Each look sees less than there was.
     let (waited, factor) = match &sight.last {
         _ if schema => (sight.waited.max(sight.limit), limits.lock_pause_factor),
-        Some(wait) => (wait.lasted.max(limits.lock_timeout), 1),
-        None => (limits.lock_timeout, 1),
+        Some(wait) => (wait.lasted.max(context.lock_timeout()), 1),
+        None => (context.lock_timeout(), 1),
     };
     retry.pause = waited.saturating_mul(factor).max(SHORTEST);
     let Some(wait) = sight.last else { return Next::Back(error, retry) };

@@ -14,6 +14,7 @@ use dunlin_shared::key::{KeyColumn, in_words};
 use dunlin_shared::migration::Definition;
 use serde_json::{Map, Value};
 
+use super::ending::Endings;
 use super::event::{Event, Severity, Type};
 use super::last_word;
 use super::messages;
@@ -64,6 +65,8 @@ pub struct Task {
     pub attempts: i32,
     /// The first of these errors.
     pub passing: Option<Passing>,
+    /// The connections that came to a bad end.
+    pub endings: Endings,
     /// How often in a row it was put off without a fault of its own.
     pub postponed: i32,
     /// 0 goes before 1.
@@ -229,7 +232,10 @@ pub fn advance(
         }
         Report::Failed { mut failure, retry: how, counted } => {
             count(run, task, counted)?;
-            match how.map(|how| (how, passing(task))) {
+            let ending = how.and_then(|how| how.ending);
+            let rows_walked = task.counted.rows_walked;
+            let over = ending.is_some_and(|ending| task.endings.count(ending, rows_walked, &mut failure));
+            match how.filter(|_| !over).map(|how| (how, passing(task))) {
                 Some((how, passing)) if passing.ago < how.deadline => {
                     retry(run, task, lease, &failure, (how, passing), jitter, changes)?;
                 }
@@ -424,7 +430,7 @@ fn take_ranges(
         }
     }
     if step.ranges_total > known {
-        (task.passing, task.attempts) = (None, 0);
+        (task.passing, task.attempts, task.endings) = (None, 0, Endings::default());
     }
     Ok(())
 }

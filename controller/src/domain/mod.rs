@@ -6,6 +6,7 @@
 mod advance;
 mod backoff;
 mod cascade;
+pub mod ending;
 mod event;
 pub mod followed;
 mod last_word;

@@ -7,6 +7,7 @@ use dunlin_shared::key::KeyColumn;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::ending::Ending;
 use super::event;
 use super::run::Failure;
 
@@ -78,6 +79,8 @@ pub struct Retry {
     pub longest_pause: Duration,
     /// How long the task is tried again without progress, before its run fails.
     pub deadline: Duration,
+    /// How the connection to the target came to its end, where that is counted.
+    pub ending: Option<Ending>,
 }
 
 impl Default for Retry {
@@ -86,6 +89,7 @@ impl Default for Retry {
             pause: Duration::from_millis(200),
             longest_pause: Duration::from_secs(60),
             deadline: Duration::from_secs(30 * 60),
+            ending: None,
         }
     }
 }

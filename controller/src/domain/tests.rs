@@ -7,6 +7,7 @@ use dunlin_shared::ids::{AgentId, Epoch, RunId, TargetName, TaskId};
 use dunlin_shared::migration::set::{Set, SourceFile};
 use proptest::prelude::*;
 
+use super::ending::Endings;
 use super::report::{Counted, Range, ReleaseReason, Report, Retry};
 use super::run::{Failure, State};
 use super::step::Step;
@@ -79,6 +80,7 @@ fn task(id: i64, new: &NewTask) -> Task {
         standing: Standing { state: task::State::Ready, epoch: Epoch::ZERO },
         attempts: 0,
         passing: None,
+        endings: Endings::default(),
         postponed: 0,
         priority: 0,
         counted: Counted::default(),

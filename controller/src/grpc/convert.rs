@@ -12,6 +12,7 @@ use dunlin_shared::migration::{Definition, SqlPlace, Step as DefinedStep};
 use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
+use crate::domain::ending::Ending;
 use crate::domain::report::{Activity, Applied, Counted, Progress, Range, ReleaseReason, Report, Retry};
 use crate::domain::run::{self, Failure, Position};
 use crate::domain::speed::to_f64;
@@ -255,6 +256,11 @@ pub(crate) fn failed_in(failed: &v1::TaskFailed) -> Report {
                     failed.longest_pause.as_ref().and_then(std_duration).unwrap_or(usual.longest_pause),
                 ),
                 deadline: within(failed.deadline.as_ref().and_then(std_duration).unwrap_or(usual.deadline)),
+                ending: match failed.ending() {
+                    v1::Ending::ServerCrashed => Some(Ending::ServerCrashed),
+                    v1::Ending::StoodStill => Some(Ending::StoodStill),
+                    v1::Ending::Unspecified => None,
+                },
             }
         }),
         counted: counted(failed.rows, failed.rows_walked, failed.rows_walked_before),

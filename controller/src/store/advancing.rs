@@ -17,6 +17,7 @@ use tokio_postgres::types::Json;
 use super::database::Store;
 use super::error::Error;
 use super::session::{Session, Statement};
+use crate::domain::ending::Endings;
 use crate::domain::report::Counted;
 use crate::domain::run::{self, Failure};
 use crate::domain::step::{self, Step};
@@ -40,7 +41,8 @@ pub(super) const LOCK_RUNS: Statement = Statement::new(
 pub(super) const LOCK_TASKS: Statement = Statement::new(
     "lock_tasks",
     "SELECT id, run_id, kind, step, state, agent_id, epoch, attempts, postponed, priority, rows, rows_walked, rows_total,
-         passing_rows_walked, extract(epoch FROM now() - passing_since)::float8 AS passing
+         passing_rows_walked, extract(epoch FROM now() - passing_since)::float8 AS passing, crashes, standstills,
+         endings_rows_walked
      FROM dunlin_controller.tasks WHERE id = ANY ($1) ORDER BY id FOR NO KEY UPDATE",
 );
 
@@ -160,6 +162,11 @@ pub(super) fn read_task(row: &Row) -> Result<Task, Error> {
             ago: Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX),
             rows_walked: row.get("passing_rows_walked"),
         }),
+        endings: Endings {
+            crashes: row.get("crashes"),
+            standstills: row.get("standstills"),
+            rows_walked: row.get("endings_rows_walked"),
+        },
         postponed: row.get("postponed"),
         priority: row.get("priority"),
         counted: Counted { rows: row.get("rows"), rows_walked: row.get("rows_walked"), rows_walked_before: 0 },
@@ -188,6 +195,9 @@ struct TaskRow<'a> {
     epoch: i64,
     attempts: i32,
     passing: Option<i64>,
+    crashes: i32,
+    standstills: i32,
+    endings: i64,
     postponed: i32,
     priority: i16,
     rows: i64,
@@ -202,13 +212,15 @@ pub(super) const WRITE_TASKS: Statement = Statement::new(
      SET state = n.state, epoch = n.epoch, attempts = n.attempts,
          passing_since = CASE WHEN n.passing IS NOT NULL THEN
              CASE WHEN t.passing_rows_walked = n.passing THEN t.passing_since ELSE now() END END,
-         passing_rows_walked = n.passing, postponed = n.postponed, priority = n.priority,
+         passing_rows_walked = n.passing, crashes = n.crashes, standstills = n.standstills, endings_rows_walked = n.endings,
+         postponed = n.postponed, priority = n.priority,
          rows = n.rows, rows_walked = n.rows_walked,
          agent_id = CASE WHEN n.state = 'leased' THEN t.agent_id END,
          expires_at = CASE WHEN n.state = 'leased' THEN t.expires_at END,
          run_at = clock_timestamp() + make_interval(secs => n.rest), delayed = n.rest > 0, rests = n.rests,
          ended_at = CASE WHEN n.state IN ('done', 'failed', 'cancelled') THEN clock_timestamp() END
-     FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, passing bigint, postponed int,
+     FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, passing bigint, crashes int,
+         standstills int, endings bigint, postponed int,
          priority smallint, rows bigint, rows_walked bigint, rest float8, rests text)
      WHERE t.id = n.id",
 );
@@ -225,6 +237,9 @@ pub(super) async fn write_tasks(session: &Session, tasks: &[&Task]) -> Result<()
             epoch: task.standing.epoch.0,
             attempts: task.attempts,
             passing: task.passing.map(|passing| passing.rows_walked),
+            crashes: task.endings.crashes,
+            standstills: task.endings.standstills,
+            endings: task.endings.rows_walked,
             postponed: task.postponed,
             priority: task.priority,
             rows: task.counted.rows,

@@ -21,7 +21,7 @@ use super::log;
 use super::session::{Session, Statement};
 use super::starting::{Starting, TURN_COME, stop_behind, turn_come};
 use super::wake::{self, Wake};
-use crate::domain::report::{Applied, Report};
+use crate::domain::report::{Applied, Report, Retry};
 use crate::domain::run::State;
 use crate::domain::step::Step;
 use crate::domain::task::Lease;
@@ -209,7 +209,8 @@ fn failing(reports: &[Filed]) -> (Vec<i64>, (Vec<i64>, Vec<f64>)) {
     let (mut fatal, mut retried) = (Vec::new(), (Vec::new(), Vec::new()));
     for Filed { lease, report } in reports {
         match report {
-            Report::Failed { retry: None, .. } | Report::Stale { stored: Epoch(0), .. } => fatal.push(lease.task.0),
+            Report::Failed { retry: None | Some(Retry { ending: Some(_), .. }), .. }
+            | Report::Stale { stored: Epoch(0), .. } => fatal.push(lease.task.0),
             Report::Failed { retry: Some(retry), .. } => {
                 retried.0.push(lease.task.0);
                 retried.1.push(retry.deadline.as_secs_f64());

@@ -5,6 +5,7 @@
 
 mod connect;
 mod dial;
+mod end;
 mod notice;
 mod pid;
 mod session;
@@ -14,6 +15,7 @@ mod url;
 mod wire;
 
 pub use connect::{Connector, Error, connect, describe, listen, pool};
+pub use end::{Ending, Witness};
 pub use notice::{Failed, Heard, Level, Notice};
 pub use pid::told_pid;
 pub use session::{Cancel, Lent, Manager, Session, Sessions};

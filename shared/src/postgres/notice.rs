@@ -119,6 +119,12 @@ fn position(body: &[u8]) -> Option<usize> {
     std::str::from_utf8(text).ok()?.parse().ok()
 }
 
+/// The SQLSTATE of an error that ends the session.
+pub(super) fn fatal(body: &[u8]) -> Option<String> {
+    let of = |wanted: u8| fields(body).find(|(field, _)| *field == wanted).map(|(_, text)| text);
+    matches!(of(b'V'), Some(b"FATAL" | b"PANIC")).then(|| of(b'C').map(read)).flatten()
+}
+
 /// Reads the fields of a notice that a statement has sent behind so many others. `None` for what is below a notice.
 pub(super) fn parse(body: &[u8], command: usize) -> Option<Notice> {
     let mut level = None;

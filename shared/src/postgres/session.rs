@@ -16,6 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::connect::{Connector, Error, describe};
 use super::dial::{self, Peer, Socket};
+use super::end::Witness;
 use super::notice::Heard;
 use super::wire::{Below, Watched, Wire};
 
@@ -49,6 +50,12 @@ impl Session {
     /// What the server has said beside its answers since the last call. What it said before an answer is there once the answer is.
     pub fn heard(&self) -> Heard {
         self.wire.take()
+    }
+
+    /// Whoever wants to know how the session has ended, once it has.
+    #[must_use]
+    pub fn witness(&self) -> Witness {
+        Witness(Arc::clone(&self.wire))
     }
 
     /// What cancels the statement that the session executes, also when the session is in other hands.

@@ -17,6 +17,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_postgres::tls::{ChannelBinding, TlsConnect, TlsStream};
 
+use super::end::{End, Questions};
 use super::notice::{self, Heard};
 use crate::figures::{self, count};
 
@@ -36,11 +37,19 @@ const HEADER: usize = 5;
 
 /// What was heard on a connection, shared by its stream and its session.
 #[derive(Debug, Default)]
-pub(super) struct Wire(Mutex<Heard>);
+pub(super) struct Wire {
+    heard: Mutex<Heard>,
+    end: End,
+}
 
 impl Wire {
     fn heard(&self) -> MutexGuard<'_, Heard> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is known of the end of the session.
+    pub(super) fn end(&self) -> &End {
+        &self.end
     }
 
     /// Takes what was heard since the last call.
@@ -78,12 +87,14 @@ pub(super) struct Watched<S> {
     at: At,
     /// The beginning of the error that goes by.
     error: Option<Vec<u8>>,
+    questions: Questions,
 }
 
 impl<S> Watched<S> {
     /// A stream that begins with messages.
     fn new(inner: S, wire: Arc<Wire>) -> Self {
-        Self { inner, wire, inbox: vec![0; INBOX].into_boxed_slice(), from: 0, to: 0, at: At::Header, error: None }
+        let inbox = vec![0; INBOX].into_boxed_slice();
+        Self { inner, wire, inbox, from: 0, to: 0, at: At::Header, error: None, questions: Questions::default() }
     }
 
     /// A stream that begins with the answer to the question for TLS, if that is asked.
@@ -113,7 +124,10 @@ impl<S> Watched<S> {
         let whole = length.max(HEADER - 1) + 1;
         match tag {
             b'C' | b'I' => self.wire.heard().command += 1,
-            b'Z' => self.wire.heard().command = 0,
+            b'Z' => {
+                self.wire.heard().command = 0;
+                self.wire.end().answered();
+            }
             b'E' => self.error = Some(Vec::new()),
             _ => {}
         }
@@ -192,7 +206,19 @@ impl<S> Watched<S> {
         read.extend_from_slice(more);
         if whole {
             let read = self.error.take().unwrap_or_default();
-            self.wire.heard().fail(read.get(HEADER..).unwrap_or_default());
+            let body = read.get(HEADER..).unwrap_or_default();
+            self.wire.heard().fail(body);
+            if let Some(code) = notice::fatal(body) {
+                self.wire.end().fatal(&code);
+            }
+        }
+    }
+
+    /// Takes in what was sent to the server.
+    fn sent(&mut self, bytes: &[u8]) {
+        if self.wire.end().begun() {
+            let questions = self.questions.count(bytes);
+            self.wire.end().asked(questions);
         }
     }
 
@@ -200,6 +226,7 @@ impl<S> Watched<S> {
         let mut heard = self.wire.heard();
         let command = heard.command;
         if let Some(notice) = notice::parse(body, command) {
+            self.wire.end().notice(&notice.code);
             heard.hear(notice);
         }
     }
@@ -242,8 +269,12 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
             // Nothing may stand behind the answer that TLS begins with: it would be read as if it were encrypted.
             let room = if matches!(this.at, At::Answer) { this.to + 1 } else { INBOX };
             let mut space = ReadBuf::new(this.inbox.get_mut(this.to..room).unwrap_or_default());
-            ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space))?;
+            let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space));
             let some = space.filled().len();
+            if some == 0 {
+                this.wire.end().cut();
+            }
+            read?;
             if some == 0 {
                 return Poll::Ready(Ok(()));
             }
@@ -254,7 +285,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write(cx, buffer)
+        let this = self.get_mut();
+        let some = ready!(Pin::new(&mut this.inner).poll_write(cx, buffer))?;
+        this.sent(buffer.get(..some).unwrap_or_default());
+        Poll::Ready(Ok(some))
     }
 
     fn poll_write_vectored(
@@ -262,7 +296,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         cx: &mut Context<'_>,
         buffers: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.get_mut().inner).poll_write_vectored(cx, buffers)
+        let this = self.get_mut();
+        let some = ready!(Pin::new(&mut this.inner).poll_write_vectored(cx, buffers))?;
+        let mut left = some;
+        for buffer in buffers {
+            let part = buffer.get(..left.min(buffer.len())).unwrap_or_default();
+            this.sent(part);
+            left -= part.len();
+        }
+        Poll::Ready(Ok(some))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -308,6 +350,7 @@ where
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
+    use super::super::end::{Ending, Witness};
     use super::*;
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -351,6 +394,49 @@ mod tests {
             assert_eq!(heard.notices.len(), 1);
             assert_eq!((heard.notices[0].message.as_str(), heard.notices[0].command), ("look", 1));
         }
+    }
+
+    /// What is known of the end of a session that has begun, whose server has sent this behind so many questions, and then closed.
+    async fn ending(questions: usize, sent: &[Vec<u8>]) -> Ending {
+        let wire = Arc::<Wire>::default();
+        let (near, mut far) = duplex(4096);
+        let mut watched = Watched::before_tls(near, Arc::clone(&wire), false);
+        let witness = Witness(wire);
+        let (mut read, begins) = (vec![0; 4096], message(b'Z', b"I"));
+        watched.write_all(b"Qwhatever it begins with").await.unwrap();
+        far.write_all(&begins).await.unwrap();
+        watched.read_exact(&mut read[..begins.len()]).await.unwrap();
+        for _ in 0..questions {
+            let parsed = [message(b'P', b"SSS"), message(b'S', b"")].concat();
+            for piece in [message(b'Q', b"SELECT Q"), parsed].concat().chunks(3) {
+                watched.write_all(piece).await.unwrap();
+            }
+        }
+        far.write_all(&sent.concat()).await.unwrap();
+        assert_eq!(witness.ending(), None);
+        drop(far);
+        while watched.read(&mut read).await.unwrap() > 0 {}
+        assert!(!witness.alone());
+        drop(watched);
+        assert!(witness.alone());
+        witness.ending().unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_session_knows_with_which_word_it_was_ended_and_whether_something_was_asked() {
+        let answer = || message(b'Z', b"I");
+        let told = |word: Option<&str>, busy: bool| Ending { word: word.map(str::to_owned), busy };
+        assert_eq!(ending(1, &[]).await, told(None, true), "cut in the middle of a statement");
+        assert_eq!(ending(1, &[answer()]).await, told(None, true), "cut in the middle of the second");
+        assert_eq!(ending(1, &[answer(), answer()]).await, told(None, false), "cut while nothing was executed");
+        assert_eq!(ending(0, &[]).await, told(None, false));
+        let crash = message(b'N', b"SWARNUNG\0VWARNING\0C57P02\0Mterminating connection\0\0");
+        assert_eq!(ending(1, &[crash]).await, told(Some("57P02"), true));
+        let idle = message(b'E', b"SFATAL\0VFATAL\0C25P03\0Mterminating connection\0\0");
+        assert_eq!(ending(0, &[idle]).await, told(Some("25P03"), false));
+        let other = message(b'E', b"SERROR\0VERROR\0C57014\0Mcanceling statement\0\0");
+        let harmless = message(b'N', b"SWARNING\0VWARNING\0C01000\0Mlook\0\0");
+        assert_eq!(ending(1, &[other, harmless, answer(), answer()]).await, told(None, false));
     }
 
     #[tokio::test]

@@ -78,7 +78,7 @@ async fn rows_that_are_slow_have_small_batches_and_nothing_is_told() {
 #[tokio::test]
 async fn who_goes_on_in_a_window_that_was_cut_anew_finds_its_place() {
     let mut lab = with_fixed_cost(10_000, 30).await;
-    lab.limits.statement_timeout = Duration::from_secs(20);
+    lab.limits.statement_timeout = Some(Duration::from_secs(20));
     lab.sql("ALTER TABLE t ADD CHECK (n <> 16 OR id <> 7000)").await;
     let step = batch_step("t", SLOW, 0, 0, 1);
     let planned = lab.plan(&step).await;

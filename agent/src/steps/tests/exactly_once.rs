@@ -20,7 +20,7 @@ async fn interrupted(lab: &Lab, rng: &mut StdRng, task: dunlin_proto::v1::grant:
         let limit = Duration::from_micros(rng.random_range(0..more));
         // Dropping the future cuts the connection wherever the batch stands, also between COMMIT and its answer.
         match tokio::time::timeout(limit, lab.work(epoch, task.clone())).await {
-            Err(_) | Ok(Err(Error::Moved | Error::Unreachable(_))) => {}
+            Err(_) | Ok(Err(Error::Moved | Error::Unreachable(_) | Error::Lost(_))) => {}
             Ok(Ok(ended)) => return (ended, epoch),
             Ok(Err(error)) => panic!("{error:?}"),
         }

@@ -9,7 +9,7 @@ use crate::testing::{Lab, atomic_task, connect, sql_step, statement_task, until}
 #[tokio::test]
 async fn all_waits_of_a_step_together_are_limited() {
     let mut lab = Lab::new().await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(400), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(400)), ..Limits::default() };
     lab.sql("CREATE TABLE a (n int); CREATE TABLE b (n int); CREATE TABLE c (n int)").await;
     let mut holders = Vec::new();
     for table in ["a", "b", "c"] {
@@ -44,7 +44,7 @@ async fn all_waits_of_a_step_together_are_limited() {
 #[tokio::test]
 async fn a_step_whose_sql_says_how_long_it_waits_is_taken_at_its_word() {
     let mut lab = Lab::new().await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     lab.sql("CREATE TABLE a (n int)").await;
     lab.sql("BEGIN; LOCK TABLE a").await;
     let other = connect(&lab.url).await;
@@ -66,7 +66,7 @@ async fn a_step_whose_sql_says_how_long_it_waits_is_taken_at_its_word() {
 #[tokio::test]
 async fn the_limit_holds_for_the_sql_of_steps_alone() {
     let mut lab = Lab::new().await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     lab.sql("CREATE TABLE seen (step text, lock_timeout text)").await;
     let see = |step: &str| sql_step(&format!("INSERT INTO seen SELECT '{step}', current_setting('lock_timeout')"));
     // A check sees what Dunlin's own statements have.
@@ -88,7 +88,7 @@ async fn who_is_in_the_way_is_seen_and_ended_also_where_the_connection_is_set_to
     .await;
     let holder = connect(&lab.url).await;
     let mut lab = lab.again_with_setting("role", &role).await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(300), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(300)), ..Limits::default() };
     holder.batch_execute("BEGIN; LOCK TABLE t").await.unwrap();
     for step in [
         sql_step("ALTER TABLE t ADD a int"),

@@ -62,7 +62,7 @@ async fn a_build_waits_for_older_transactions_whatever_the_role_and_the_agent_sa
     let mut lab = lab().await;
     let (_, name) = lab.url.rsplit_once('/').unwrap();
     lab.sql(&format!("ALTER DATABASE \"{name}\" SET lock_timeout = 50")).await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     let reader = connect(&lab.url).await;
     reader.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM t").await.unwrap();
     let context = lab.context(1);
@@ -133,7 +133,7 @@ async fn a_build_that_nobody_can_watch_goes_on_and_that_is_said_once() {
 #[tokio::test]
 async fn a_build_that_stands_in_a_queue_gives_way_and_leaves_nothing() {
     let mut lab = lab().await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     let other = connect(&lab.url).await;
     other.batch_execute("BEGIN; LOCK TABLE t IN SHARE MODE").await.unwrap();
     let blocked = lab.work(1, statement_task(outside(BUILD))).await;

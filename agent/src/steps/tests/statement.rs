@@ -161,7 +161,7 @@ async fn an_error_names_the_step_and_has_what_postgresql_said() {
 #[tokio::test]
 async fn a_lock_that_is_not_free_in_time_can_be_tried_again() {
     let mut lab = Lab::new().await;
-    lab.limits = Limits { schema_lock_timeout: Duration::from_millis(50), ..Limits::default() };
+    lab.limits = Limits { schema_lock_timeout: Some(Duration::from_millis(50)), ..Limits::default() };
     lab.sql("CREATE TABLE a (n int)").await;
     lab.sql("BEGIN; LOCK TABLE a").await;
     let blocked = lab.work(1, statement_task(sql_step("ALTER TABLE a ADD b int"))).await;

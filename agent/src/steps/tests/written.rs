@@ -123,7 +123,7 @@ async fn what_a_crash_has_emptied_is_noticed_and_what_a_restart_keeps_is_not() {
             epoch += 1;
             match lab.work(epoch, task.clone()).await {
                 // The connections of before the crash.
-                Err(crate::steps::Error::Unreachable(_)) => {}
+                Err(crate::steps::Error::Unreachable(_) | crate::steps::Error::Lost(_)) => {}
                 ended => break refusal(ended),
             }
         };

@@ -5,7 +5,8 @@ use futures::future::join_all;
 use super::super::reports::Filed;
 use super::lab::{Lab, atomic, batched, counted, done, failed, main};
 use crate::domain::Verdict;
-use crate::domain::report::{Range, Report};
+use crate::domain::ending::Ending;
+use crate::domain::report::{Range, Report, Retry};
 use crate::domain::run::State;
 use crate::domain::step;
 
@@ -213,6 +214,68 @@ async fn progress_starts_the_time_anew_in_which_errors_may_pass() {
     assert_eq!(lab.run(run).await.steps[0].step.rows_walked, 7);
     lab.report(later().await, failed(true)).await;
     assert_eq!(lab.run(run).await.state, State::Failed, "and it runs out where there is none");
+}
+
+/// A report of a connection that came to such an end.
+fn ended(ending: Ending, rows_walked: i64) -> Report {
+    let Report::Failed { failure, retry, .. } = failed(true) else { unreachable!() };
+    let retry = retry.map(|retry| Retry { ending: Some(ending), ..retry });
+    Report::Failed { failure, retry, counted: counted(rows_walked) }
+}
+
+#[tokio::test]
+async fn a_task_that_crashes_the_server_for_the_third_time_ends_its_run_whichever_agents_had_it() {
+    let lab = Lab::new().await;
+    lab.register(&[atomic("a", 1, &[])]).await;
+    let agents = [lab.agent("a").await, lab.agent("b").await, lab.agent("c").await];
+    let run = lab.queue("a").await;
+    for (time, agent) in agents.iter().enumerate() {
+        assert_eq!(lab.run(run).await.state, State::Running, "{time}");
+        lab.client.batch_execute(NOW).await.unwrap();
+        // Another error that passes between is no progress.
+        let granted = lab.claim_one(agent).await;
+        lab.report(granted.lease, failed(true)).await;
+        lab.client.batch_execute(NOW).await.unwrap();
+        let granted = lab.claim_one(agent).await;
+        lab.report(granted.lease, ended(Ending::ServerCrashed, 0)).await;
+    }
+    let view = lab.run(run).await;
+    assert_eq!(view.state, State::Failed);
+    let message = view.failure.unwrap().message;
+    assert!(message.ends_with("(3 times, without progress between)"), "{message}");
+    assert_eq!(lab.events(run).await.iter().filter(|event| **event == "task_retried").count(), 5);
+}
+
+#[tokio::test]
+async fn the_fifth_transaction_that_stood_still_ends_the_run_and_progress_starts_the_count_anew() {
+    let lab = Lab::new().await;
+    lab.register(&[batched("b", 1)]).await;
+    let agent = lab.agent("a").await;
+    let run = lab.queue("b").await;
+    let plan = lab.claim_one(&agent).await;
+    lab.report(plan.lease, ranges(&[1])).await;
+    lab.report(plan.lease, done(0)).await;
+    for (time, walked) in [0, 0, 0, 0, 5, 5, 5, 5].into_iter().enumerate() {
+        lab.client.batch_execute(NOW).await.unwrap();
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, ended(Ending::StoodStill, walked)).await;
+        assert_eq!(lab.run(run).await.state, State::Running, "{time}");
+    }
+    // Crashes are counted apart, and progress that a heartbeat has told is progress, too.
+    for walked in [5, 5, 6, 6] {
+        lab.client.batch_execute(NOW).await.unwrap();
+        let granted = lab.claim_one(&agent).await;
+        lab.store.renew(&[(granted.lease, counted(walked).into())]).await.unwrap();
+        lab.report(granted.lease, ended(Ending::ServerCrashed, 0)).await;
+        assert_eq!(lab.run(run).await.state, State::Running, "{walked}");
+    }
+    for _time in 0..5 {
+        assert_eq!(lab.run(run).await.state, State::Running);
+        lab.client.batch_execute(NOW).await.unwrap();
+        let granted = lab.claim_one(&agent).await;
+        lab.report(granted.lease, ended(Ending::StoodStill, 6)).await;
+    }
+    assert_eq!(lab.run(run).await.state, State::Failed);
 }
 
 #[tokio::test]
