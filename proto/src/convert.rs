@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use dunlin_shared::ids::{self, MigrationId, StepName, TransformName};
 use dunlin_shared::key::{KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::migration::mending::{Standing, Wanted};
-use dunlin_shared::migration::{Batch, Check, Definition, Isolation, PlanRule, Step, StepBody, Version};
+use dunlin_shared::migration::{Batch, Changes, Check, Definition, Isolation, PlanRule, Step, StepBody, Version};
 
 use crate::v1;
 
@@ -138,6 +138,8 @@ impl From<&Step> for v1::Step {
         message.own_transaction = step.own_transaction;
         message.unlogged = step.unlogged;
         message.foreign = step.foreign;
+        message.batch_is_mine = step.batch_is_mine;
+        message.changes_elsewhere = step.changes == Some(Changes::Elsewhere);
         match &step.body {
             StepBody::Sql { sql, transaction } => {
                 message.set_kind(if *transaction { v1::StepKind::Sql } else { v1::StepKind::SqlNoTransaction });
@@ -187,6 +189,8 @@ impl TryFrom<&v1::Step> for Step {
             own_transaction: step.own_transaction,
             unlogged: step.unlogged,
             foreign: step.foreign,
+            batch_is_mine: step.batch_is_mine,
+            changes: step.changes_elsewhere.then_some(Changes::Elsewhere),
         })
     }
 }

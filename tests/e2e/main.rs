@@ -32,6 +32,7 @@ mod left_open;
 mod locks;
 mod logs;
 mod mending;
+mod placement;
 mod progress;
 mod readme;
 mod recipes;

@@ -6,18 +6,21 @@
 //! change have made of a row. What those behind it do is seen by looking the keys up again. Triggers before a change can also leave rows
 //! out: how many match is counted, so that this can be told.
 //!
+//! Where it cannot be told beforehand that an UPDATE or a DELETE of the walked table finds its rows by the key of those of its batch, the
+//! keys that it returns say so (see [`Aims`]).
+//!
 //! Tables without triggers pay nothing for this, others one look at the catalog for each lease.
 
 use dunlin_shared::key::comparison::Operators;
 use dunlin_shared::key::{self, KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
-use dunlin_shared::sql::reading::{Change, Reading, name_parts};
+use dunlin_shared::sql::reading::{Change, Reading};
 use dunlin_shared::sql::{quote_ident, quote_literal};
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::moves::name;
-use super::{Error, Key, Table};
+use super::{Aims, Error, Key, Table};
 use crate::own;
 
 /// The name of the column with the number of rows that match.
@@ -36,6 +39,8 @@ pub(crate) struct Guard {
     pub(crate) recounts: bool,
     /// True when rows are inserted.
     pub(crate) inserts: bool,
+    /// True when rows outside of the batch may be changed.
+    pub(crate) strays: bool,
     /// The names of the triggers.
     pub(crate) triggers: String,
 }
@@ -66,10 +71,11 @@ impl Guard {
         table: &Table,
         key: &Key,
         reading: &Reading,
-        sql: &BatchSql,
+        aims: &Aims,
         bound: Option<&KeyBound>,
     ) -> Result<Option<Self>, Error> {
-        if !table.may_have_triggers && !reading.changes.iter().any(|change| change.kinds.inserts) {
+        let inserts = reading.changes.iter().any(|change| change.kinds.inserts);
+        if !table.may_have_triggers && !inserts && aims.unproven.is_none() {
             return Ok(None);
         }
         let names: Vec<String> = reading.changes.iter().map(name).collect();
@@ -92,12 +98,14 @@ impl Guard {
         for row in &touched {
             let place: i32 = row.try_get(0)?;
             let (before, after, triggers): (bool, bool, String) = (row.try_get(1)?, row.try_get(2)?, row.try_get(3)?);
-            let change = usize::try_from(place - 1).ok().and_then(|place| reading.changes.get(place));
-            let Some(change) = change else { continue };
+            let Ok(place) = usize::try_from(place - 1) else { continue };
+            let Some(change) = reading.changes.get(place) else { continue };
             let Kinds { shows, counts } = Kinds::of(change, before, after);
             if shows {
-                seen(change, table, sql, &triggers)?;
+                seen(change, table, aims.elsewhere.contains(&place), &triggers)?;
             }
+            let strays = aims.unproven == Some(place);
+            let shows = shows || strays;
             if shows || counts {
                 let statement =
                     if shows { reading.returning(&values(change, key, bound)) } else { reading.text().to_owned() };
@@ -105,11 +113,25 @@ impl Guard {
                     statement: parse(&statement)?,
                     shows,
                     matching: reading.matching(MATCHING).filter(|_| counts).map(|sql| parse(&sql)).transpose()?,
-                    recounts: shows && after,
+                    recounts: shows && after && !change.kinds.deletes,
                     inserts: change.kinds.inserts,
+                    strays,
                     triggers,
                 });
             }
+        }
+        // A table that the walked one inherits from has triggers of its own, if any.
+        let unproven = aims.unproven.and_then(|place| reading.changes.get(place)).filter(|_| guard.is_none());
+        if let Some(change) = unproven {
+            guard = Some(Self {
+                statement: parse(&reading.returning(&values(change, key, bound)))?,
+                shows: true,
+                matching: None,
+                recounts: false,
+                inserts: false,
+                strays: true,
+                triggers: String::new(),
+            });
         }
         Ok(guard)
     }
@@ -168,24 +190,19 @@ fn events(change: &Change) -> i32 {
 }
 
 /// Makes sure that a change can show its keys.
-fn seen(change: &Change, table: &Table, sql: &BatchSql, triggers: &str) -> Result<(), Error> {
+fn seen(change: &Change, table: &Table, elsewhere: bool, triggers: &str) -> Result<(), Error> {
     let kinds = change.kinds;
     let why = if kinds.inserts {
         format!("the step inserts into {}, which it walks", table.quoted())
     } else {
         format!("triggers of {} ({triggers}) could move keys", table.quoted())
     };
-    let called = name_parts(&change.called).unwrap_or_default();
-    let for_target = sql.aliases().any(|alias| {
-        let qualifier = alias.map_or_else(|| Some(vec![table.name.clone()]), name_parts).unwrap_or_default();
-        called.last() == qualifier.last()
-    });
     if change.merges {
         Err(Error::Unseen { why, by: "a MERGE" })
     } else if !change.is_main {
         Err(Error::Unseen { why, by: "a statement in WITH" })
-    } else if !kinds.inserts && !for_target {
-        Err(Error::Unseen { why, by: "a statement whose `:batch` is for another table" })
+    } else if !kinds.inserts && elsewhere {
+        Err(Error::Unseen { why, by: "a statement that changes rows outside of its batch" })
     } else {
         Ok(())
     }

@@ -1,5 +1,6 @@
 //! What the target's catalog says about a table: how to walk it, and how to order the batches.
 
+mod aims;
 mod binding;
 mod facts;
 mod guard;
@@ -10,6 +11,7 @@ mod table;
 mod walk;
 mod writers;
 
+pub(crate) use aims::Aims;
 pub(crate) use binding::{belongs, bind};
 pub(crate) use facts::{Layout, layout, stripes_hash};
 pub(crate) use guard::{Guard, MATCHING};
@@ -136,6 +138,44 @@ pub(crate) enum Error {
          statement (code cannot), and work through each of the others in a step of its own"
     )]
     Inherited(String),
+    /// `:batch` does not restrict the statement.
+    #[error(
+        "{misplaced} (line {line}, column {column} of the statement): make `:batch` a condition of its own, such as `WHERE ... AND \
+         :batch`, of the query that has the table in FROM; or say `batch_is_mine = true` in the step: then nobody looks where it stands"
+    )]
+    Misplaced {
+        /// Why.
+        misplaced: dunlin_shared::sql::placement::Misplaced,
+        /// The line, from 1.
+        line: usize,
+        /// The column, in characters from 1.
+        column: usize,
+    },
+    /// Rows are found by something else than the key.
+    #[error(
+        "IN (SELECT ...) with `:batch` does not select the key of {table} ({key}) and nothing else: find rows by the whole key, \
+         `(a, b) IN (SELECT a, b ...)`, or by a join; or say `batch_is_mine = true` in the step: then nobody looks where `:batch` stands"
+    )]
+    NotByTheKey {
+        /// The table.
+        table: String,
+        /// The columns of its key.
+        key: String,
+    },
+    /// Rows outside of the batch would be changed.
+    #[error(
+        "the statement changes rows of {table} that need not be those of its batch: the table that is changed {by}; put `:batch` on it, or \
+         compare its whole key ({key}) with that of the rows of the batch; where rows outside of the batch are meant, say \
+         `changes = \"elsewhere\"` in the step"
+    )]
+    Outside {
+        /// The table.
+        table: String,
+        /// The columns of its key.
+        key: String,
+        /// What is wrong with it.
+        by: &'static str,
+    },
     /// Keys could move unseen.
     #[error(
         "{why}, so each batch must see the keys of the rows that it has changed, and it cannot where they are changed by {by}: write \

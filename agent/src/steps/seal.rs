@@ -140,6 +140,8 @@ fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums, stories: Vec<Val
         [] => String::new(),
         steps => format!(", under row-level security (steps: {})", steps.join(", ")),
     };
+    let unlooked: Vec<&str> =
+        migration.steps.iter().filter(|step| step.batch_is_mine).map(|step| step.name.as_str()).collect();
     let mut result = json!({
         "success": true,
         "message": format!("{} is applied; {}{under}", migration.id, counted(sums.rows, "row was changed", "rows were changed")),
@@ -147,6 +149,9 @@ fn result(migration: &dunlin_proto::v1::Migration, sums: &Sums, stories: Vec<Val
     });
     if let Value::Object(result) = &mut result {
         result.extend(sums.counters.clone());
+        if !unlooked.is_empty() {
+            result.insert("batch_is_mine".to_owned(), json!(unlooked));
+        }
         if !stories.is_empty() {
             result.insert("mended".to_owned(), stories.into());
         }

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 
 use super::range::of_catalog;
 use super::{Context, Error};
-use crate::catalog::{self, Guard, Key, Table};
+use crate::catalog::{self, Aims, Guard, Key, Table};
 use crate::failure::Place;
 use crate::frame::Durability;
 use crate::ledger::{self, Address};
@@ -66,7 +66,13 @@ impl Subject {
         let table = bound.table;
         let key = catalog::resolve(connection, &table, &settings.key).await.map_err(of_catalog)?;
         catalog::refuse_moves(connection, &table, &key, &reading).await.map_err(of_catalog)?;
-        Guard::of(connection, &table, &key, &reading, &sql, None).await.map_err(of_catalog)?;
+        let aims = Aims::of(connection, &table, &key, &reading, step).await.map_err(of_catalog)?;
+        Guard::of(connection, &table, &key, &reading, &aims, None).await.map_err(of_catalog)?;
+        if step.batch_is_mine {
+            let sentence =
+                "where `:batch` stands in the statement was not looked at: the step says `batch_is_mine = true`";
+            context.lease.note(EventType::AgentNote, sentence.to_owned());
+        }
         Ok(Self { table, key })
     }
 }
@@ -141,7 +147,8 @@ impl Again {
         let begin = context.frame_of(step, place)?.begin_entered(Durability::Later);
         let table = catalog::belongs(connection, &begin, &sql, &reading, table).await.map_err(of_catalog)?;
         let bound: Option<&KeyBound> = Some(&planned.bound);
-        let guard = Guard::of(connection, &table, &key, &reading, &sql, bound).await.map_err(of_catalog)?;
+        let aims = Aims::of(connection, &table, &key, &reading, step).await.map_err(of_catalog)?;
+        let guard = Guard::of(connection, &table, &key, &reading, &aims, bound).await.map_err(of_catalog)?;
         let assigned = reading.assigned(&[table.schema.clone(), table.name.clone()]);
         Ok(Self { table, key, assigned, guard })
     }

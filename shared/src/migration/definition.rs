@@ -116,6 +116,12 @@ pub struct Step {
     /// True where the step may write foreign tables, whose server commits by itself: a batch may then be applied twice.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub foreign: bool,
+    /// True where nobody looks where `:batch` stands in its statement.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub batch_is_mine: bool,
+    /// Which rows its statement changes beside those of its batch. `None`: no others of the table that is walked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changes: Option<Changes>,
     /// What the step does.
     pub body: StepBody,
     /// The isolation of its transactions. `None`: read committed, or what the migration says.
@@ -209,6 +215,14 @@ pub struct Batch {
     /// Which plans of the statement are refused. `None`: none, but one that reads the whole table for each batch is told.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<PlanRule>,
+}
+
+/// Which rows of the table that is walked a statement changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Changes {
+    /// Others than those of its batch, too.
+    Elsewhere,
 }
 
 /// Which plans of a statement are refused.

@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use toml_span::value::{Value, ValueInner};
 
 use super::apart;
-use super::definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version};
+use super::definition::{Batch, Changes, Check, Definition, PlanRule, Step, StepBody, Version};
 use super::fields::{At, Fields, Reader};
 use super::files;
 use super::isolation::{self, Isolation, Noted, Transaction};
@@ -14,7 +14,7 @@ use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES, told};
 use super::place::{List, SqlPlace};
 use super::position::Source;
 use super::raw::{Raw, raw};
-use super::rules::{self, Sql, Use};
+use super::rules::{self, Said, Sql, Use};
 use super::set::Problem;
 use crate::ids::{self, MigrationId, StepName, TransformName};
 use crate::visible::is_unseen;
@@ -47,6 +47,8 @@ pub(super) const STEP: &[&str] = &[
     "idempotent",
     "unlogged",
     "foreign",
+    "batch_is_mine",
+    "changes",
 ];
 pub(super) const BATCH: &[&str] = &["table", "key", "size", "range", "stripes", "plan"];
 
@@ -226,9 +228,10 @@ impl<'s> Document<'s, '_> {
             let row_security = fields.boolean(&mut self.reader, "row_security").is_some_and(|flag| flag.value);
             let unlogged = fields.boolean(&mut self.reader, "unlogged").is_some_and(|flag| flag.value);
             let foreign = fields.boolean(&mut self.reader, "foreign").is_some_and(|flag| flag.value);
+            let said = self.said(&mut fields);
             let transaction = self.transaction(&mut fields);
             let mut shared = Noted { isolation_at: isolation.as_ref().map(|at| at.at), when_shared: Vec::new() };
-            let (body, place) = self.body(&mut fields, &transaction, &mut shared);
+            let (body, place) = self.body(&mut fields, &transaction, said, &mut shared);
             fields.finish(&mut self.reader);
             if let (Some(name), Some(body)) = (name, body) {
                 self.places.extend(place.map(|place| SqlPlace { list: kind, name: name.value.to_string(), ..place }));
@@ -248,6 +251,8 @@ impl<'s> Document<'s, '_> {
                     own_transaction,
                     unlogged,
                     foreign,
+                    batch_is_mine: said.batch_is_mine,
+                    changes: said.elsewhere.then_some(Changes::Elsewhere),
                 });
                 noted.push(shared);
             }
@@ -293,6 +298,23 @@ impl<'s> Document<'s, '_> {
         }
     }
 
+    /// What a step says of its statement. That makes sense for a statement with `:batch` only.
+    fn said(&mut self, fields: &mut Fields<'_>) -> Said {
+        let of_a_statement = fields.has("batch") && (fields.has("sql") || fields.has("file"));
+        for field in ["batch_is_mine", "changes"].into_iter().filter(|field| fields.has(field) && !of_a_statement) {
+            let message = format!("`{field}` is about the statement of a step with `batch`");
+            self.reader.tell_with_help(fields.position(field), message, "leave it out");
+        }
+        let batch_is_mine = fields.boolean(&mut self.reader, "batch_is_mine").is_some_and(|flag| flag.value);
+        let changes = fields.string(&mut self.reader, "changes");
+        if let Some(changes) = changes.as_ref().filter(|changes| changes.value != "elsewhere") {
+            let message = format!("`changes` can be \"elsewhere\", not \"{}\"", changes.value);
+            let help = "leave it out where the statement changes no rows of its table but those of the batch";
+            self.reader.tell_with_help(changes.at, message, help);
+        }
+        Said { batch_is_mine, elsewhere: changes.is_some() }
+    }
+
     fn transaction(&mut self, fields: &mut Fields<'_>) -> At<Transaction> {
         let at = fields.position("transaction");
         let Some(mut value) = fields.take("transaction") else { return At { value: Transaction::Any, at } };
@@ -314,6 +336,7 @@ impl<'s> Document<'s, '_> {
         &mut self,
         fields: &mut Fields<'_>,
         transaction: &At<Transaction>,
+        said: Said,
         noted: &mut Noted,
     ) -> (Option<StepBody>, Option<SqlPlace>) {
         let given: Vec<&str> = ["sql", "file", "transform"].into_iter().filter(|name| fields.has(name)).collect();
@@ -369,7 +392,7 @@ impl<'s> Document<'s, '_> {
         };
         if let Some(sql) = sql {
             let r#use = match (has_batch, outside) {
-                (true, _) => Use::Batch(batch.as_ref()),
+                (true, _) => Use::Batch(batch.as_ref(), said),
                 (false, true) => Use::NoTransaction,
                 (false, false) => Use::Transaction,
             };

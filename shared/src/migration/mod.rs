@@ -12,6 +12,7 @@ mod isolation;
 pub mod limits;
 pub mod mending;
 mod place;
+mod placed;
 mod position;
 mod raw;
 mod rules;
@@ -20,6 +21,6 @@ pub mod set;
 mod together;
 
 pub use checksum::Checksum;
-pub use definition::{Batch, Check, Definition, PlanRule, Step, StepBody, Version, VersionError};
+pub use definition::{Batch, Changes, Check, Definition, PlanRule, Step, StepBody, Version, VersionError};
 pub use isolation::Isolation;
 pub use place::{List, SqlPlace};

@@ -7,6 +7,7 @@ use super::characters;
 use super::definition::Batch;
 use super::limits::PROBLEMS;
 use super::place::{List, SqlPlace};
+use super::placed;
 use super::position::Source;
 use super::set::Problem;
 use crate::sql::concurrent_index;
@@ -70,7 +71,16 @@ pub(super) enum Use<'b> {
     /// A step outside a transaction.
     NoTransaction,
     /// A batch step. The batch is absent when it is wrong itself.
-    Batch(Option<&'b Batch>),
+    Batch(Option<&'b Batch>, Said),
+}
+
+/// What a step says of its statement itself.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Said {
+    /// That nobody is to look where `:batch` stands.
+    pub(super) batch_is_mine: bool,
+    /// That it changes rows outside of its batch.
+    pub(super) elsewhere: bool,
 }
 
 /// Everything that is wrong with the SQL.
@@ -96,7 +106,7 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
             Use::Transaction => {
                 sql.warning(0, format!("{message}: the step does nothing"), "say what is meant, or leave it out")
             }
-            Use::Check | Use::NoTransaction | Use::Batch(_) => sql.problem(0, message, None),
+            Use::Check | Use::NoTransaction | Use::Batch(..) => sql.problem(0, message, None),
         });
     }
     if let (Some(second), Some(message)) = (statements.get(1), one_statement(r#use)) {
@@ -112,20 +122,20 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
     if let (Use::NoTransaction, [only]) = (r#use, statements.as_slice()) {
         found.extend(index_without_a_name(sql, only.offset()));
     }
-    if let (Use::Batch(Some(batch)), true) = (r#use, found.iter().all(Problem::is_warning)) {
-        found.extend(of_batch(sql, batch, &parsed));
+    if let (Use::Batch(Some(batch), said), true) = (r#use, found.iter().all(Problem::is_warning)) {
+        found.extend(of_batch(sql, batch, said, &parsed));
     }
     found
 }
 
 fn placeholders(sql: &Sql<'_>, r#use: Use<'_>, parsed: &BatchSql) -> Vec<Problem> {
     match r#use {
-        Use::Batch(_) if parsed.placeholders() == 0 => vec![sql.problem(
+        Use::Batch(..) if parsed.placeholders() == 0 => vec![sql.problem(
             0,
             "a batch step needs `:batch` in its SQL",
             Some("add it to the condition on the table, such as WHERE ... AND :batch"),
         )],
-        Use::Batch(_) => Vec::new(),
+        Use::Batch(..) => Vec::new(),
         Use::Check => parsed
             .offsets()
             .take(PROBLEMS)
@@ -146,7 +156,7 @@ fn one_statement(r#use: Use<'_>) -> Option<&'static str> {
     match r#use {
         Use::Check => Some("a check is one query"),
         Use::NoTransaction => Some("a step outside a transaction is one statement"),
-        Use::Batch(_) => Some("a batch step is one statement"),
+        Use::Batch(..) => Some("a batch step is one statement"),
         Use::Transaction => None,
     }
 }
@@ -209,9 +219,9 @@ fn special(sql: &Sql<'_>, statement: &Statement<'_>, r#use: Use<'_>) -> Option<P
     match r#use {
         Use::Check => (!statement.is_query())
             .then(|| sql.problem(at, "a check is a query that returns one boolean", Some("begin it with SELECT"))),
-        Use::Transaction | Use::Batch(_) => statement.needs_no_transaction().map(|what| {
+        Use::Transaction | Use::Batch(..) => statement.needs_no_transaction().map(|what| {
             let help = match r#use {
-                Use::Batch(_) => "move it to a step of its own without `batch` and with `transaction = false`",
+                Use::Batch(..) => "move it to a step of its own without `batch` and with `transaction = false`",
                 _ => "put it alone into a step with `transaction = false`",
             };
             sql.problem(at, format!("{what} cannot run in a transaction"), Some(help))
@@ -230,7 +240,7 @@ fn index_without_a_name(sql: &Sql<'_>, at: usize) -> Option<Problem> {
 
 /// What the agent would refuse as well, found without a database. What names mean, and keys that are not named here, are the agent's
 /// to look up.
-fn of_batch(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql) -> Vec<Problem> {
+fn of_batch(sql: &Sql<'_>, batch: &Batch, said: Said, parsed: &BatchSql) -> Vec<Problem> {
     let reading = match Reading::of(&sql.text) {
         Ok(reading) => reading,
         Err(error) => {
@@ -245,6 +255,7 @@ fn of_batch(sql: &Sql<'_>, batch: &Batch, parsed: &BatchSql) -> Vec<Problem> {
         let message = format!("the statement assigns the key column `{column}`: its rows would move between ranges");
         sql.problem(0, message, Some("walk the table by a key that the statement leaves alone"))
     }));
+    found.extend(placed::problems(sql, batch, said, &reading));
     found
 }
 

@@ -124,6 +124,12 @@ struct Step {
     /// True permits the step to write foreign tables, whose server commits by itself: a batch may then be applied twice.
     #[schemars(default)]
     foreign: bool,
+    /// True where nobody is to look where `:batch` stands in the statement. That is recorded.
+    #[schemars(default)]
+    batch_is_mine: bool,
+    /// "elsewhere" permits the statement to change rows of the table outside of its batch. Left out: a batch that does is rolled back.
+    #[schemars(default, with = "Changes")]
+    changes: Option<Changes>,
 }
 
 /// How a table is cut into ranges and batches.
@@ -148,6 +154,13 @@ struct Batch {
     /// "strict" refuses the step where the server would read the whole table for each batch. Left out: it is told in an event.
     #[schemars(default, with = "PlanRule")]
     plan: Option<PlanRule>,
+}
+
+/// Which rows of the table that is walked a statement changes.
+#[derive(JsonSchema)]
+#[schemars(rename_all = "snake_case")]
+enum Changes {
+    Elsewhere,
 }
 
 /// Which plans of a statement are refused.

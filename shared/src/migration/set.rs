@@ -221,6 +221,8 @@ pub fn read_dir(dir: &Path) -> Result<Vec<SourceFile>, ReadError> {
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod placed;
+#[cfg(test)]
 mod sharing;
 #[cfg(test)]
 mod tests;

@@ -8,6 +8,7 @@ pub(crate) mod lex;
 #[cfg(test)]
 mod oracle;
 pub mod placeholder;
+pub mod placement;
 mod quote;
 pub mod reading;
 pub(crate) mod statement;

@@ -153,3 +153,63 @@ async fn nothing_that_the_servers_grammar_takes_is_called_foreign() {
     drop(client);
     connection.await.unwrap().unwrap();
 }
+
+/// Conditions of `a`, `b`, `n` and the placeholder; most of them are SQL.
+fn condition() -> impl Strategy<Value = String> {
+    let atom = prop_oneof![
+        3 => Just(":batch".to_owned()),
+        4 => prop::sample::select(vec!["a", "b", "n = 1", "true", "a IS NULL", "b IS NOT TRUE", "n IN (1, 2)", "n BETWEEN 0 AND 1"])
+            .prop_map(str::to_owned),
+        1 => Just("n NOT BETWEEN 1 AND 2".to_owned()),
+    ];
+    let joined = atom.prop_recursive(4, 24, 4, |inner| {
+        let operators = vec![" AND ", " AND ", " AND ", " OR ", " = ", " <> ", " IS DISTINCT FROM "];
+        let chain = prop::collection::vec((inner.clone(), prop::sample::select(operators)), 1..5);
+        prop_oneof![
+            6 => chain.prop_map(|parts| {
+                let mut text = String::new();
+                for (place, (part, operator)) in parts.iter().enumerate() {
+                    text.push_str(if place == 0 { "" } else { operator });
+                    text.push_str(part);
+                }
+                text
+            }),
+            2 => inner.clone().prop_map(|inner| format!("({inner})")),
+            1 => inner.clone().prop_map(|inner| format!("NOT {inner}")),
+            1 => inner.clone().prop_map(|inner| format!("({inner}) IS NOT NULL")),
+            1 => inner.prop_map(|inner| format!("CASE WHEN {inner} THEN a ELSE b END")),
+        ]
+    });
+    joined.prop_filter("has a placeholder", |text| text.contains(":batch"))
+}
+
+#[tokio::test]
+async fn a_condition_that_is_accepted_finds_no_row_outside_of_its_batch() {
+    let url = throwaway::shared().await.database("oracle").await.unwrap();
+    let (client, connection) = tokio_postgres::connect(&url, NoTls).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let values = "FROM (VALUES (true), (false), (NULL)) x(a), (VALUES (true), (false), (NULL)) y(b), (VALUES (0), (1), (2), (NULL)) z(n)";
+
+    let mut runner = TestRunner::default();
+    let condition = condition();
+    let (mut accepted, mut refused) = (0, 0);
+    for _ in 0..4000 {
+        let text = condition.new_tree(&mut runner).unwrap().current();
+        if super::placement::Placement::of(&format!("SELECT f(id) FROM t WHERE {text}"), "t").is_err() {
+            refused += 1;
+            continue;
+        }
+        let none = text.replace(":batch", "(false)");
+        match client.query_one(&format!("SELECT count(*) {values} WHERE {none}"), &[]).await {
+            Ok(row) => {
+                assert_eq!(row.get::<_, i64>(0), 0, "{text}");
+                accepted += 1;
+            }
+            Err(error) => assert!(error.code().is_some(), "{error}"),
+        }
+    }
+    println!("{accepted} accepted, {refused} refused");
+    assert!(accepted > 300 && refused > 300, "{accepted} accepted, {refused} refused");
+    drop(client);
+    connection.await.unwrap().unwrap();
+}

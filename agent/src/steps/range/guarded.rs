@@ -1,4 +1,4 @@
-//! A batch of a table whose keys could move: the change shows its keys, and is rolled back where they are not where they must be.
+//! A batch of a table whose keys could move, or whose statement could change rows outside of it: the change shows its keys, and is rolled back where they are not where they must be.
 //!
 //! Of the rows that it returns no more is kept than that takes: a batch may have many, and each may be large.
 
@@ -101,6 +101,19 @@ impl Worker<'_> {
                 ),
                 format!(
                     "Insert in a step without `batch`, or into another table first; then `dunlin register DIR` and `dunlin run {}`.",
+                    place.migration
+                ),
+            ));
+        }
+        if guard.strays {
+            return Error::Final(place.refuse(
+                format!(
+                    "the batch has changed rows of {table} that are not its own, such as {keys}: their keys lie outside of the batch, or \
+                     have moved; it was rolled back"
+                ),
+                format!(
+                    "Compare the whole key of the table that is changed with that of the rows of the batch, or say `changes = \
+                     \"elsewhere\"` in the step if rows outside of the batch are meant; then `dunlin register DIR` and `dunlin run {}`.",
                     place.migration
                 ),
             ));

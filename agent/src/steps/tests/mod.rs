@@ -1,6 +1,7 @@
 //! The steps against a real PostgreSQL.
 
 mod advice;
+mod aims;
 mod batches;
 mod built;
 mod costs;

@@ -295,13 +295,8 @@ async fn keys_that_cannot_be_seen_are_refused() {
          CREATE TRIGGER touch BEFORE UPDATE ON t FOR EACH ROW EXECUTE FUNCTION touch()",
     )
     .await;
-    for sql in [
-        "WITH x AS (UPDATE t SET n = 1 WHERE :batch RETURNING id) SELECT 1 FROM x",
-        "UPDATE t SET n = 1 FROM t AS before WHERE before.id = t.id - 1 AND :batch(before)",
-    ] {
-        let message = refused(&lab, "t", sql).await;
-        assert!(message.contains("(touch) could move keys"), "{sql}: {message}");
-    }
+    let message = refused(&lab, "t", "WITH x AS (UPDATE t SET n = 1 WHERE :batch RETURNING id) SELECT 1 FROM x").await;
+    assert!(message.contains("(touch) could move keys"), "{message}");
 }
 
 #[tokio::test]
