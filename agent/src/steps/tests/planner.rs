@@ -24,13 +24,18 @@ fn strict(step: Step) -> Step {
 /// The condition of the batch is no more than a filter: the server cannot look into it.
 const FILTERED: &str = "UPDATE t SET n = n * 3 + 1 WHERE (CASE WHEN :batch THEN true END)";
 
+/// A step with it, which the step answers for.
+fn filtered(size: i32, range: i32) -> Step {
+    Step { batch_is_mine: true, changes_elsewhere: true, ..batch_step("t", FILTERED, size, range, 1) }
+}
+
 #[tokio::test]
 async fn a_plan_that_reads_the_whole_table_for_each_batch_is_told_once() {
     let mut lab = lab().await;
-    assert_eq!(lab.work_through(&batch_step("t", FILTERED, 5000, 10_000, 1)).await, 20_000);
+    assert_eq!(lab.work_through(&filtered(5000, 10_000)).await, 20_000);
     assert_eq!(lab.sent().0.len(), 0, "batches are a large part of the table");
     lab.sql("DELETE FROM dunlin.checkpoints").await;
-    let step = Step { checksum: "smaller".to_owned(), ..batch_step("t", FILTERED, 500, 10_000, 1) };
+    let step = Step { checksum: "smaller".to_owned(), ..filtered(500, 10_000) };
     let planned = lab.plan(&step).await;
     for range in &planned.ranges {
         lab.work(1, range_task(&step, &planned, range)).await.unwrap();
@@ -45,7 +50,7 @@ async fn a_plan_that_reads_the_whole_table_for_each_batch_is_told_once() {
 #[tokio::test]
 async fn a_step_that_insists_is_refused_before_anything_is_changed() {
     let mut lab = lab().await;
-    let step = strict(batch_step("t", FILTERED, 500, 10_000, 1));
+    let step = strict(filtered(500, 10_000));
     let planned = lab.plan(&step).await;
     for range in &planned.ranges {
         let error = refusal(lab.work(1, range_task(&step, &planned, range)).await);
@@ -89,7 +94,7 @@ async fn a_partition_that_is_read_whole_is_told() {
     let step = strict(batch_step("t", "UPDATE t SET n = n * 3 + 1 WHERE :batch", 500, 20_000, 1));
     assert_eq!(lab.work_through(&step).await, 20_000);
     lab.sql("DELETE FROM dunlin.checkpoints").await;
-    let step = batch_step("t", FILTERED, 500, 20_000, 1);
+    let step = filtered(500, 20_000);
     lab.work_through(&step).await;
     let notes = lab.sent().0;
     assert!(
