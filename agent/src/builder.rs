@@ -12,6 +12,7 @@ use dunlin_shared::postgres;
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use uuid::Uuid;
 
 use crate::health;
 use crate::limits::Limits;
@@ -221,6 +222,7 @@ impl Builder {
         Ok(Agent {
             session: Arc::new(Session {
                 agent,
+                instance: Uuid::new_v4().to_string(),
                 controllers: self.controller,
                 slots,
                 targets,

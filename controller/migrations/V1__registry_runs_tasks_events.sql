@@ -100,7 +100,12 @@ CREATE TABLE dunlin_controller.agents (
     last_seen_at timestamptz NOT NULL DEFAULT now(),
     -- NULL when the last stream has ended. In no index: it moves with every heartbeat.
     connected_until timestamptz,
-    has_stream boolean NOT NULL GENERATED ALWAYS AS (connected_until IS NOT NULL) STORED
+    has_stream boolean NOT NULL GENERATED ALWAYS AS (connected_until IS NOT NULL) STORED,
+    -- Which process has the id, as it tells itself apart from others, and where it runs, in words.
+    instance text NOT NULL DEFAULT '',
+    process text NOT NULL DEFAULT '',
+    -- When it was told last that another process has the same id.
+    taken_told_at timestamptz
 ) WITH (fillfactor = 70);
 CREATE INDEX agents_connected ON dunlin_controller.agents (id) WHERE has_stream;
 

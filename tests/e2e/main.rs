@@ -27,6 +27,7 @@ mod hostile_keys;
 mod hostile_path;
 mod hostile_schema;
 mod hostile_text;
+mod identity;
 mod indexes;
 mod left_open;
 mod locks;

@@ -271,6 +271,21 @@ impl Fleet {
         self.controllers[index] = Process::start(command, log, self.directory.path());
     }
 
+    /// Starts an agent beside those of the fleet: with an id, a log and targets, each a name and a URL, of its own.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    #[must_use]
+    pub fn agent_beside(&self, id: &str, log: &str, targets: &[(&str, &str)]) -> Process {
+        let mut command = self.command(Program::Agent);
+        command.args(["--controller", &self.controller_urls()]).args(["--slots", &self.plan.slots.to_string()]);
+        command.args(["--id", id]);
+        for (name, url) in targets {
+            command.args(["--target", &format!("{name}={url}")]);
+        }
+        Process::start(command, log, self.directory.path())
+    }
+
     fn agent_process(&self, program: Program, index: usize) -> Process {
         let command = self.agent_command(program, index);
         Process::start(command, &format!("agent-{index}"), self.directory.path())

@@ -54,6 +54,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Session {
     /// The agent's id.
     pub(crate) agent: AgentId,
+    /// Tells this process apart from others that were given the same id.
+    pub(crate) instance: String,
     /// The controllers' URLs, separated by commas.
     pub(crate) controllers: String,
     /// Tasks at one time.
@@ -257,6 +259,12 @@ async fn welcome(
     Ok((stream, heartbeat))
 }
 
+/// Where this process runs, for those who look for it.
+fn process() -> String {
+    let host = nix::unistd::gethostname().ok().and_then(|host| host.into_string().ok());
+    format!("process {} on {}", std::process::id(), host.unwrap_or_else(|| "an unnamed host".to_owned()))
+}
+
 impl Session {
     /// What the agent is, has and holds. A target that cannot be looked at in time is left out.
     async fn hello(&self, looks: Duration) -> Hello {
@@ -268,6 +276,8 @@ impl Session {
             targets: targets.into_iter().flatten().collect(),
             transforms: self.transforms.names(),
             leases: self.book.all(),
+            instance: self.instance.clone(),
+            process: process(),
         }
     }
 

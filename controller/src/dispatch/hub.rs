@@ -52,9 +52,7 @@ impl Hub {
 
 /// The status of a stream whose agent has another one.
 pub(crate) fn replaced(agent: &AgentId) -> Status {
-    Status::aborted(format!(
-        "agent {agent} has opened another stream; if two agents run under this id, give one of them another with --id"
-    ))
+    Status::aborted(format!("agent {agent} has opened another stream"))
 }
 
 /// An agent with free slots.

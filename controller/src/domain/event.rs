@@ -81,6 +81,8 @@ words! {
         AgentNote = "agent_note",
         /// PostgreSQL said something while a step was executed.
         ServerMessage = "server_message",
+        /// Another process came with the id of an agent that lives, and waits.
+        AgentIdTaken = "agent_id_taken",
     }
 }
 

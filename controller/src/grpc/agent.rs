@@ -24,12 +24,12 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert;
-use super::status::{bad_field, bad_id, of_store};
+use super::status::{STATED, bad_field, bad_id, of_store};
 use crate::advance::Filing;
 use crate::dispatch::{Connection, Ending, Held, Identity, OUTGOING};
 use crate::domain::report::Report;
 use crate::replica::Replica;
-use crate::store::agents::Hello;
+use crate::store::agents::{Hello, Reception};
 use crate::store::following::Sight;
 use crate::store::reports::Filed;
 
@@ -145,13 +145,17 @@ async fn open(
         .map_err(|_| status::error(Code::DeadlineExceeded, "NO_HELLO", "no `hello` came within 10 s"))??;
     let Some(WorkRequest { message: Some(Said::Hello(said)) }) = first else { return Err(no_hello()) };
     let (hello, sights) = read(&said)?;
-    let welcomed = replica.store.welcome(&hello).await.map_err(|error| {
+    let received = replica.store.welcome(&hello).await.map_err(|error| {
         // It would have been a heartbeat, too.
         if error.retryable() {
             replica.heartbeats.miss();
         }
         of_store(error)
     })?;
+    let welcomed = match received {
+        Reception::Welcome(welcomed) => welcomed,
+        Reception::Taken(why) => return Err(status::error(Code::AlreadyExists, "AGENT_ID_TAKEN", why)),
+    };
     let identity = Identity {
         agent: hello.agent.clone(),
         session: welcomed.session,
@@ -188,6 +192,11 @@ fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
     if !(1..=1000).contains(&said.slots) {
         return Err(bad_field("hello.slots", format!("it must be 1 to 1000, and is {}", said.slots)));
     }
+    for (field, text) in [("hello.instance", &said.instance), ("hello.process", &said.process)] {
+        if text.chars().count() > STATED || text.chars().any(char::is_control) {
+            return Err(bad_field(field, format!("it must be at most {STATED} characters, none of them a control character")));
+        }
+    }
     for (field, count) in [
         ("hello.targets", said.targets.len()),
         ("hello.transforms", said.transforms.len()),
@@ -219,6 +228,8 @@ fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
         transforms: transforms.into_iter().collect(),
         targets: names.into_iter().collect(),
         leases: said.leases.iter().filter_map(|held| convert::lease_in(held.lease.as_ref())).collect(),
+        instance: said.instance.clone(),
+        process: said.process.clone(),
     };
     Ok((hello, sights))
 }

@@ -577,8 +577,7 @@ mod tests {
 
     #[test]
     fn every_type_of_event_is_one_of_the_protocol() {
-        for number in 1..=22 {
-            let proto = v1::EventType::try_from(number).unwrap();
+        for proto in (1..100).filter_map(|number| v1::EventType::try_from(number).ok()) {
             let word = proto.as_str_name().trim_start_matches("EVENT_TYPE_").to_ascii_lowercase();
             assert_eq!(EventType::parse(&word).map(EventType::as_str), Some(word.as_str()));
         }

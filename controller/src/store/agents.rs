@@ -3,6 +3,9 @@
 //! Each stream of an agent has a session number, one more than the one before. Leases are granted to the newest session
 //! only, so that a stream that broke and is not yet seen to be broken takes no task with it. What an agent holds by the
 //! controller's word but does not announce, it does not hold: it goes back at once.
+//!
+//! An id belongs to one process at a time. Two that took it from each other would lose their leases for ever. So while the first was
+//! heard of within the time to live of a lease, the second is told for whom it waits; the history is told at most every ten minutes.
 
 use std::time::SystemTime;
 
@@ -15,7 +18,7 @@ use super::advancing::target;
 use super::database::Store;
 use super::error::Error;
 use super::reports::finish;
-use super::session::Statement;
+use super::session::{Session, Statement};
 use super::wake::Wake;
 use crate::domain::task::Lease;
 use crate::domain::{Event, EventType, Severity};
@@ -35,9 +38,22 @@ pub struct Hello {
     pub targets: Vec<TargetName>,
     /// The leases that it holds.
     pub leases: Vec<Lease>,
+    /// Tells the process apart from others of the same id.
+    pub instance: String,
+    /// Where the process runs, in words.
+    pub process: String,
 }
 
 /// What became of a hello.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reception {
+    /// The agent has a new stream.
+    Welcome(Welcomed),
+    /// Another process has the id and lives: why this one waits, in words.
+    Taken(String),
+}
+
+/// The stream of an agent that is welcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Welcomed {
     /// The number of the stream.
@@ -60,13 +76,25 @@ const LOCK_AGENT: Statement =
 
 const WELCOME_AGENT: Statement = Statement::new(
     "welcome_agent",
-    "INSERT INTO dunlin_controller.agents AS a (id, version, slots, transforms, session, connected_until)
-     VALUES ($1, $2, $3, $4, 1, now() + make_interval(secs => $5))
+    "INSERT INTO dunlin_controller.agents AS a (id, version, slots, transforms, session, connected_until, instance, process)
+     VALUES ($1, $2, $3, $4, 1, now() + make_interval(secs => $5), $6, $7)
      ON CONFLICT (id) DO UPDATE SET version = excluded.version, slots = excluded.slots,
          transforms = excluded.transforms, session = a.session + 1, last_seen_at = now(),
-         connected_until = excluded.connected_until
+         connected_until = excluded.connected_until, instance = excluded.instance, process = excluded.process,
+         taken_told_at = NULL
+         WHERE a.instance = excluded.instance OR a.connected_until IS NULL OR a.connected_until <= clock_timestamp()
      RETURNING session",
 );
+
+/// Who has the id, and whether that was told a while ago. No row: it is free by now.
+const ID_TAKEN: Statement = Statement::new(
+    "id_taken",
+    "SELECT process, coalesce(taken_told_at < now() - interval '10 min', true) AS tell FROM dunlin_controller.agents
+     WHERE id = $1 AND instance <> $2 AND connected_until > clock_timestamp() FOR NO KEY UPDATE",
+);
+
+const TELL_ID_TAKEN: Statement =
+    Statement::new("tell_id_taken", "UPDATE dunlin_controller.agents SET taken_told_at = now() WHERE id = $1");
 
 const KNOW_TARGETS: Statement = Statement::new(
     "know_targets",
@@ -165,11 +193,11 @@ impl Store {
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn welcome(&self, hello: &Hello) -> Result<Welcomed, Error> {
+    pub async fn welcome(&self, hello: &Hello) -> Result<Reception, Error> {
         self.repeat(|| self.welcome_once(hello)).await
     }
 
-    async fn welcome_once(&self, hello: &Hello) -> Result<Welcomed, Error> {
+    async fn welcome_once(&self, hello: &Hello) -> Result<Reception, Error> {
         let (_turn, session) = self.session_in_turn().await?;
         session
             .prepare(&[&LOCK_AGENT, &WELCOME_AGENT, &KNOW_TARGETS, &FORGET_TARGETS, &KEEP_LEASES, &TAKE_BACK])
@@ -182,7 +210,18 @@ impl Store {
             try_join4(
                 session.begin(),
                 session.execute(&LOCK_AGENT, &[&id]),
-                session.query_one(&WELCOME_AGENT, &[&id, &hello.version, &hello.slots, &hello.transforms, &ttl]),
+                session.query_opt(
+                    &WELCOME_AGENT,
+                    &[
+                        &id,
+                        &hello.version,
+                        &hello.slots,
+                        &hello.transforms,
+                        &ttl,
+                        &hello.instance,
+                        &hello.process,
+                    ],
+                ),
                 session.execute(&KNOW_TARGETS, &[&targets]),
             ),
             try_join3(
@@ -192,6 +231,10 @@ impl Store {
             ),
         )
         .await?;
+        let Some(welcomed) = welcomed else {
+            session.roll_back().await?;
+            return self.id_taken(&session, hello).await;
+        };
         let number: i64 = welcomed.get("session");
         let mut events = vec![connected(hello)];
         let mut wakes = Vec::new();
@@ -207,7 +250,30 @@ impl Store {
                 Ok((held, RunId(row.get("run_id")), target(row.get("target"))?))
             })
             .collect::<Result<_, Error>>()?;
-        Ok(Welcomed { session: number, kept, wakes })
+        Ok(Reception::Welcome(Welcomed { session: number, kept, wakes }))
+    }
+
+    /// Says who has the id, to the history too where that was not said lately.
+    async fn id_taken(&self, session: &Session, hello: &Hello) -> Result<Reception, Error> {
+        let agent = &hello.agent;
+        session.begin().await?;
+        let found = session.query_opt(&ID_TAKEN, &[&agent.as_str(), &hello.instance]).await?;
+        let Some(found) = found else {
+            session.roll_back().await?;
+            return Ok(Reception::Taken(format!("another process had the id {agent} until now; it is free")));
+        };
+        let holder: String = found.get("process");
+        let mut events = Vec::new();
+        if found.get("tell") {
+            session.execute(&TELL_ID_TAKEN, &[&agent.as_str()]).await?;
+            events.push(taken(agent, &holder, &hello.process));
+        }
+        finish(session, self.replica(), events, &mut Vec::new()).await?;
+        Ok(Reception::Taken(format!(
+            "{} has the id {agent} and lives: this one waits until it is gone; where both are to work, give one of them another \
+             id with --id",
+            named(&holder)
+        )))
     }
 
     /// Takes back leases that an agent was to have but has not: those whose grant got lost with its commit's answer.
@@ -291,6 +357,21 @@ fn connected(hello: &Hello) -> Event {
         .of_agent(&hello.agent)
         .with("slots", hello.slots)
         .with("version", hello.version.as_str())
+}
+
+/// The process that has an id, in words.
+fn named(process: &str) -> &str {
+    if process.is_empty() { "another process" } else { process }
+}
+
+fn taken(agent: &AgentId, holder: &str, other: &str) -> Event {
+    let message = format!(
+        "two agents run under the id {agent}: {} has it, and {} waits until that is gone; where both are to work, give one of them \
+         another id with --id",
+        named(holder),
+        named(other)
+    );
+    Event::new(EventType::AgentIdTaken, Severity::Warning, message).of_agent(agent)
 }
 
 pub(super) fn disconnected(agent: &AgentId, reason: &str) -> Event {

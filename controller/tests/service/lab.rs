@@ -172,7 +172,7 @@ pub(crate) fn hello(id: &str, slots: i32) -> v1::Hello {
         slots,
         targets: vec![target("main", Vec::new())],
         transforms: Vec::new(),
-        leases: Vec::new(),
+        ..v1::Hello::default()
     }
 }
 

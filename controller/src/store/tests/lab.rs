@@ -7,7 +7,7 @@ use dunlin_shared::migration::set::SourceFile;
 use dunlin_shared::postgres::{connect, throwaway};
 use tokio_postgres::Client;
 
-use super::super::agents::{Hello, Welcomed};
+use super::super::agents::{Hello, Reception, Welcomed};
 use super::super::claims::{Assignment, Demand, Granted};
 use super::super::following::Sight;
 use super::super::queueing::{All, Queued, Single};
@@ -100,8 +100,10 @@ impl Lab {
             transforms: Vec::new(),
             targets: vec![main()],
             leases: leases.to_vec(),
+            instance: String::new(),
+            process: String::new(),
         };
-        let welcomed = self.store.welcome(&hello).await.unwrap();
+        let Reception::Welcome(welcomed) = self.store.welcome(&hello).await.unwrap() else { panic!("the id is taken") };
         (Worker { id, session: welcomed.session }, welcomed)
     }
 
