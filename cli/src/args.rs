@@ -101,6 +101,8 @@ pub(crate) enum Command {
     Events(commands::events::Args),
     /// Show the agents
     Agents(commands::agents::Args),
+    /// Say what a target is: dunlin target rebind TARGET, where its database is another than before
+    Target(commands::target::Args),
     /// Show the databases that agents can reach
     Targets(commands::targets::Args),
     /// Print the completion script of a shell

@@ -64,8 +64,28 @@ CREATE TABLE dunlin_controller.targets (
     held_at timestamptz,
     -- The number of the last event in the history of the target. Its row is the last that a transaction locks.
     last_sequence bigint NOT NULL DEFAULT 0 CHECK (last_sequence >= 0),
-    created_at timestamptz NOT NULL DEFAULT now()
+    created_at timestamptz NOT NULL DEFAULT now(),
+    -- The database that the name is bound to: the system identifier of its server (NULL: not known), its oid, and the UUID in its schema
+    -- dunlin, which is NULL until an agent has told what it sees. Where the UUID is not written yet: what is there before, and
+    -- the agent that is to write it (NULL: an operator has said so).
+    system text,
+    database bigint,
+    data text,
+    data_written boolean NOT NULL DEFAULT false,
+    data_was text,
+    bound_by text,
+    -- The counter beside the UUID, as it was seen last; the mark of who raised it; when and by whom that was told; and whether an agent
+    -- that is believed has seen it.
+    line bigint NOT NULL DEFAULT 0,
+    mark text,
+    line_at timestamptz,
+    line_by text,
+    line_witnessed boolean NOT NULL DEFAULT false,
+    -- Why nothing runs on it until an operator has said which database is meant. Empty: it runs.
+    suspended text NOT NULL DEFAULT '',
+    CHECK ((data IS NULL) = (database IS NULL))
 ) WITH (fillfactor = 50);
+CREATE INDEX targets_by_data ON dunlin_controller.targets (data) WHERE data IS NOT NULL;
 
 CREATE TABLE dunlin_controller.target_registry (
     target text NOT NULL REFERENCES dunlin_controller.targets,
@@ -114,6 +134,9 @@ CREATE TABLE dunlin_controller.agent_targets (
     target text NOT NULL REFERENCES dunlin_controller.targets,
     reachable boolean NOT NULL,
     error text NOT NULL,
+    -- The database that the agent sees, and why it is not let work on it.
+    identity jsonb,
+    refusal text NOT NULL DEFAULT '',
     PRIMARY KEY (agent_id, target)
 );
 CREATE INDEX agent_targets_by_target ON dunlin_controller.agent_targets (target, agent_id);

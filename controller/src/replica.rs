@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_shared::ids::TargetName;
+
 use crate::advance::{Heartbeats, Lanes};
-use crate::dispatch::Hub;
+use crate::dispatch::{Connection, Hub};
 use crate::signals::Signals;
 use crate::store::{Store, Wake};
 
@@ -45,6 +47,20 @@ impl Replica {
         });
     }
 
+    /// Asks agents to look at a target, at a time after all that has been stored until now.
+    fn ask_to_look(&self, target: &TargetName, connections: Vec<Arc<Connection>>) {
+        if connections.is_empty() {
+            return;
+        }
+        let (store, target) = (self.store.clone(), target.clone());
+        tokio::spawn(async move {
+            match store.now().await {
+                Ok(now) => connections.iter().for_each(|connection| connection.ask_to_look(&target, now)),
+                Err(error) => tracing::debug!(%error, target = target.as_str(), "nobody is asked to look"),
+            }
+        });
+    }
+
     /// Looks at what has happened, here or on another replica.
     pub(crate) fn wake(&self, wakes: &[Wake]) {
         for wake in wakes {
@@ -54,6 +70,8 @@ impl Replica {
                 Wake::Events(target) => self.signals.events(target),
                 Wake::Progress(target) => self.signals.progress(target),
                 Wake::Revoke(run) => self.hub.revoke(*run),
+                Wake::Look(target) => self.ask_to_look(target, self.hub.working_on(target)),
+                Wake::LookAll(target) => self.ask_to_look(target, self.hub.serving(target)),
             }
         }
     }

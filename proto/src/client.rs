@@ -274,7 +274,10 @@ mod tests {
     use super::*;
     use crate::status::{Details, invalid};
     use crate::v1::fleet_service_server::{FleetService, FleetServiceServer};
-    use crate::v1::{Agent, ListAgentsRequest, ListAgentsResponse, ListTargetsRequest, ListTargetsResponse};
+    use crate::v1::{
+        Agent, ListAgentsRequest, ListAgentsResponse, ListTargetsRequest, ListTargetsResponse, RebindTargetRequest,
+        RebindTargetResponse,
+    };
 
     /// Answers `ListAgents` with one agent whose name has 20 MB, and refuses `ListTargets` with 2,000 problems.
     struct Loud;
@@ -288,6 +291,13 @@ mod tests {
 
         async fn list_targets(&self, _: Request<ListTargetsRequest>) -> Result<Response<ListTargetsResponse>, Status> {
             Err(invalid("LOUD", "too loud", (0..2000).map(|i| (format!("file.toml:{i}:1"), "something is wrong here"))))
+        }
+
+        async fn rebind_target(
+            &self,
+            _: Request<RebindTargetRequest>,
+        ) -> Result<Response<RebindTargetResponse>, Status> {
+            Err(Status::unimplemented("it is loud, and nothing else"))
         }
     }
 

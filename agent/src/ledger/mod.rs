@@ -1,7 +1,7 @@
 //! The ledger: what the target itself says about its migrations.
 //!
 //! Two tables in the schema `dunlin` of each target: `migrations_registry`, what has been applied, and `checkpoints`, how far
-//! the rest is. This module has the only SQL about them.
+//! the rest is; and beside them `identity`, which says whose ledger it is. This module has the only SQL about them.
 //!
 //! Why it is safe that an agent can stop anywhere, and that two agents can believe to hold the same task:
 //!
@@ -20,6 +20,7 @@
 mod advance;
 mod checkpoint;
 mod foreign;
+mod identity;
 mod ranges;
 mod registry;
 mod schema;
@@ -29,6 +30,7 @@ mod tests;
 
 pub(crate) use advance::{Advance, Advanced, PREPARED as PREPARED_ADVANCE, to_prepare};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, held, look, take};
+pub(crate) use identity::{Identity, Place, adopt as adopt_identity, glance, identity, place, raise};
 pub(crate) use ranges::{
     NewRange, StoredRange, begin_walk, describe, insert_ranges, planned, ranges_after, unfinished_ranges,
 };

@@ -7,6 +7,7 @@ use dunlin_shared::postgres::told_pid;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
+use uuid::Uuid;
 
 use super::foreign::{FOREIGN, Foreign};
 use crate::failure;
@@ -24,7 +25,7 @@ pub(crate) const LOCK: i64 = 0x64_756e_6c69_6e01;
 const OLDEST_SERVER: i32 = 140_000;
 
 /// What the ledger consists of.
-const TABLES: [&str; 4] = ["checkpoints", "meta", "migrations_registry", "unlogged_witness"];
+const TABLES: [&str; 5] = ["checkpoints", "identity", "meta", "migrations_registry", "unlogged_witness"];
 
 /// What an agent knows about the server of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +127,7 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
                                  AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
                                  AND has_table_privilege(c.oid, 'DELETE')), true)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'migrations_registry', 'unlogged_witness')),
+        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'identity', 'migrations_registry', 'unlogged_witness')),
        current_setting('server_encoding'),";
 
 /// Looks at a target and changes nothing. The ledger may belong to the role `owner`, too.
@@ -170,16 +171,16 @@ pub(crate) async fn survey(client: &Client, owner: Option<&str>) -> Result<Surve
     Ok(Survey { facts, ledger, role, database })
 }
 
-/// Makes sure that the target has the ledger, and tells about its server.
+/// Makes sure that the target has a ledger, and tells about its server. One that is made says that the data is `data`.
 ///
 /// # Errors
 /// As [`survey`], or the ledger cannot be made.
-pub(crate) async fn prepare(client: &Client, owner: Option<&str>) -> Result<Facts, Error> {
+pub(crate) async fn prepare(client: &Client, owner: Option<&str>, data: Uuid) -> Result<Facts, Error> {
     let Survey { facts, ledger, role, database } = survey(client, owner).await?;
     if ledger {
         return Ok(facts);
     }
-    match create(client).await {
+    match create(client, data).await {
         Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
             Err(Error::NotAllowed { role, database })
         }
@@ -189,7 +190,7 @@ pub(crate) async fn prepare(client: &Client, owner: Option<&str>) -> Result<Fact
     }
 }
 
-async fn create(client: &Client) -> Result<(), tokio_postgres::Error> {
+async fn create(client: &Client, data: Uuid) -> Result<(), tokio_postgres::Error> {
     client
         .batch_execute(&format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {OWN_PATH}; SET LOCAL lock_timeout = '30s'; \
@@ -197,13 +198,13 @@ async fn create(client: &Client) -> Result<(), tokio_postgres::Error> {
             IDLE_LIMIT.as_millis()
         ))
         .await?;
-    let done = create_locked(client).await;
+    let done = create_locked(client, data).await;
     let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = client.batch_execute(end).await;
     done.and(ended)
 }
 
-async fn create_locked(client: &Client) -> Result<(), tokio_postgres::Error> {
+async fn create_locked(client: &Client, data: Uuid) -> Result<(), tokio_postgres::Error> {
     // Another agent may have been first: then its commit is visible now that the lock is ours.
     // The catalog itself is read, since a name that was looked up before the wait is remembered as missing.
     let there = client
@@ -222,6 +223,7 @@ async fn create_locked(client: &Client) -> Result<(), tokio_postgres::Error> {
         client.batch_execute("CREATE SCHEMA dunlin").await?;
     }
     client.batch_execute(SCHEMA).await?;
+    client.execute_typed("INSERT INTO dunlin.identity (data) VALUES ($1)", &[(&data, Type::UUID)]).await?;
     tracing::info!(version = VERSION, "made the schema dunlin in the target");
     Ok(())
 }

@@ -71,6 +71,17 @@ CREATE UNLOGGED TABLE dunlin.unlogged_witness (
 );
 COMMENT ON TABLE dunlin.unlogged_witness IS 'A row for each unfinished migration that has filled unlogged tables. A crash empties this table, too: that is how the loss is noticed.';
 
+CREATE TABLE dunlin.identity (
+    one  boolean PRIMARY KEY DEFAULT true CHECK (one),
+    data uuid NOT NULL,
+    line bigint NOT NULL DEFAULT 0 CHECK (line >= 0),
+    mark uuid
+);
+COMMENT ON TABLE dunlin.identity IS 'Which database this is: controllers compare it before anything is done here.';
+COMMENT ON COLUMN dunlin.identity.data IS 'Goes wherever the data goes, into dumps and clones too';
+COMMENT ON COLUMN dunlin.identity.line IS 'One more whenever an agent connects: a copy does not see it rise';
+COMMENT ON COLUMN dunlin.identity.mark IS 'Drawn by the agent that has raised the line last';
+
 CREATE TABLE dunlin.meta (
     name  text PRIMARY KEY,
     value text NOT NULL

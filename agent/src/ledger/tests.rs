@@ -4,6 +4,7 @@ use dunlin_proto::v1::grant;
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
 use serde_json::{Map, Value, json};
 use tokio_postgres::Client;
+use uuid::Uuid;
 
 use super::*;
 use crate::failpoint::RANGE;
@@ -351,7 +352,7 @@ async fn many_agents_prepare_a_target_at_the_same_time() {
     let lab = Lab::new().await;
     lab.sql("DROP SCHEMA dunlin CASCADE").await;
     let clients = futures::future::join_all((0..8).map(|_| connect(&lab.url))).await;
-    let prepared = futures::future::join_all(clients.iter().map(|client| prepare(client, None))).await;
+    let prepared = futures::future::join_all(clients.iter().map(|client| prepare(client, None, Uuid::new_v4()))).await;
     for facts in prepared {
         facts.unwrap();
     }
@@ -361,19 +362,19 @@ async fn many_agents_prepare_a_target_at_the_same_time() {
 async fn a_role_that_may_not_create_the_schema_is_told_what_to_grant_and_can_use_it() {
     let lab = Lab::new().await;
     lab.sql("DROP SCHEMA dunlin CASCADE; CREATE ROLE plain; SET ROLE plain").await;
-    let error = prepare(&lab.client, None).await.unwrap_err();
+    let error = prepare(&lab.client, None, Uuid::new_v4()).await.unwrap_err();
     assert!(error.to_string().contains("GRANT CREATE ON DATABASE"), "{error}");
     lab.sql("RESET ROLE").await;
-    prepare(&lab.client, None).await.unwrap();
+    prepare(&lab.client, None, Uuid::new_v4()).await.unwrap();
     lab.sql("SET ROLE plain").await;
-    let error = prepare(&lab.client, None).await.unwrap_err();
+    let error = prepare(&lab.client, None, Uuid::new_v4()).await.unwrap_err();
     assert!(error.to_string().contains("GRANT USAGE ON SCHEMA dunlin TO plain"), "{error}");
     lab.sql(
         "RESET ROLE; GRANT USAGE ON SCHEMA dunlin TO plain;
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dunlin TO plain; SET ROLE plain",
     )
     .await;
-    prepare(&lab.client, None).await.unwrap();
+    prepare(&lab.client, None, Uuid::new_v4()).await.unwrap();
     lab.sql("RESET ROLE; DROP OWNED BY plain; DROP ROLE plain").await;
 }
 
@@ -381,6 +382,6 @@ async fn a_role_that_may_not_create_the_schema_is_told_what_to_grant_and_can_use
 async fn a_read_only_target_is_told_apart() {
     let lab = Lab::new().await;
     lab.sql("SET default_transaction_read_only = on").await;
-    let error = prepare(&lab.client, None).await.unwrap_err();
+    let error = prepare(&lab.client, None, Uuid::new_v4()).await.unwrap_err();
     assert!(error.to_string().contains("default_transaction_read_only"), "{error}");
 }

@@ -125,6 +125,11 @@ impl Book {
         Some(Lease { id, book: Arc::clone(self), signal: receiver, progress })
     }
 
+    /// How many leases are worked on.
+    pub(crate) fn busy(&self) -> usize {
+        self.lock().leases.values().filter(|entry| !entry.finished).count()
+    }
+
     /// A stream was opened: everything that was not acknowledged goes onto it again.
     pub(crate) fn open_stream(&self, stream: mpsc::UnboundedSender<WorkRequest>) {
         let mut inner = self.lock();

@@ -10,7 +10,9 @@ use dunlin_proto::client::{self, Order};
 use dunlin_proto::convert::std_duration;
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
-use dunlin_proto::v1::{Grant, Heartbeat, Hello, Look, TargetReport, TaskFailed, WorkRequest, WorkResponse};
+use dunlin_proto::v1::{
+    Grant, Heartbeat, Hello, Look, ReleaseReason, TargetReport, TaskFailed, TaskReleased, WorkRequest, WorkResponse,
+};
 use dunlin_shared::ids::{AgentId, Epoch, RunId, TargetName};
 use futures::future::join_all;
 use tokio::sync::{mpsc, watch};
@@ -296,14 +298,24 @@ impl Session {
                 }
             }
             Hearing::Look(look) => self.look(look),
+            Hearing::Recognition(said) => match self.target(&said.target) {
+                Some(target) => target.recognise(&said),
+                None => tracing::warn!(
+                    target = said.target,
+                    "a target that this agent does not serve was recognised; ignored"
+                ),
+            },
             Hearing::Welcome(_) => tracing::warn!("a second welcome on one stream; ignored"),
         }
     }
 
+    fn target(&self, name: &str) -> Option<Arc<Target>> {
+        TargetName::parse(name).ok().and_then(|name| self.targets.get(&name).cloned())
+    }
+
     /// Looks at a target and tells what it has.
     fn look(self: &Arc<Self>, look: Look) {
-        let target = TargetName::parse(look.target.as_str()).ok().and_then(|name| self.targets.get(&name).cloned());
-        let Some(target) = target else {
+        let Some(target) = self.target(&look.target) else {
             tracing::warn!(
                 target = look.target,
                 "a look at a target was asked for that this agent does not serve; ignored"
@@ -325,7 +337,21 @@ impl Session {
         };
         let Some(lease) = self.book.enter(lease.into()) else { return };
         let id = lease.id();
-        let target = TargetName::parse(grant.target.as_str()).ok().and_then(|name| self.targets.get(&name).cloned());
+        if self.book.busy() > usize::from(self.slots) {
+            tracing::warn!(
+                task = id.task,
+                epoch = id.epoch,
+                "more tasks were granted than there are slots; given back"
+            );
+            lease.end(Some(Saying::Released(TaskReleased {
+                lease: Some(id.into()),
+                reason: ReleaseReason::Busy.into(),
+                message: format!("agent {} has {} slots, and works in all of them", self.agent, self.slots),
+                ..TaskReleased::default()
+            })));
+            return;
+        }
+        let target = self.target(&grant.target);
         let readable = worker::readable(&grant).map(|(migration, _)| migration);
         match (readable, target, grant.task.take()) {
             (Ok(migration), Some(target), Some(task)) => {

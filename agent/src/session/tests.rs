@@ -281,3 +281,16 @@ async fn a_grant_for_an_unknown_target_is_refused() {
     let Some(Saying::Failed(failed)) = stream.report().await else { panic!("not failed") };
     assert!(failed.error.unwrap().message.contains("elsewhere"));
 }
+
+#[tokio::test]
+async fn an_agent_takes_no_more_than_its_slots_whatever_it_is_granted() {
+    let mut running = start().await;
+    let mut stream = running.controller.stream().await;
+    stream.welcome(Vec::new());
+    let slow = || atomic_task(vec![sql_step("SELECT pg_sleep(20)")], &[], &[]);
+    let (_first, _second) = (stream.grant(1, slow()), stream.grant(2, slow()));
+    let third = stream.grant(3, slow());
+    let Some(Saying::Released(released)) = stream.report().await else { panic!("not given back") };
+    assert_eq!((released.lease, released.reason()), (Some(third), ReleaseReason::Busy));
+    assert!(released.message.contains("2 slots"), "{released:?}");
+}

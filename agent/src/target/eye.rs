@@ -4,22 +4,25 @@
 //! every few seconds, over a connection of its own, and at once when that connection is lost or something else is suspicious.
 //! A look is cheap: a fingerprint of the registry, which is read and told only when the fingerprint has changed.
 //!
-//! What must stay true: only the first look makes the ledger. A database whose ledger is gone is being restored, perhaps at
-//! this moment, and whoever makes tables in it now spoils that. The ledger is made again when there is work for it.
+//! What must stay true: nothing is written before the controller has said that this database is the target, and the ledger is made only
+//! where it says so, too. A database whose ledger is gone is being restored, perhaps at this moment, and whoever makes tables in it
+//! now spoils that.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use dunlin_proto::convert::timestamp;
-use dunlin_proto::v1::{HeldState, HeldStep, TargetReport};
+use dunlin_proto::v1::{HeldState, HeldStep, TargetIdentity, TargetReport};
 use dunlin_shared::migration::mending::Held;
+use dunlin_shared::postgres;
 use futures::FutureExt;
 use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
+use uuid::Uuid;
 
 use super::{Connection, Error, LONGEST_PAUSE, Target, away, pauses, silent};
 use crate::failure;
-use crate::ledger::{self, Fingerprint};
+use crate::ledger::{self, Fingerprint, Identity, Place};
 
 /// How long a look at a target may take.
 pub(crate) const PROBE_LIMIT: Duration = Duration::from_secs(5);
@@ -31,16 +34,18 @@ const REST: Duration = Duration::from_secs(10);
 #[derive(Debug, Default)]
 pub(super) struct Eye {
     connection: Option<Connection>,
-    /// True once the target was found with the ledger, or got it.
-    visited: bool,
+    /// Where the connection leads to.
+    place: Option<Place>,
+    /// True once the line was raised for the connection.
+    raised: bool,
     told: Option<Sight>,
 }
 
 /// What a look shows, in few bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Sight {
-    /// The target answers, and this is its registry; `None` where it has no ledger.
-    Reached(Option<Fingerprint>),
+    /// The database answers. Its registry, where it has a ledger; what it is; and whether it is the target.
+    Reached(Option<Fingerprint>, Place, Option<Uuid>, bool),
     /// It does not, for this reason.
     Away(String),
 }
@@ -131,8 +136,13 @@ impl Target {
             }
         };
         let reached = seen.is_ok();
-        self.log(seen.as_ref().map(|_| ()).map_err(ToString::to_string));
-        self.reached.send_if_modified(|before| std::mem::replace(before, reached) != reached);
+        let found = match self.refused() {
+            Some(refused) if reached => Err(refused),
+            _ => seen.as_ref().map(|_| ()).map_err(ToString::to_string),
+        };
+        let fit = found.is_ok();
+        self.log(found);
+        self.reached.send_if_modified(|before| std::mem::replace(before, fit) != fit);
         let report = match seen {
             Ok(report) => report,
             Err(error) => Some(TargetReport { error: error.to_string(), ..TargetReport::default() }),
@@ -145,7 +155,7 @@ impl Target {
 
 impl Target {
     /// Tells the log what is new: a target that refuses the agent stands there with the words of the server.
-    fn log(&self, found: Result<(), String>) {
+    pub(super) fn log(&self, found: Result<(), String>) {
         let mut logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
         if logged.as_ref() == Some(&found) {
             return;
@@ -161,48 +171,76 @@ impl Target {
 impl Eye {
     /// Looks, and reads the whole registry where that is asked for, or the fingerprint is not the one that was told.
     async fn look(&mut self, target: &Target, whole: bool) -> Result<(Sight, Option<TargetReport>), Error> {
-        let client = match &mut self.connection {
-            Some(connection) if !connection.is_closed() => connection,
-            connection => connection.insert(connect(target, &target.suspected).await?),
+        let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
+        let of_ledger = |error: ledger::Error| Error::Unreachable(failure::chain(&error));
+        if self.connection.as_ref().is_none_or(|connection| connection.is_closed()) {
+            // Whoever answers may be another.
+            target.forget();
+            (self.place, self.raised) = (None, false);
+            self.connection = Some(connect(target, &target.suspected).await?);
+        }
+        let Self { connection: Some(client), place, raised, told: before } = self else {
+            return Err(Error::Unreachable("there is no connection".to_owned()));
         };
         let owner = target.ledger_owner.as_deref();
-        let survey = ledger::survey(client, owner).await.inspect_err(|error| {
+        let mut survey = ledger::survey(client, owner).await.inspect_err(|error| {
             // Nothing more is begun there either.
             if matches!(error, ledger::PrepareError::Foreign { .. }) {
                 target.forget();
             }
         })?;
-        let lost = |error: ledger::Error| Error::Unreachable(failure::chain(&error));
-        let ledger = if survey.ledger {
-            true
-        } else if self.visited {
-            // It was there. Whoever works next makes it again.
-            target.forget();
-            false
-        } else {
+        let here = match place {
+            Some(place) => place.clone(),
+            None => place.insert(ledger::place(client).await.map_err(lost)?).clone(),
+        };
+        let bare = || Identity { place: here.clone(), data: None, line: 0, mark: None };
+        let read = async |client: &Connection| ledger::identity(client, here.clone()).await.map_err(lost);
+        let mut found = if survey.ledger { read(client).await? } else { bare() };
+        if let Some(data) = target.to_adopt(&found) {
             // Used up where this is given up half-way: its transaction would hold what others wait for.
             client.opening();
-            ledger::prepare(client, owner).await?;
+            ledger::prepare(client, owner, data).await?;
+            ledger::adopt_identity(client, found.data, data).await.map_err(lost)?;
             client.closed();
-            true
-        };
-        if ledger {
-            target.keep(survey.facts.clone());
-            self.visited = true;
+            survey.ledger = true;
+            found = read(client).await?;
+            let _done = target.to_adopt(&found);
         }
-        let fingerprint = if ledger { Some(ledger::fingerprint(client).await.map_err(lost)?) } else { None };
-        let sight = Sight::Reached(fingerprint);
-        if !whole && self.told.as_ref() == Some(&sight) {
+        let is_target = target.accepted().is_some_and(|accepted| found.follows(&accepted));
+        let mut whole = whole;
+        if is_target {
+            if !*raised {
+                client.opening();
+                let (line, mark) = ledger::raise(client).await.map_err(lost)?;
+                client.closed();
+                (found.line, found.mark) = (line, Some(mark));
+                (*raised, whole) = (true, true);
+            }
+            target.saw(&found);
+            target.keep(survey.facts.clone());
+        } else {
+            target.forget();
+        }
+        let ledger = survey.ledger;
+        let fingerprint = if ledger { Some(ledger::fingerprint(client).await.map_err(of_ledger)?) } else { None };
+        let sight = Sight::Reached(fingerprint, here, found.data, is_target);
+        if !whole && before.as_ref() == Some(&sight) {
             return Ok((sight, None));
         }
-        let mut applied = if ledger { ledger::registry(client).await.map_err(lost)? } else { Vec::new() };
+        let mut applied = if ledger { ledger::registry(client).await.map_err(of_ledger)? } else { Vec::new() };
         for row in &mut applied {
             row.target = target.name.to_string();
         }
-        let mut report =
-            TargetReport { reachable: true, server_version: survey.facts.version, applied, ..TargetReport::default() };
+        let mut report = TargetReport {
+            reachable: true,
+            server_version: survey.facts.version,
+            applied,
+            identity: Some(TargetIdentity::from(&found)),
+            raised: is_target && *raised,
+            ..TargetReport::default()
+        };
         if ledger {
-            let (time, held) = ledger::all_holdings(client).await.map_err(lost)?;
+            let (time, held) = ledger::all_holdings(client).await.map_err(of_ledger)?;
             report.held_time = Some(timestamp(time));
             report.held = held.into_iter().map(|(migration, held)| told(migration, held)).collect();
         }

@@ -6,6 +6,7 @@
 mod connection;
 mod eye;
 mod ground;
+mod identity;
 #[cfg(test)]
 mod tests;
 
@@ -24,6 +25,7 @@ pub(crate) use eye::PROBE_LIMIT;
 pub(crate) use ground::{Ground, KEEPALIVES, LOOK, NO_TRANSACTION_TIMEOUT};
 
 use self::eye::Eye;
+use self::identity::Recognised;
 use crate::failure;
 use crate::ledger::{self, Facts};
 
@@ -72,8 +74,9 @@ struct Known {
     facts: Option<Facts>,
     /// What the newest session for work stands on.
     ground: Ground,
-    /// True when the ledger was there when somebody looked last.
+    /// True when the target, and the ledger, were there when somebody looked last.
     ledger: bool,
+    recognised: Recognised,
 }
 
 /// A target.
@@ -141,7 +144,7 @@ impl Target {
         &self.name
     }
 
-    /// Lends a connection to a target that has the ledger.
+    /// Lends a connection to the target, which has the ledger.
     ///
     /// # Errors
     /// It does not answer, or refuses.
@@ -162,12 +165,17 @@ impl Target {
     }
 
     async fn prepared(&self, connection: &mut Connection) -> Result<(), Error> {
-        if !self.known().ledger {
+        let known = self.known().ledger;
+        if !known || connection.is_new() {
             // Given up in the middle, the connection is not fit for others.
             connection.opening();
-            let facts = ledger::prepare(connection, self.ledger_owner.as_deref()).await?;
+            self.known_again(connection).await?;
+            let facts =
+                if known { None } else { Some(ledger::survey(connection, self.ledger_owner.as_deref()).await?.facts) };
             connection.closed();
-            self.keep(facts);
+            if let Some(facts) = facts {
+                self.keep(facts);
+            }
         }
         let pooled = self.pooled();
         connection.set_pooled(pooled);
@@ -259,8 +267,7 @@ impl Target {
 
     fn keep(&self, facts: Facts) {
         let mut known = self.known();
-        known.facts = Some(facts);
-        known.ledger = true;
+        (known.facts, known.ledger) = (Some(facts), true);
     }
 
     /// True when connections go through a pooler.
@@ -268,7 +275,7 @@ impl Target {
         self.facts().is_some_and(|facts| facts.pooled)
     }
 
-    /// The ledger was not where it should be: look for it, and make it where it is missing, before the next work.
+    /// The ledger was not where it should be, or another server may answer: look before the next work.
     pub(crate) fn forget(&self) {
         self.known().ledger = false;
     }

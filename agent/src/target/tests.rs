@@ -25,9 +25,32 @@ async fn a_look_finds_a_ledger_gone_and_does_not_make_it_again() {
     let second = lab.target.report(SOON).await;
     assert!(second.reachable && second.applied.is_empty(), "{second:?}");
     assert_eq!(lab.number(LEDGER).await, 0, "it may be restored at this moment");
-    // Work makes it.
+    // Nor does work: the controller has to say that this is the target.
+    let refused = lab.target.lend().await.unwrap_err();
+    assert!(refused.to_string().contains("no controller has said"), "{refused}");
+    assert_eq!(lab.number(LEDGER).await, 0);
+    assert!(lab.target.trust(SOON).await.raised);
     drop(lab.target.lend().await.unwrap());
     assert_eq!(lab.number(LEDGER).await, 1);
+}
+
+#[tokio::test]
+async fn a_database_that_is_not_the_one_of_before_is_not_worked_on() {
+    let lab = Lab::new().await;
+    lab.sql("UPDATE dunlin.identity SET data = gen_random_uuid()").await;
+    assert!(lab.target.fresh().await.is_err(), "other data");
+    assert!(!lab.target.report(SOON).await.raised);
+    assert!(lab.target.trust(SOON).await.raised);
+    drop(lab.target.fresh().await.unwrap());
+    // As of yesterday.
+    lab.sql("UPDATE dunlin.identity SET line = line - 1").await;
+    assert!(lab.target.fresh().await.is_err(), "an earlier state");
+    assert!(!lab.target.report(SOON).await.raised);
+    lab.sql("UPDATE dunlin.identity SET line = line + 1").await;
+    assert!(lab.target.report(SOON).await.raised, "it is known again");
+    drop(lab.target.lend().await.unwrap());
+    lab.sql("UPDATE dunlin.identity SET mark = gen_random_uuid()").await;
+    assert!(!lab.target.report(SOON).await.raised, "two have raised the line to one number");
 }
 
 #[tokio::test]
@@ -51,7 +74,7 @@ async fn a_role_that_may_not_use_the_ledger_is_told_what_it_lacks() {
     lab.sql(&format!("CREATE ROLE {role} LOGIN PASSWORD 'pw'")).await;
     let (_, place) = lab.url.split_once('@').unwrap();
     let target = Target::new(TargetName::default(), &format!("postgres://{role}:pw@{place}"), 1).unwrap();
-    let refused = target.report(SOON).await;
+    let refused = target.trust(SOON).await;
     assert!(!refused.reachable, "{refused:?}");
     assert!(refused.error.contains(&format!("GRANT USAGE ON SCHEMA dunlin TO {role}")), "{refused:?}");
     lab.sql(&format!(
@@ -59,7 +82,7 @@ async fn a_role_that_may_not_use_the_ledger_is_told_what_it_lacks() {
          GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA dunlin TO {role}"
     ))
     .await;
-    let report = target.report(SOON).await;
+    let report = target.trust(SOON).await;
     assert!(report.reachable, "{report:?}");
     drop(target);
     lab.sql(&format!("DROP OWNED BY {role}; DROP ROLE {role}")).await;
@@ -72,7 +95,7 @@ async fn a_target_without_a_ledger_that_the_role_may_make_says_so() {
     admin.batch_execute("CREATE ROLE nobody_special LOGIN PASSWORD 'pw'").await.unwrap();
     let (_, place) = url.split_once('@').unwrap();
     let target = Target::new(TargetName::default(), &format!("postgres://nobody_special:pw@{place}"), 1).unwrap();
-    let refused = target.report(SOON).await;
+    let refused = target.trust(SOON).await;
     assert!(refused.error.contains("GRANT CREATE ON DATABASE"), "{refused:?}");
     drop(target);
     admin.batch_execute("DROP ROLE nobody_special").await.unwrap();
@@ -130,7 +153,7 @@ async fn a_look_that_is_given_up_while_the_ledger_is_made_holds_up_nobody() {
     let slow = connect(&url).await;
     slow.batch_execute(&format!("BEGIN; SELECT pg_advisory_xact_lock({})", ledger::PREPARE_LOCK)).await.unwrap();
     let hasty = Target::new(TargetName::default(), &url, 2).unwrap();
-    let report = hasty.report(Duration::from_millis(500)).await;
+    let report = hasty.trust(Duration::from_millis(500)).await;
     assert!(!report.reachable, "it waits for whoever makes the ledger");
     // Its session waits no more, long before a time limit of PostgreSQL would end it.
     let waiting = "SELECT count(*) FROM pg_locks l JOIN pg_database d ON d.oid = l.database
@@ -141,7 +164,7 @@ async fn a_look_that_is_given_up_while_the_ledger_is_made_holds_up_nobody() {
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     slow.batch_execute("ROLLBACK").await.unwrap();
-    let report = hasty.report(Duration::from_secs(60)).await;
+    let report = hasty.trust(Duration::from_secs(60)).await;
     assert!(report.reachable, "{}", report.error);
 }
 

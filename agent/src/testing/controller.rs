@@ -10,7 +10,9 @@ use std::time::Duration;
 use dunlin_proto::v1::agent_service_server::{AgentService, AgentServiceServer};
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
-use dunlin_proto::v1::{Ack, Grant, Hello, Lease, Renewed, Welcome, WorkRequest, WorkResponse, grant};
+use dunlin_proto::v1::{
+    Ack, Grant, Hello, Lease, Recognition, Renewed, TargetReport, Verdict, Welcome, WorkRequest, WorkResponse, grant,
+};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -72,7 +74,25 @@ async fn hear(
             let message = Some(Hearing::Renewed(Renewed { kept, lost: Vec::new() }));
             let _gone = answers.send(Ok(WorkResponse { message }));
         }
+        if let (Saying::Target(report), Some(answers)) = (&message, answers.upgrade()) {
+            recognise(report, &answers);
+        }
         let _gone = said.send(message);
+    }
+}
+
+/// What a controller says of a database that it has not heard of: it is the target.
+pub(crate) fn recognition(report: &TargetReport) -> Option<Recognition> {
+    let seen = report.identity.clone().filter(|_| !report.raised)?;
+    let verdict = if seen.data.is_empty() { Verdict::Adopt } else { Verdict::Accepted };
+    let data = uuid::Uuid::new_v4().to_string();
+    let (target, verdict) = (report.name.clone(), verdict.into());
+    Some(Recognition { target, seen: Some(seen), verdict, data, message: String::new() })
+}
+
+fn recognise(report: &TargetReport, answers: &mpsc::UnboundedSender<Result<WorkResponse, Status>>) {
+    if let Some(said) = recognition(report) {
+        let _gone = answers.send(Ok(WorkResponse { message: Some(Hearing::Recognition(said)) }));
     }
 }
 
@@ -117,6 +137,9 @@ impl AgentStream {
             heartbeat_interval: Some(dunlin_proto::convert::duration(Duration::from_millis(100))),
             kept,
         }));
+        for report in &self.hello.targets {
+            recognise(report, &self.answers);
+        }
     }
 
     pub(crate) fn grant(&self, task_id: i64, task: grant::Task) -> Lease {

@@ -28,7 +28,7 @@ use crate::waits::Seen;
 use crate::watchdog::Watch;
 use crate::worker;
 
-pub(crate) use controller::{AgentStream, Controller};
+pub(crate) use controller::{AgentStream, Controller, recognition};
 pub(crate) use proxy::Proxy;
 
 /// A database of its own, an agent's view of it, and a client beside that.
@@ -90,7 +90,9 @@ impl Lab {
     pub(crate) async fn seen_twice(name: &str, value: &str) -> (Self, Arc<Target>) {
         let lab = Self::new().await;
         let url = format!("{}?options=-c%20{name}%3D{value}", lab.url);
-        (lab, Arc::new(Target::new(TargetName::default(), &url, 8).unwrap()))
+        let target = Target::new(TargetName::default(), &url, 8).unwrap();
+        target.trust(Duration::from_secs(20)).await;
+        (lab, Arc::new(target))
     }
 
     /// A laboratory whose agent reaches the database through a proxy.
@@ -110,6 +112,9 @@ impl Lab {
 
     async fn at(url: &str, agents_url: &str) -> Self {
         let target = Target::new(TargetName::default(), agents_url, 8).unwrap();
+        // By another, whose sessions are gone again.
+        let report = Target::new(TargetName::default(), url, 1).unwrap().trust(Duration::from_secs(20)).await;
+        target.accept(&report);
         drop(target.lend().await.unwrap());
         let client = connect(url).await;
         let book = Arc::new(Book::default());

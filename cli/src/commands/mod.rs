@@ -16,6 +16,7 @@ pub(crate) mod run;
 pub(crate) mod runs;
 pub(crate) mod show;
 pub(crate) mod status;
+pub(crate) mod target;
 pub(crate) mod targets;
 pub(crate) mod version;
 pub(crate) mod wait;

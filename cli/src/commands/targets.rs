@@ -71,6 +71,8 @@ fn table(look: &Look, targets: &[Target]) -> String {
 fn state(target: &Target) -> Cell {
     if target.agents == 0 {
         Cell::new("no agent").fg(Color::Yellow)
+    } else if !target.refusal.is_empty() {
+        Cell::new(format!("refused: {}", target.refusal)).fg(Color::Red)
     } else if target.reachable {
         Cell::new("reachable").fg(Color::Green)
     } else {

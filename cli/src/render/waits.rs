@@ -18,7 +18,7 @@ pub(crate) fn short(waits: &[Wait]) -> Option<String> {
 
 /// What a run waits for in the middle of its work, as a sentence.
 pub(crate) fn at_work(waits: &[Wait]) -> Option<&str> {
-    let reasons = [WaitReason::Retry, WaitReason::Slot, WaitReason::Lock];
+    let reasons = [WaitReason::Identity, WaitReason::Retry, WaitReason::Slot, WaitReason::Lock];
     waits.iter().find(|wait| reasons.contains(&wait.reason())).map(|wait| wait.message.as_str())
 }
 

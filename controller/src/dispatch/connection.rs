@@ -6,7 +6,9 @@
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::SystemTime;
 
+use dunlin_proto::convert::timestamp;
 use dunlin_proto::v1::work_response::Message;
 use dunlin_proto::v1::{self, WorkResponse};
 use dunlin_shared::ids::{AgentId, RunId, TargetName};
@@ -68,6 +70,8 @@ pub(crate) struct Held {
 struct State {
     /// Shared with whoever looks at it, which happens far more often than that it changes.
     reached: Arc<BTreeSet<TargetName>>,
+    /// All that the agent has told of.
+    served: BTreeSet<TargetName>,
     held: HashMap<Lease, Held>,
     reporting: HashSet<Lease>,
 }
@@ -156,12 +160,23 @@ impl Connection {
     /// Takes in whether the agent reaches a target.
     pub(crate) fn reach(&self, target: &TargetName, reached: bool) {
         let mut state = self.state();
+        state.served.insert(target.clone());
         let targets = Arc::make_mut(&mut state.reached);
         if reached {
             targets.insert(target.clone());
         } else {
             targets.remove(target);
         }
+    }
+
+    /// Whether the agent has told of a target.
+    pub(crate) fn serves(&self, target: &TargetName) -> bool {
+        self.state().served.contains(target)
+    }
+
+    /// Asks the agent to look at a target.
+    pub(crate) fn ask_to_look(&self, target: &TargetName, time: SystemTime) {
+        self.send(Message::Look(v1::Look { target: target.to_string(), time: Some(timestamp(time)) }));
     }
 
     /// Takes a slot.

@@ -10,6 +10,9 @@ use tonic::Status;
 use super::connection::Connection;
 use crate::store::claims::{Assignment, Candidate, Demand};
 
+/// How many agents are asked to look at a target: one of them may be the one that gave the reason.
+const WITNESSES: usize = 2;
+
 /// The streams of this replica.
 #[derive(Debug, Default)]
 pub(crate) struct Hub {
@@ -38,6 +41,22 @@ impl Hub {
         self.connections().values().cloned().collect()
     }
 
+    /// The streams of agents that serve a target, whether they are let work on it or not.
+    pub(crate) fn serving(&self, target: &TargetName) -> Vec<Arc<Connection>> {
+        self.all().into_iter().filter(|connection| connection.serves(target)).collect()
+    }
+
+    /// The stream of an agent that works on a target, if there is one.
+    pub(crate) fn working_on(&self, target: &TargetName) -> Vec<Arc<Connection>> {
+        let mut all = self.all();
+        // Another one each time: the agent that was asked for may be the one that gave the reason.
+        all.retain(|connection| connection.reached().contains(target));
+        let start = if all.is_empty() { 0 } else { rand::random_range(0..all.len()) };
+        all.rotate_left(start);
+        all.truncate(WITNESSES);
+        all
+    }
+
     /// Asks for the leases of an ended run back.
     pub(crate) fn revoke(&self, run: RunId) {
         for connection in self.all() {
@@ -60,6 +79,8 @@ pub(crate) fn replaced(agent: &AgentId) -> Status {
 pub(crate) struct Offer {
     pub(crate) connection: Arc<Connection>,
     free: usize,
+    /// How many leases it holds.
+    held: usize,
     reached: Arc<BTreeSet<TargetName>>,
 }
 
@@ -74,7 +95,12 @@ impl Offer {
 pub(crate) fn offers(connections: Vec<Arc<Connection>>) -> Vec<Offer> {
     connections
         .into_iter()
-        .map(|connection| Offer { free: connection.free(), reached: connection.reached(), connection })
+        .map(|connection| Offer {
+            free: connection.free(),
+            held: connection.leases().len(),
+            reached: connection.reached(),
+            connection,
+        })
         .filter(|offer| offer.free > 0 && !offer.reached.is_empty())
         .collect()
 }
@@ -99,30 +125,31 @@ pub(crate) fn demands(offers: &[Offer]) -> Vec<Demand> {
         .collect()
 }
 
-/// Gives each task to the agent with the most free slots among those that can do it, so that work spreads. All agents are
-/// looked at once for each kind of task, not once for each task: there may be thousands of both.
+/// Gives each task to the agent that holds the fewest leases among those that can do it, so that work spreads, and an agent that says
+/// that it has very many slots does not get it all. All agents are looked at once for each kind of task, not once for each task: there may be thousands of both.
 pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assignment> {
-    type Able = BinaryHeap<(usize, Reverse<usize>)>;
+    type Able = BinaryHeap<Reverse<(usize, usize)>>;
     let mut kinds: HashMap<(&TargetName, Option<&TransformName>), Able> = HashMap::new();
     let mut assignments = Vec::with_capacity(candidates.len());
     for candidate in candidates {
         let kind = (&candidate.target, candidate.transform.as_ref());
         let able = kinds.entry(kind).or_insert_with(|| {
             let able = offers.iter().enumerate().filter(|(_, offer)| offer.can_do(kind.0, kind.1));
-            able.map(|(place, offer)| (offer.free, Reverse(place))).collect()
+            able.map(|(place, offer)| Reverse((offer.held, place))).collect()
         });
-        while let Some((free, Reverse(place))) = able.pop() {
+        while let Some(Reverse((held, place))) = able.pop() {
             let offer = &mut offers[place];
             if offer.free == 0 {
                 continue;
             }
-            if offer.free < free {
-                // A task of another kind has taken a slot of this agent.
-                able.push((offer.free, Reverse(place)));
+            if offer.held > held {
+                // This agent has been given a task of another kind.
+                able.push(Reverse((offer.held, place)));
                 continue;
             }
             offer.free -= 1;
-            able.push((offer.free, Reverse(place)));
+            offer.held += 1;
+            able.push(Reverse((offer.held, place)));
             assignments.push(Assignment {
                 id: candidate.id,
                 agent: offer.connection.agent().clone(),
@@ -174,6 +201,14 @@ mod tests {
             assert_eq!(given.iter().filter(|one| one.agent.as_str() == name).count(), 2);
         }
         assert_ne!(given[0].agent, given[1].agent);
+    }
+
+    #[test]
+    fn an_agent_that_says_that_it_has_very_many_slots_does_not_get_it_all() {
+        let mut offers = offers(vec![agent("greedy", 1000, &["main"], &[]), agent("b", 2, &["main"], &[])]);
+        let tasks: Vec<_> = (1..=4).map(|id| task(id, "main", None)).collect();
+        let given = assign(&mut offers, &tasks);
+        assert_eq!(given.iter().filter(|one| one.agent.as_str() == "b").count(), 2);
     }
 
     #[test]

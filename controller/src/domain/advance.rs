@@ -198,6 +198,12 @@ pub fn advance(
     changes: &mut Changes,
 ) -> Result<Verdict, Error> {
     if let Report::Note { event_type, severity, step, message, left_out } = report {
+        // Whoever holds the lease no more, or never did, has nothing to tell about it.
+        let task::State::Leased { agent } = &task.standing.state else { return Ok(Verdict::Late) };
+        if task.standing.epoch != lease.epoch {
+            return Ok(Verdict::Late);
+        }
+        let agent = agent.clone();
         if event_type == Type::ServerMessage && !messages::keep(run, task, &step, &message, left_out) {
             return Ok(Verdict::Effective);
         }
@@ -205,12 +211,7 @@ pub fn advance(
         if !step.is_empty() {
             event = event.of_step(step);
         }
-        if let task::State::Leased { agent } = &task.standing.state
-            && task.standing.epoch == lease.epoch
-        {
-            event = event.of_agent(agent);
-        }
-        changes.events.push(event);
+        changes.events.push(event.of_agent(&agent));
         return Ok(Verdict::Effective);
     }
     let task::State::Leased { agent } = &task.standing.state else { return Ok(Verdict::Late) };

@@ -83,6 +83,10 @@ words! {
         ServerMessage = "server_message",
         /// Another process came with the id of an agent that lives, and waits.
         AgentIdTaken = "agent_id_taken",
+        /// A database is not the target that its name says.
+        TargetRefused = "target_refused",
+        /// An operator has said which database a target is.
+        TargetRebound = "target_rebound",
     }
 }
 

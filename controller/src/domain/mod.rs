@@ -9,6 +9,7 @@ mod cascade;
 pub mod ending;
 mod event;
 pub mod followed;
+pub mod identity;
 mod last_word;
 pub mod mending;
 mod messages;

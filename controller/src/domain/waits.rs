@@ -32,6 +32,8 @@ pub enum Wait {
     Slot,
     /// Something in the target, as the end of a sentence that begins with "waits".
     Lock(String),
+    /// Nobody has said yet whether the database that agents see is the target: why, with the ways out.
+    Identity(String),
 }
 
 impl Wait {
@@ -55,6 +57,9 @@ impl Wait {
             Self::Retry { why, .. } => why.clone(),
             Self::Slot => format!("waits for a free slot of an agent of target {target}"),
             Self::Lock(what) => format!("waits {what}"),
+            Self::Identity(why) => {
+                format!("no connected agent is let work on the database that it sees as target {target}: {why}")
+            }
         }
     }
 }
@@ -66,6 +71,8 @@ pub struct Fleet {
     pub reaching: i64,
     /// Why the others do not, where there are any.
     pub error: String,
+    /// Why they are not let work on the database that they see, where that is so.
+    pub refusal: String,
     /// The code that those that reach it have.
     pub transforms: HashSet<String>,
 }
@@ -77,6 +84,9 @@ impl Fleet {
         if self.reaching > 0 {
             return None;
         }
+        if !self.refusal.is_empty() {
+            return Some(Wait::Identity(self.refusal.clone()).describe(target));
+        }
         Some(match self.error.as_str() {
             "" => format!("no connected agent serves target {target}; start one with --target {target}=URL"),
             error => format!("no connected agent reaches target {target}: {error}"),
@@ -86,6 +96,9 @@ impl Fleet {
     /// What a task that needs some code waits for.
     #[must_use]
     pub fn waits(&self, transforms: &[TransformName]) -> Vec<Wait> {
+        if self.reaching == 0 && !self.refusal.is_empty() {
+            return vec![Wait::Identity(self.refusal.clone())];
+        }
         if self.reaching == 0 {
             return vec![Wait::Agent { error: self.error.clone() }];
         }

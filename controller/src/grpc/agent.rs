@@ -8,7 +8,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use dunlin_proto::convert::{duration, timestamp};
+use dunlin_proto::convert::duration;
 use dunlin_proto::status;
 use dunlin_proto::v1::agent_service_server::AgentService;
 use dunlin_proto::v1::work_request::Message as Said;
@@ -31,6 +31,7 @@ use crate::domain::report::Report;
 use crate::replica::Replica;
 use crate::store::agents::{Hello, Reception};
 use crate::store::following::Sight;
+use crate::store::identity::{self, Recognised};
 use crate::store::reports::Filed;
 
 /// How long a stream may be open without a hello.
@@ -194,7 +195,10 @@ fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
     }
     for (field, text) in [("hello.instance", &said.instance), ("hello.process", &said.process)] {
         if text.chars().count() > STATED || text.chars().any(char::is_control) {
-            return Err(bad_field(field, format!("it must be at most {STATED} characters, none of them a control character")));
+            return Err(bad_field(
+                field,
+                format!("it must be at most {STATED} characters, none of them a control character"),
+            ));
         }
     }
     for (field, count) in [
@@ -302,13 +306,16 @@ async fn listen(
         };
         let (lease, report) = filed;
         let lease = convert::lease_in(lease.as_ref()).ok_or_else(|| bad_field("lease", "it is missing"))?;
-        if !matches!(report, Report::Note { .. }) && connection.held(lease).is_none() {
+        if connection.held(lease).is_none() {
             // Not, or no more, this agent's: as late as a report can be, and none of the business of whoever holds it now.
             tracing::debug!(
                 agent = connection.agent().as_str(),
                 ?lease,
                 "a report about a lease that the agent does not hold"
             );
+            if matches!(report, Report::Note { .. }) {
+                continue;
+            }
             connection.send(Message::Ack(v1::Ack { lease: Some(convert::lease_out(lease)) }));
             continue;
         }
@@ -334,13 +341,28 @@ async fn keep_seeing(replica: &Arc<Replica>, connection: &Arc<Connection>, sight
     }
 }
 
-async fn see(replica: &Replica, connection: &Connection, sight: &Sight) -> Result<(), crate::store::Error> {
-    let seen = replica.store.see_target(connection.agent(), sight).await?;
-    connection.reach(&sight.target, sight.error.is_none());
-    if let Some(time) = seen.ask {
-        connection.send(Message::Look(v1::Look { target: sight.target.to_string(), time: Some(timestamp(time)) }));
+async fn see(replica: &Replica, connection: &Arc<Connection>, sight: &Sight) -> Result<(), crate::store::Error> {
+    let target = &sight.target;
+    let trusted = connection.reached().contains(target);
+    let noted = replica.store.see_target(connection.agent(), sight, trusted).await?;
+    let asked = noted.recognised == Some(Recognised::Asked);
+    connection.reach(target, noted.recognised == Some(Recognised::Accepted) || asked && trusted);
+    if let Some(said) = noted.recognised.and_then(|recognised| convert::recognition_out(sight, recognised)) {
+        connection.send(Message::Recognition(said));
     }
-    replica.wake(&seen.wakes);
+    if asked {
+        let (replica, connection, target) = (replica.store.clone(), Arc::clone(connection), target.clone());
+        tokio::spawn(async move {
+            sleep(identity::REST).await;
+            // The next one comes with the next look, where the database is away now.
+            if let Ok(now) = replica.now().await {
+                connection.ask_to_look(&target, now);
+            }
+        });
+    } else if let Some(time) = noted.ask {
+        connection.ask_to_look(target, time);
+    }
+    replica.wake(&noted.wakes);
     replica.signals.dispatch();
     Ok(())
 }

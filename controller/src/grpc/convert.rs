@@ -13,6 +13,7 @@ use serde_json::{Map, Value};
 use std::time::{Duration, UNIX_EPOCH};
 
 use crate::domain::ending::Ending;
+use crate::domain::identity::Seen;
 use crate::domain::report::{Activity, Applied, Counted, Progress, Range, ReleaseReason, Report, Retry};
 use crate::domain::run::{self, Failure, Position};
 use crate::domain::speed::to_f64;
@@ -24,6 +25,7 @@ use crate::store::claims::Granted;
 use crate::store::events::Written;
 use crate::store::following::Sight;
 use crate::store::half_done::HeldStep;
+use crate::store::identity::Recognised;
 use crate::store::runs::{StepView, View};
 
 /// The longest text in bytes that is kept of a message.
@@ -124,7 +126,40 @@ pub(crate) fn sight_in(report: &v1::TargetReport) -> Result<Sight, dunlin_shared
             ))
         }),
         asked: report.look_time.as_ref().and_then(convert::system_time),
+        identity: report.identity.as_ref().filter(|_| report.reachable).map(identity_in),
+        raised: report.raised,
     })
+}
+
+fn identity_in(seen: &v1::TargetIdentity) -> Seen {
+    // As much as a UUID has, and a number; what is longer is no identity that an agent has read.
+    let text = |text: &str| Some(clean(&text.chars().take(64).collect::<String>())).filter(|text| !text.is_empty());
+    Seen {
+        system: text(&seen.system),
+        database: seen.database.into(),
+        data: text(&seen.data),
+        line: figure(seen.line),
+        mark: text(&seen.mark),
+    }
+}
+
+/// What an agent is told about the database that it sees; `None` where there is nothing to say.
+pub(crate) fn recognition_out(sight: &Sight, recognised: Recognised) -> Option<v1::Recognition> {
+    let (verdict, data, message) = match recognised {
+        Recognised::Accepted | Recognised::Asked => return None,
+        Recognised::Known => (v1::Verdict::Accepted, String::new(), String::new()),
+        Recognised::Adopt(data) => (v1::Verdict::Adopt, data, String::new()),
+        Recognised::Refused(message) => (v1::Verdict::Refused, String::new(), message),
+    };
+    let Seen { system, database, data: held, line, mark } = sight.identity.clone()?;
+    let seen = v1::TargetIdentity {
+        system: system.unwrap_or_default(),
+        database: u32::try_from(database).ok()?,
+        data: held.unwrap_or_default(),
+        line,
+        mark: mark.unwrap_or_default(),
+    };
+    Some(v1::Recognition { target: sight.target.to_string(), seen: Some(seen), verdict: verdict.into(), data, message })
 }
 
 /// `None` for a step that cannot be compared with anything.
@@ -502,6 +537,7 @@ pub(crate) fn wait_out(wait: &Wait, target: &TargetName) -> v1::Wait {
         Wait::Retry { .. } => (v1::WaitReason::Retry, String::new(), 0),
         Wait::Slot => (v1::WaitReason::Slot, String::new(), 0),
         Wait::Lock(_) => (v1::WaitReason::Lock, String::new(), 0),
+        Wait::Identity(_) => (v1::WaitReason::Identity, String::new(), 0),
     };
     let until_time = match wait {
         Wait::Retry { until, .. } => Some(timestamp(*until)),

@@ -3,13 +3,19 @@
 use std::sync::Arc;
 
 use dunlin_proto::convert::timestamp;
+use dunlin_proto::status::{self, Obstacle};
 use dunlin_proto::v1;
 use dunlin_proto::v1::fleet_service_server::FleetService;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::page;
-use super::status::{known, of_store};
+use super::status::{STATED, bad_field, known, of_store, stated};
+use crate::domain::identity::Kind;
 use crate::replica::Replica;
+use crate::store::rebinding::{Rebinding, Rebound};
+
+/// The most characters of a reason.
+const REASON: usize = 500;
 
 /// The service.
 pub(crate) struct Fleet {
@@ -79,8 +85,45 @@ impl FleetService for Fleet {
                 reachable: target.reachable,
                 error: target.error,
                 report_time: target.reported_at.map(timestamp),
+                refusal: target.refusal,
             })
             .collect();
         Ok(Response::new(v1::ListTargetsResponse { targets, next_page_token }))
+    }
+
+    async fn rebind_target(
+        &self,
+        request: Request<v1::RebindTargetRequest>,
+    ) -> Result<Response<v1::RebindTargetResponse>, Status> {
+        let request = request.into_inner();
+        let target = known(&self.replica.store, &request.target).await?;
+        let kind = match request.kind() {
+            v1::RebindKind::Moved => Kind::Moved,
+            v1::RebindKind::Restored => Kind::Restored,
+            v1::RebindKind::Copied => Kind::Copied,
+            v1::RebindKind::Replaced => Kind::Replaced,
+            v1::RebindKind::Unspecified => return Err(bad_field("kind", "it must say what the database is")),
+        };
+        let reason = stated("reason", &request.reason, REASON)?;
+        if reason.is_empty() {
+            return Err(bad_field("reason", "it must say why"));
+        }
+        let requested_by = stated("requested_by", &request.requested_by, STATED)?;
+        let rebinding = Rebinding { target: target.clone(), kind, reason, requested_by };
+        let (rebound, wakes) = self.replica.store.rebind(&rebinding).await.map_err(of_store)?;
+        self.replica.wake(&wakes);
+        match rebound {
+            Rebound::Bound(place) => Ok(Response::new(v1::RebindTargetResponse { place })),
+            Rebound::Unseen => {
+                let message = format!(
+                    "no connected agent sees a database as target {target}; start one with --target {target}=URL"
+                );
+                Err(status::error(Code::Unavailable, status::TARGET_UNREACHED, message))
+            }
+            Rebound::Refused(why) => {
+                let obstacle = Obstacle::new("NOT_REBOUND", target.as_str(), why.clone());
+                Err(status::precondition("NOT_REBOUND", why, [obstacle]))
+            }
+        }
     }
 }

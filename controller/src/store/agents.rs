@@ -212,15 +212,7 @@ impl Store {
                 session.execute(&LOCK_AGENT, &[&id]),
                 session.query_opt(
                     &WELCOME_AGENT,
-                    &[
-                        &id,
-                        &hello.version,
-                        &hello.slots,
-                        &hello.transforms,
-                        &ttl,
-                        &hello.instance,
-                        &hello.process,
-                    ],
+                    &[&id, &hello.version, &hello.slots, &hello.transforms, &ttl, &hello.instance, &hello.process],
                 ),
                 session.execute(&KNOW_TARGETS, &[&targets]),
             ),

@@ -115,6 +115,7 @@ pub(super) const CANDIDATES: Statement = Statement::new(
      CROSS JOIN LATERAL (
          SELECT id, target, transform FROM dunlin_controller.tasks
          WHERE target = d.target AND state = 'ready' AND run_at <= clock_timestamp()
+           AND (SELECT suspended FROM dunlin_controller.targets WHERE name = d.target) = ''
            AND (transform IS NULL OR transform = ANY (d.transforms))
          ORDER BY priority, run_at, id LIMIT d.free
          FOR NO KEY UPDATE SKIP LOCKED

@@ -14,12 +14,14 @@ use super::applied::{digest, read_applied, take_over};
 use super::database::Store;
 use super::error::Error;
 use super::half_done::{self, HeldStep};
+use super::identity::{self, Recognised};
 use super::locks;
 use super::reports::finish;
 use super::session::{Session, Statement};
 use super::starting::turn_come;
 use super::wake::Wake;
 use crate::domain::followed::{self, Known};
+use crate::domain::identity::Seen;
 use crate::domain::report::Applied;
 use crate::domain::{Event, EventType, Severity};
 
@@ -38,25 +40,34 @@ pub struct Sight {
     pub held: Option<(SystemTime, Vec<HeldStep>)>,
     /// When the look was asked for that showed this, by the clock of the controllers' database; `None` when it was not.
     pub asked: Option<SystemTime>,
+    /// Which database it is, where the agent says so.
+    pub identity: Option<Seen>,
+    /// True when the agent has raised the line on its connection.
+    pub raised: bool,
 }
 
 /// What follows from what an agent sees.
-#[derive(Debug, Default)]
-pub struct Seen {
+#[derive(Debug)]
+pub struct Noted {
     /// What to look at.
     pub wakes: Vec<Wake>,
+    /// What the agent may do with what it sees; `None` where it sees nothing.
+    pub recognised: Option<Recognised>,
     /// The agent is to look once more, and to name this time: what it has told may be older than what is known.
     pub ask: Option<SystemTime>,
 }
 
 const SEE_TARGET: Statement = Statement::new(
     "see_target",
-    "WITH known AS (
-         INSERT INTO dunlin_controller.targets (name) VALUES ($2) ON CONFLICT (name) DO NOTHING
-     )
-     INSERT INTO dunlin_controller.agent_targets (agent_id, target, reachable, error)
-     SELECT id, $2, $3, $4 FROM dunlin_controller.agents WHERE id = $1
-     ON CONFLICT (agent_id, target) DO UPDATE SET reachable = excluded.reachable, error = excluded.error",
+    "INSERT INTO dunlin_controller.agent_targets (agent_id, target, reachable, error, identity, refusal)
+     SELECT id, $2, $3, $4, $5, $6 FROM dunlin_controller.agents WHERE id = $1
+     ON CONFLICT (agent_id, target) DO UPDATE SET reachable = excluded.reachable, error = excluded.error,
+         identity = excluded.identity, refusal = excluded.refusal",
+);
+
+const KNOW_TARGET: Statement = Statement::new(
+    "know_target",
+    "INSERT INTO dunlin_controller.targets (name) VALUES ($1) ON CONFLICT (name) DO NOTHING",
 );
 
 const TARGET_KNOWN: Statement = Statement::new(
@@ -127,59 +138,87 @@ const WRITE_TARGET: Statement = Statement::new(
 );
 
 impl Store {
-    /// Takes in what an agent sees of a target.
+    /// Takes in what an agent sees of a target. `trusted`: the agent was let work on what it saw before, by this stream.
     ///
     /// # Errors
     /// The database is not available, or refuses.
-    pub async fn see_target(&self, agent: &AgentId, sight: &Sight) -> Result<Seen, Error> {
-        self.repeat(|| self.see_once(agent, sight)).await
+    pub async fn see_target(&self, agent: &AgentId, sight: &Sight, trusted: bool) -> Result<Noted, Error> {
+        self.repeat(|| self.see_once(agent, sight, trusted)).await
     }
 
-    async fn see_once(&self, agent: &AgentId, sight: &Sight) -> Result<Seen, Error> {
+    async fn see_once(&self, agent: &AgentId, sight: &Sight, trusted: bool) -> Result<Noted, Error> {
         let (_turn, session) = self.session_in_turn().await?;
         let target = &sight.target;
         let name = target.as_str();
-        let reached = sight.error.is_none();
-        let error = sight.error.as_deref().unwrap_or_default();
-        session.prepare(&[&SEE_TARGET, &locks::LOCK_SCHEDULE, &TARGET_KNOWN]).await?;
-        let (_, _, _, known) = try_join4(
+        session
+            .prepare(&[&KNOW_TARGET, &locks::LOCK_SCHEDULE, &identity::TARGET_BOUND, &SEE_TARGET, &TARGET_KNOWN])
+            .await?;
+        let (_, _, _, state) = try_join4(
             session.begin(),
             locks::schedule(&session, target),
-            session.execute(&SEE_TARGET, &[&agent.as_str(), &name, &reached, &error]),
+            session.execute(&KNOW_TARGET, &[&name]),
+            session.query_one(&identity::TARGET_BOUND, &[&name, &agent.as_str()]),
+        )
+        .await?;
+        let state = identity::State::read(&state);
+        let mut events = Vec::new();
+        let mut wakes = Vec::new();
+        let recognised = match &sight.error {
+            Some(_) => None,
+            None => {
+                let about = (&mut events, &mut wakes);
+                Some(identity::recognise(&session, agent, sight, (&state, trusted), about).await?)
+            }
+        };
+        let mut ask = (recognised == Some(Recognised::Asked)).then_some(state.now);
+        let refusal = match &recognised {
+            Some(Recognised::Refused(why)) => why.as_str(),
+            _ => "",
+        };
+        let error = sight.error.as_deref().unwrap_or(refusal);
+        let reached = recognised == Some(Recognised::Accepted) || ask.is_some() && trusted;
+        let seen = identity::stored(sight);
+        let (_, known) = try_join(
+            session.execute(&SEE_TARGET, &[&agent.as_str(), &name, &reached, &error, &seen, &refusal]),
             session.query_one(&TARGET_KNOWN, &[&name]),
         )
         .await?;
-        let mut events = Vec::new();
-        let mut wakes = Vec::new();
-        let mut ask = None;
-        let was_reached: bool = known.get("reachable");
-        let is_reached: bool = reached || known.get("reached");
-        if was_reached != is_reached {
-            events.push(reachability(sight, is_reached).of_agent(agent));
-            if is_reached {
-                session.execute(&HASTEN, &[&name]).await?;
-                wakes.push(Wake::Dispatch);
+        // What is only on its way to be worked on is no news of the target.
+        let settled = reached && ask.is_none() || !error.is_empty();
+        if settled {
+            let was_reached: bool = known.get("reachable");
+            let is_reached: bool = reached || known.get("reached");
+            if was_reached != is_reached {
+                if refusal.is_empty() {
+                    events.push(reachability(sight, is_reached).of_agent(agent));
+                }
+                if is_reached {
+                    session.execute(&HASTEN, &[&name]).await?;
+                    wakes.push(Wake::Dispatch);
+                }
             }
-        }
-        let mut seen = reached.then(|| digest(&sight.applied));
-        if reached && known.get::<_, Option<String>>("registry_digest") != seen {
-            let change = self.follow(&session, sight, known.get("reported"), &mut events).await?;
-            if change.ask.is_some() {
-                // Whatever comes next is compared row by row.
-                seen = None;
-                ask = change.ask;
+            let mut seen = reached.then(|| digest(&sight.applied));
+            if reached && known.get::<_, Option<String>>("registry_digest") != seen {
+                let change = self.follow(&session, sight, known.get("reported"), &mut events).await?;
+                if change.ask.is_some() {
+                    // Whatever comes next is compared row by row.
+                    seen = None;
+                    ask = change.ask;
+                }
+                if change.started && !wakes.contains(&Wake::Dispatch) {
+                    wakes.push(Wake::Dispatch);
+                }
             }
-            if change.started && !wakes.contains(&Wake::Dispatch) {
-                wakes.push(Wake::Dispatch);
+            if let Some((at, held)) = sight.held.as_ref().filter(|_| reached) {
+                half_done::keep(&session, target, (*at, held)).await?;
             }
+            let error = if is_reached { "" } else { error };
+            session
+                .execute(&WRITE_TARGET, &[&name, &is_reached, &error, &sight.server_version, &seen, &reached])
+                .await?;
         }
-        if let Some((at, held)) = &sight.held {
-            half_done::keep(&session, target, (*at, held)).await?;
-        }
-        let error = if is_reached { "" } else { error };
-        session.execute(&WRITE_TARGET, &[&name, &is_reached, &error, &sight.server_version, &seen, &reached]).await?;
         finish(&session, self.replica(), events, &mut wakes).await?;
-        Ok(Seen { wakes, ask })
+        Ok(Noted { wakes, recognised, ask })
     }
 
     async fn follow(

@@ -108,6 +108,14 @@ impl Store {
             starting.runs.append(&mut next.runs);
             starting.tasks.append(&mut next.tasks);
         }
+        // What has succeeded is looked at in the target, once for runs that follow one another.
+        for run in ended.iter().filter(|run| run.state == State::Succeeded) {
+            let goes_on = starting.runs.iter().any(|next| next.target == run.target);
+            let look = Wake::Look(run.target.clone());
+            if !goes_on && !wakes.contains(&look) {
+                wakes.push(look);
+            }
+        }
         if !starting.runs.is_empty() && !wakes.contains(&Wake::Dispatch) {
             wakes.push(Wake::Dispatch);
         }

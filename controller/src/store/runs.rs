@@ -185,12 +185,14 @@ const APPLIED_AMONG: Statement = Statement::new(
 
 pub(super) const FLEET_OF: Statement = Statement::new(
     "fleet_of",
-    "SELECT count(*) FILTER (WHERE s.reachable) AS reaching,
+    "SELECT count(*) FILTER (WHERE s.reachable AND t.suspended = '') AS reaching,
+            coalesce(max(t.suspended), '') AS suspended, coalesce(max(s.refusal), '') AS refusal,
             coalesce(max(s.error) FILTER (WHERE NOT s.reachable), '') AS error,
             ARRAY (SELECT DISTINCT unnest(b.transforms) FROM dunlin_controller.agents b
                    JOIN dunlin_controller.agent_targets c ON c.agent_id = b.id
                    WHERE c.target = $1 AND c.reachable AND b.connected_until > now()) AS transforms
      FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+     JOIN dunlin_controller.targets t ON t.name = s.target
      WHERE s.target = $1 AND a.connected_until > now()",
 );
 
@@ -250,6 +252,10 @@ pub(super) async fn fleet(session: &Session, target: &TargetName) -> Result<Flee
     Ok(Fleet {
         reaching: row.get("reaching"),
         error: row.get("error"),
+        refusal: [row.get::<_, String>("suspended"), row.get("refusal")]
+            .into_iter()
+            .find(|why| !why.is_empty())
+            .unwrap_or_default(),
         transforms: row.get::<_, Vec<String>>("transforms").into_iter().collect(),
     })
 }

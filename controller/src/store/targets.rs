@@ -27,11 +27,16 @@ pub struct Target {
     pub error: String,
     /// When an agent reported its registry last.
     pub reported_at: Option<SystemTime>,
+    /// Why the databases that agents see are not let work on; empty where one is.
+    pub refusal: String,
 }
 
 const LIST_TARGETS: Statement = Statement::new(
     "list_targets",
     "SELECT t.name, t.server_version, t.reachable, t.error, t.reported_at, g.version, g.applied,
+            CASE WHEN t.suspended <> '' THEN t.suspended ELSE coalesce(
+                (SELECT s.refusal FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+                 WHERE s.target = t.name AND s.refusal <> '' AND a.connected_until > now() ORDER BY s.agent_id LIMIT 1), '') END AS refusal,
             (SELECT count(*) FROM dunlin_controller.migrations m WHERE NOT EXISTS (
                  SELECT FROM dunlin_controller.target_registry a WHERE a.target = t.name AND a.migration_id = m.id))
                 AS pending,
@@ -44,7 +49,17 @@ const LIST_TARGETS: Statement = Statement::new(
      WHERE t.name > $1 ORDER BY t.name LIMIT $2",
 );
 
+const NOW: Statement = Statement::new("now", "SELECT clock_timestamp() AS now");
+
 impl Store {
+    /// The time by the clock of the database.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn now(&self) -> Result<SystemTime, Error> {
+        Ok(self.session().await?.query_one(&NOW, &[]).await?.get("now"))
+    }
+
     /// A page of targets behind a name.
     ///
     /// # Errors
@@ -64,6 +79,7 @@ impl Store {
                 reachable: row.get("reachable"),
                 error: row.get("error"),
                 reported_at: row.get("reported_at"),
+                refusal: row.get("refusal"),
             })
             .collect())
     }

@@ -11,8 +11,15 @@ use super::error::Error;
 use super::session::{Session, Statement};
 
 /// The channels that replicas listen to.
-pub(crate) const CHANNELS: [&str; 5] =
-    ["dunlin_dispatch", "dunlin_timer", "dunlin_events", "dunlin_progress", "dunlin_revoke"];
+pub(crate) const CHANNELS: [&str; 7] = [
+    "dunlin_dispatch",
+    "dunlin_timer",
+    "dunlin_events",
+    "dunlin_progress",
+    "dunlin_revoke",
+    "dunlin_look",
+    "dunlin_look_all",
+];
 
 /// What other replicas, and this one, should look at.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -27,6 +34,10 @@ pub enum Wake {
     Progress(TargetName),
     /// A run has ended before its tasks: what is held of it must be given back.
     Revoke(RunId),
+    /// Some agent that works on a target is to look at it.
+    Look(TargetName),
+    /// All agents that serve a target are.
+    LookAll(TargetName),
 }
 
 impl Wake {
@@ -37,13 +48,17 @@ impl Wake {
             Self::Events(_) => "dunlin_events",
             Self::Progress(_) => "dunlin_progress",
             Self::Revoke(_) => "dunlin_revoke",
+            Self::Look(_) => "dunlin_look",
+            Self::LookAll(_) => "dunlin_look_all",
         }
     }
 
     fn value(&self) -> String {
         match self {
             Self::Dispatch | Self::Timer => String::new(),
-            Self::Events(target) | Self::Progress(target) => target.to_string(),
+            Self::Events(target) | Self::Progress(target) | Self::Look(target) | Self::LookAll(target) => {
+                target.to_string()
+            }
             Self::Revoke(run) => run.to_string(),
         }
     }
@@ -59,6 +74,8 @@ impl Wake {
             "dunlin_timer" => Some(Self::Timer),
             "dunlin_events" => TargetName::parse(value).ok().map(Self::Events),
             "dunlin_progress" => TargetName::parse(value).ok().map(Self::Progress),
+            "dunlin_look" => TargetName::parse(value).ok().map(Self::Look),
+            "dunlin_look_all" => TargetName::parse(value).ok().map(Self::LookAll),
             "dunlin_revoke" => value.parse().ok().map(|run| Self::Revoke(RunId(run))),
             _ => None,
         }
@@ -93,6 +110,8 @@ mod tests {
             Wake::Events(TargetName::default()),
             Wake::Progress(TargetName::default()),
             Wake::Revoke(RunId(7)),
+            Wake::Look(TargetName::default()),
+            Wake::LookAll(TargetName::default()),
         ] {
             assert!(CHANNELS.contains(&wake.channel()));
             let payload = format!("a {}", wake.value());

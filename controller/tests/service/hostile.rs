@@ -133,8 +133,17 @@ fn report() -> impl Strategy<Value = v1::TargetReport> {
         prop::collection::vec(applied(), 0..3),
         prop::option::of((any::<i64>(), any::<i32>())),
         prop::collection::vec(held(), 0..3),
+        prop::option::of((text(), any::<u32>(), text(), any::<i64>(), text(), any::<bool>())),
     )
-        .prop_map(|(name, reachable, error, applied, time, held)| v1::TargetReport {
+        .prop_map(|(name, reachable, error, applied, time, held, seen)| v1::TargetReport {
+            raised: seen.as_ref().is_some_and(|seen| seen.5),
+            identity: seen.map(|(system, database, data, line, mark, _)| v1::TargetIdentity {
+                system,
+                database,
+                data,
+                line,
+                mark,
+            }),
             name,
             reachable,
             server_version: error.clone(),
@@ -363,14 +372,17 @@ async fn an_agent_that_talks_while_the_database_is_stuck_is_not_read_without_end
     const NOTES: usize = 40_000;
     let url = database().await;
     let controller = Controller::start(&url).await;
-    let agent = Arc::new(Agent::connect(&controller, "a", 1).await);
+    controller.register(&[batched("b", 1, &[])]).await.unwrap();
+    let mut agent = Agent::connect(&controller, "a", 1).await;
+    controller.run_one("b").await.unwrap();
+    let lease = agent.grant().await.lease;
+    let agent = Arc::new(agent);
     let (client, _connection) = connect(&url, "test").await.unwrap();
     client.batch_execute("BEGIN; LOCK TABLE dunlin_controller.tasks IN ACCESS EXCLUSIVE MODE").await.unwrap();
     let told = Arc::new(AtomicUsize::new(0));
     let talk = tokio::spawn({
         let (agent, told) = (Arc::clone(&agent), Arc::clone(&told));
         async move {
-            let lease = Some(v1::Lease { task_id: 1, epoch: 1 });
             for _ in 0..NOTES {
                 agent.say(Say::Note(v1::TaskNote { lease, message: "x".repeat(1024), ..Default::default() })).await;
                 told.fetch_add(1, Ordering::Relaxed);

@@ -130,6 +130,9 @@ async fn a_direct_connection_carries_a_step_outside_a_transaction_past_the_poole
         way(&lab.url.replace("/pooled_", "/postgres?application_name=pooled_")),
         way(&lab.url),
     );
+    for target in [&through, &elsewhere, &past] {
+        target.trust(std::time::Duration::from_secs(20)).await;
+    }
     lab.target = through;
     let refused = refusal(lab.work(1, statement_task(build())).await);
     assert!(refused.message.contains("direct connection"), "{refused:?}");

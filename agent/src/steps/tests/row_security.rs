@@ -31,7 +31,7 @@ async fn lab(forced: bool) -> (Lab, String) {
     let (_, place) = lab.url.split_once('@').unwrap();
     let url = format!("postgres://{role}:pw@{place}");
     lab.target = Arc::new(Target::new(TargetName::default(), &url, 4).unwrap());
-    drop(lab.target.lend().await.unwrap());
+    assert!(lab.target.trust(std::time::Duration::from_secs(20)).await.raised);
     (lab, role)
 }
 

@@ -31,11 +31,14 @@ async fn a_step_does_not_begin_on_a_target_that_lacks_the_steps_before_it() {
 }
 
 #[tokio::test]
-async fn a_target_put_back_before_the_first_visit_gets_the_ledger_again_with_the_next_task() {
-    let mut lab = Lab::new().await;
+async fn a_target_put_back_before_the_first_visit_gets_the_ledger_again_once_it_is_known_to_be_the_target() {
+    let lab = Lab::new().await;
     lab.sql("DROP SCHEMA dunlin CASCADE").await;
-    let report = lab.perform(1, statement_task(sql_step("CREATE TABLE t (n int)"))).await;
-    assert!(matches!(report, dunlin_proto::v1::work_request::Message::Done(_)), "{report:?}");
+    let task = || statement_task(sql_step("CREATE TABLE t (n int)"));
+    assert!(matches!(lab.work(1, task()).await, Err(Error::Moved)));
+    assert!(matches!(lab.work(1, task()).await, Err(Error::Unreachable(_))));
+    assert!(lab.target.trust(Duration::from_secs(20)).await.raised);
+    assert!(matches!(lab.work(1, task()).await, Ok(Ended::Done { .. })));
     assert_eq!(lab.number("SELECT count(*) FROM dunlin.checkpoints WHERE state = 'done'").await, 1);
 }
 

@@ -89,7 +89,8 @@ impl Lines {
             | WaitReason::Transform
             | WaitReason::Retry
             | WaitReason::Slot
-            | WaitReason::Lock => false,
+            | WaitReason::Lock
+            | WaitReason::Identity => false,
         };
         // Why a task is tried again is told by its event.
         let told = |wait: &&Wait| wait.reason() == WaitReason::Retry;

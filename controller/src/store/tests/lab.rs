@@ -119,8 +119,17 @@ impl Lab {
         asked: Option<SystemTime>,
     ) -> Option<SystemTime> {
         let (server_version, applied) = ("15".to_owned(), applied.to_vec());
-        let sight = Sight { target: main(), error: None, server_version, applied, asked, held: None };
-        self.store.see_target(&worker.id, &sight).await.unwrap().ask
+        let sight = Sight {
+            target: main(),
+            error: None,
+            server_version,
+            applied,
+            asked,
+            held: None,
+            identity: None,
+            raised: false,
+        };
+        self.store.see_target(&worker.id, &sight, false).await.unwrap().ask
     }
 
     pub(super) async fn applied(&self) -> Vec<Applied> {

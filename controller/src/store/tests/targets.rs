@@ -111,8 +111,10 @@ async fn tasks_that_waited_for_a_target_go_on_as_soon_as_it_is_reached_again() {
         applied: Vec::new(),
         asked: None,
         held: None,
+        identity: None,
+        raised: false,
     };
-    lab.store.see_target(&agent.id, &away).await.unwrap();
+    lab.store.see_target(&agent.id, &away, false).await.unwrap();
     assert_eq!(lab.claim(&agent, 10).await.len(), 0);
     lab.see(&agent, &[]).await;
     lab.claim_one(&agent).await;
@@ -180,11 +182,13 @@ async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
         applied: Vec::new(),
         asked: None,
         held: None,
+        identity: None,
+        raised: false,
     };
-    lab.store.see_target(&one.id, &away).await.unwrap();
+    lab.store.see_target(&one.id, &away, false).await.unwrap();
     let target = async || lab.store.list_targets("", 10).await.unwrap().remove(0);
     assert!(target().await.reachable);
-    lab.store.see_target(&other.id, &away).await.unwrap();
+    lab.store.see_target(&other.id, &away, false).await.unwrap();
     let told = target().await;
     assert_eq!((told.reachable, told.error.as_str()), (false, "no route"));
     assert_eq!(told.server_version, "15");
@@ -208,8 +212,10 @@ async fn agents_that_come_in_a_crowd_leave_connections_to_leases_and_reports() {
         applied: Vec::new(),
         asked: None,
         held: None,
+        identity: None,
+        raised: false,
     };
-    let crowd = (0..20).map(|_| lab.store.see_target(&agent.id, &sight));
+    let crowd = (0..20).map(|_| lab.store.see_target(&agent.id, &sight, false));
     let work = async {
         let granted = lab.claim_one(&agent).await;
         lab.report(granted.lease, failed(true)).await;
