@@ -123,6 +123,7 @@ impl Foreign {
 #[cfg(test)]
 mod tests {
     use tokio_postgres::Client;
+    use uuid::Uuid;
 
     use crate::ledger::prepare;
     use crate::testing::{Lab, connect};
@@ -160,7 +161,7 @@ mod tests {
         }
 
         async fn refused(&self) -> String {
-            prepare(&self.client, None).await.unwrap_err().to_string()
+            prepare(&self.client, None, Uuid::new_v4()).await.unwrap_err().to_string()
         }
 
         async fn end(self) {
@@ -187,10 +188,10 @@ mod tests {
             0
         );
         // Where the operator says so, it is used.
-        prepare(&place.client, Some(&place.mallory)).await.unwrap();
+        prepare(&place.client, Some(&place.mallory), Uuid::new_v4()).await.unwrap();
         assert!(place.refused().await.contains("it belongs to the role"));
         place.sql(None, "ALTER SCHEMA dunlin OWNER TO MIGRATOR").await;
-        prepare(&place.client, None).await.unwrap();
+        prepare(&place.client, None, Uuid::new_v4()).await.unwrap();
         place.end().await;
     }
 
@@ -201,14 +202,14 @@ mod tests {
         place.sql(None, &format!("REVOKE CREATE ON DATABASE \"{database}\" FROM MIGRATOR")).await;
         assert!(place.refused().await.contains("CREATE SCHEMA dunlin AUTHORIZATION"));
         place.sql(None, "CREATE SCHEMA dunlin AUTHORIZATION MIGRATOR").await;
-        prepare(&place.client, None).await.unwrap();
+        prepare(&place.client, None, Uuid::new_v4()).await.unwrap();
         place.end().await;
     }
 
     #[tokio::test]
     async fn whatever_is_not_of_the_ledger_is_named_and_mended_as_it_says() {
         let place = Place::new().await;
-        prepare(&place.client, None).await.unwrap();
+        prepare(&place.client, None, Uuid::new_v4()).await.unwrap();
         let function = "CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'";
         place.sql(Some(&place.mallory), function).await;
         place.sql(None, "GRANT TRIGGER, REFERENCES ON ALL TABLES IN SCHEMA dunlin TO MALLORY; GRANT USAGE ON SCHEMA dunlin TO MALLORY").await;
@@ -263,7 +264,7 @@ mod tests {
                 "ALTER TABLE public.refers DROP CONSTRAINT \"refers_id_fkey\"",
             ),
         ] {
-            prepare(&place.client, None).await.unwrap();
+            prepare(&place.client, None, Uuid::new_v4()).await.unwrap();
             place.sql(role, sql).await;
             let error = place.refused().await;
             let named = |text: &str| text.replace("MALLORY", mallory).replace("MIGRATOR", migrator);
@@ -271,7 +272,7 @@ mod tests {
             assert!(error.contains(&format!("Look at it, then: {}", named(mend))), "{sql}\n{error}");
             place.sql(None, mend).await;
         }
-        prepare(&place.client, None).await.unwrap();
+        prepare(&place.client, None, Uuid::new_v4()).await.unwrap();
         place
             .sql(
                 Some(migrator),
