@@ -160,9 +160,9 @@ async fn a_connection_that_is_lost_while_nothing_is_executed_is_not_counted() {
     let planned = lab.plan(&step).await;
     let task = range_task(&step, &planned, &planned.ranges[0]);
     let url = lab.url.clone();
+    let gone = connect(&url).await;
     let disarm = async {
-        // The second client that comes through is behind the crash.
-        let gone = connect(&url).await;
+        // Another client that comes through is behind the crash.
         while !gone.is_closed() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
