@@ -204,11 +204,12 @@ async fn controllers_that_lose_their_database_learn_from_the_targets_what_is_app
     fleet.register(&definitions).await;
     let _run = fleet.dunlin(&["run", "--pending"]).await.ended(0);
 
-    // Under running controllers: they make their schema again, and agents come back.
+    // Under running controllers: they make their schema again, and agents come back. A DROP would lock one table after the other, and
+    // so meet what controllers do at this moment.
     fleet
         .control()
         .execute(
-            "DROP SCHEMA dunlin_controller CASCADE;
+            "ALTER SCHEMA dunlin_controller RENAME TO gone;
              SELECT pg_terminate_backend(pid) FROM pg_stat_activity
              WHERE datname = current_database() AND pid <> pg_backend_pid()",
         )

@@ -2,7 +2,8 @@
 //!
 //! Whoever owns the schema or one of its tables can change what is recorded there, and has triggers, rules and policies run as the agent's
 //! role. So they belong to that role, to a superuser, or to the one that the operator names. Others can have been given the right to add a
-//! trigger or a foreign key. Dunlin has none of all that; so whatever there is, is not its own.
+//! trigger or a foreign key. Dunlin has none of all that; so whatever there is, is not its own. One thing may be there: an AFTER trigger
+//! whose function belongs to one of those roles, as an audit that is put on every table. It can only look on.
 
 use serde_json::Value;
 
@@ -19,8 +20,10 @@ pub(super) const FOREIGN: &str = "
     UNION ALL
     SELECT 'kind', o.relname, o.relkind::text, '' FROM ours o WHERE o.relkind <> 'r'
     UNION ALL
-    SELECT 'trigger', o.relname, t.tgname, pg_get_userbyid(p.proowner)
-    FROM ours o JOIN pg_trigger t ON t.tgrelid = o.oid JOIN pg_proc p ON p.oid = t.tgfoid WHERE NOT t.tgisinternal
+    SELECT CASE WHEN p.proowner IN (SELECT oid FROM trusted) THEN 'before trigger' ELSE 'trigger' END, o.relname, t.tgname,
+           pg_get_userbyid(p.proowner)
+    FROM ours o JOIN pg_trigger t ON t.tgrelid = o.oid JOIN pg_proc p ON p.oid = t.tgfoid
+    WHERE NOT t.tgisinternal AND (p.proowner NOT IN (SELECT oid FROM trusted) OR t.tgtype & 2 <> 0)
     UNION ALL
     SELECT 'rule', o.relname, r.rulename, '' FROM ours o JOIN pg_rewrite r ON r.ev_class = o.oid WHERE o.relkind = 'r'
     UNION ALL
@@ -72,6 +75,10 @@ impl Foreign {
             ),
             "trigger" => (
                 format!("its {table} has the trigger {name}, whose function belongs to the role {owner}"),
+                format!("DROP TRIGGER {quoted} ON dunlin.{table}"),
+            ),
+            "before trigger" => (
+                format!("its {table} has the BEFORE trigger {name}, which can change or leave out what is recorded"),
                 format!("DROP TRIGGER {quoted} ON dunlin.{table}"),
             ),
             "rule" => (format!("its {table} has the rule {name}"), format!("DROP RULE {quoted} ON dunlin.{table}")),
@@ -226,6 +233,14 @@ mod tests {
                 "CREATE TRIGGER \"a b\" BEFORE INSERT ON dunlin.checkpoints FOR EACH ROW EXECUTE FUNCTION public.f()",
                 "its checkpoints has the trigger a b, whose function belongs to the role MALLORY",
                 "DROP TRIGGER \"a b\" ON dunlin.checkpoints",
+            ),
+            (
+                None,
+                "CREATE FUNCTION public.own() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+                 CREATE TRIGGER audit AFTER INSERT ON dunlin.checkpoints FOR EACH ROW EXECUTE FUNCTION public.own();
+                 CREATE TRIGGER early BEFORE INSERT ON dunlin.checkpoints FOR EACH ROW EXECUTE FUNCTION public.own()",
+                "its checkpoints has the BEFORE trigger early, which can change or leave out what is recorded",
+                "DROP TRIGGER \"early\" ON dunlin.checkpoints",
             ),
             (
                 Some(migrator),
