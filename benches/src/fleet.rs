@@ -9,7 +9,9 @@ use dunlin_proto::client;
 use dunlin_proto::v1::fleet_service_client::FleetServiceClient;
 use dunlin_proto::v1::registry_service_client::RegistryServiceClient;
 use dunlin_proto::v1::run_service_client::RunServiceClient;
-use dunlin_proto::v1::{DefinitionFile, ListAgentsRequest, MissingPolicy, RegisterMigrationsRequest};
+use dunlin_proto::v1::{
+    DefinitionFile, ListAgentsRequest, ListTargetsRequest, MissingPolicy, RegisterMigrationsRequest,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::time::Instant;
@@ -108,9 +110,12 @@ impl Fleet {
         let wanted = usize::try_from(agents).unwrap_or(usize::MAX);
         loop {
             let request = ListAgentsRequest { target: "main".to_owned(), ..Default::default() };
-            let answer = FleetServiceClient::new(self.channel.clone()).list_agents(request).await;
-            if let Ok(answer) = &answer
+            let mut fleet = FleetServiceClient::new(self.channel.clone());
+            let answer = fleet.list_agents(request).await;
+            let targets = fleet.list_targets(ListTargetsRequest::default()).await;
+            if let (Ok(answer), Ok(targets)) = (&answer, &targets)
                 && answer.get_ref().agents.iter().filter(|agent| agent.connected).count() >= wanted
+                && targets.get_ref().targets.iter().all(|target| target.reachable)
             {
                 return Ok(());
             }

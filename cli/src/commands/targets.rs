@@ -75,6 +75,8 @@ fn state(target: &Target) -> Cell {
         Cell::new(format!("refused: {}", target.refusal)).fg(Color::Red)
     } else if target.reachable {
         Cell::new("reachable").fg(Color::Green)
+    } else if target.error.is_empty() {
+        Cell::new("not seen yet").fg(Color::Yellow)
     } else {
         Cell::new(format!("unreachable: {}", target.error)).fg(Color::Red)
     }

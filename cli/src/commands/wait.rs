@@ -139,7 +139,7 @@ async fn reaches(controllers: &Controllers, target: &str, agents: usize) -> Resu
     let targets = super::targets::all(controllers).await.map_err(|error| error.to_string())?;
     match targets.iter().find(|known| known.name == target) {
         Some(known) if known.reachable => Ok(connected),
-        Some(known) => Err(format!("the agents do not reach {target}: {}", known.error)),
-        None => Err(format!("no agent has reported on {target} yet")),
+        Some(known) if !known.error.is_empty() => Err(format!("the agents do not reach {target}: {}", known.error)),
+        Some(_) | None => Err(format!("no agent has reported on {target} yet")),
     }
 }
