@@ -1,3 +1,5 @@
+//! Which statements `:batch` restricts: forms that are accepted, and forms that are refused, each with its reason.
+
 use proptest::prelude::*;
 
 use super::*;
