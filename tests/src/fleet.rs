@@ -342,7 +342,7 @@ impl Fleet {
             if agents.iter().filter(ready).count() != count {
                 return None;
             }
-            // What an agent sees of its targets is stored a moment after it has connected.
+            // What an agent sees of its targets, and that it may work on them, is stored a moment after it has connected.
             let answer = FleetServiceClient::new(self.channel()).list_targets(ListTargetsRequest::default()).await;
             let targets = answer.ok()?.into_inner().targets;
             let seen = targets.iter().filter(|target| target.reachable || !target.error.is_empty()).count();

@@ -94,9 +94,9 @@ impl RegistryService for Registry {
     ) -> Result<Response<v1::PlanPendingResponse>, Status> {
         let target = target(&request.into_inner().target)?;
         let store = &self.replica.store;
+        let fleet = store.settled_fleet(&target).await.map_err(of_store)?;
         let outlook = store.outlook(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
         let version = store.schema_version(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
-        let fleet = store.fleet(&target).await.map_err(of_store)?;
         let order: Vec<waits::Pending> = outlook
             .pending
             .iter()
@@ -162,7 +162,7 @@ impl RegistryService for Registry {
         let target = target(&request.into_inner().target)?;
         let store = &self.replica.store;
         // Whether it is reached is asked first: what was reported before that moment is in the version.
-        let fleet = store.fleet(&target).await.map_err(of_store)?;
+        let fleet = store.settled_fleet(&target).await.map_err(of_store)?;
         let version = store.schema_version(&target).await.map_err(of_store)?.ok_or_else(|| no_target(&target))?;
         Ok(Response::new(v1::GetSchemaVersionResponse {
             target: target.to_string(),

@@ -53,6 +53,14 @@ impl Runs {
         known(&self.replica.store, name).await.map(|target| Some(target.into()))
     }
 
+    /// Waits a moment for an agent that has just connected, so that a run is not refused for want of what it is about to tell.
+    async fn settle(&self, target: &TargetName, wait_for_agent: bool) -> Result<(), Status> {
+        if !wait_for_agent {
+            let _fleet = self.replica.store.settled_fleet(target).await.map_err(of_store)?;
+        }
+        Ok(())
+    }
+
     /// The answer when runs were not queued, or nobody knows whether they were.
     fn refused(&self, error: store::Error) -> Status {
         if error.retryable() {
@@ -70,6 +78,7 @@ impl RunService for Runs {
     ) -> Result<Response<v1::RunPendingMigrationsResponse>, Status> {
         let request = request.into_inner();
         let target = target(&request.target)?;
+        self.settle(&target, request.wait_for_agent).await?;
         let asked = self.replica.store.queue_pending(&target, request.wait_for_agent).await;
         let queued = match asked.map_err(|error| self.refused(error))? {
             All::Queued(queued) => queued,
@@ -91,6 +100,7 @@ impl RunService for Runs {
         let id = MigrationId::parse(request.migration_id.as_str()).map_err(|error| bad_id("migration_id", &error))?;
         let mending = mending_in(&request)?;
         let (rerun, wait) = (request.rerun, request.wait_for_agent);
+        self.settle(&target, wait).await?;
         let asked = self.replica.store.queue_mending(&target, &id, rerun, wait, &mending).await;
         match asked.map_err(|error| self.refused(error))? {
             Single::Queued(queued) => {

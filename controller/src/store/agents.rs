@@ -10,7 +10,7 @@
 use std::time::SystemTime;
 
 use dunlin_shared::ids::{AgentId, RunId, TargetName};
-use futures::future::{try_join, try_join3, try_join4};
+use futures::future::{try_join, try_join4};
 use serde::Serialize;
 use tokio_postgres::types::Json;
 
@@ -107,6 +107,14 @@ const FORGET_TARGETS: Statement = Statement::new(
     "DELETE FROM dunlin_controller.agent_targets WHERE agent_id = $1 AND NOT target = ANY ($2)",
 );
 
+/// What the agent reaches it tells in a moment: until then it serves its targets, and reaches those that it reached before.
+const SERVE_TARGETS: Statement = Statement::new(
+    "serve_targets",
+    "INSERT INTO dunlin_controller.agent_targets (agent_id, target, reachable, error)
+     SELECT id, n, false, '' FROM dunlin_controller.agents, unnest($2::text[]) AS n WHERE id = $1 ORDER BY n
+     ON CONFLICT (agent_id, target) DO NOTHING",
+);
+
 const KEEP_LEASES: Statement = Statement::new(
     "keep_leases",
     "UPDATE dunlin_controller.tasks t SET expires_at = now() + make_interval(secs => $3)
@@ -200,13 +208,21 @@ impl Store {
     async fn welcome_once(&self, hello: &Hello) -> Result<Reception, Error> {
         let (_turn, session) = self.session_in_turn().await?;
         session
-            .prepare(&[&LOCK_AGENT, &WELCOME_AGENT, &KNOW_TARGETS, &FORGET_TARGETS, &KEEP_LEASES, &TAKE_BACK])
+            .prepare(&[
+                &LOCK_AGENT,
+                &WELCOME_AGENT,
+                &KNOW_TARGETS,
+                &FORGET_TARGETS,
+                &SERVE_TARGETS,
+                &KEEP_LEASES,
+                &TAKE_BACK,
+            ])
             .await?;
         let id = hello.agent.as_str();
         let ttl = self.ttl_seconds();
         let targets: Vec<&str> = hello.targets.iter().map(TargetName::as_str).collect();
         let leases = Json(rows(&hello.leases));
-        let ((_, _, welcomed, _), (_, kept, lost)) = try_join(
+        let ((_, _, welcomed, _), (_, _, kept, lost)) = try_join(
             try_join4(
                 session.begin(),
                 session.execute(&LOCK_AGENT, &[&id]),
@@ -216,8 +232,9 @@ impl Store {
                 ),
                 session.execute(&KNOW_TARGETS, &[&targets]),
             ),
-            try_join3(
+            try_join4(
                 session.execute(&FORGET_TARGETS, &[&id, &targets]),
+                session.execute(&SERVE_TARGETS, &[&id, &targets]),
                 session.query(&KEEP_LEASES, &[&id, &leases, &ttl]),
                 session.query(&TAKE_BACK, &[&id, &leases, &None::<i64>]),
             ),

@@ -3,12 +3,13 @@
 //! A run that has begun is worked on while a task of it is leased, and in no other case. Otherwise its next task says what it waits for.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::SystemTime;
+use std::time::{Duration, Instant, SystemTime};
 
 use dunlin_shared::ids::{MigrationId, TargetName, TransformName};
 use dunlin_shared::migration::SqlPlace;
 use futures::future::try_join;
 use serde_json::{Map, Value};
+use tokio::time::sleep;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
@@ -185,7 +186,7 @@ const APPLIED_AMONG: Statement = Statement::new(
 
 pub(super) const FLEET_OF: Statement = Statement::new(
     "fleet_of",
-    "SELECT count(*) FILTER (WHERE s.reachable AND t.suspended = '') AS reaching,
+    "SELECT count(*) AS serving, count(*) FILTER (WHERE s.reachable AND t.suspended = '') AS reaching,
             coalesce(max(t.suspended), '') AS suspended, coalesce(max(s.refusal), '') AS refusal,
             coalesce(max(s.error) FILTER (WHERE NOT s.reachable), '') AS error,
             ARRAY (SELECT DISTINCT unnest(b.transforms) FROM dunlin_controller.agents b
@@ -195,6 +196,13 @@ pub(super) const FLEET_OF: Statement = Statement::new(
      JOIN dunlin_controller.targets t ON t.name = s.target
      WHERE s.target = $1 AND a.connected_until > now()",
 );
+
+/// Why agents do not reach a target of which they have told nothing.
+const NOT_TOLD: &str = "an agent that serves it has just connected and looks at it now";
+
+/// How long it is waited for: an agent that cannot connect to its target says so after its limit of 8 s, and is not waited for.
+const LOOKING: Duration = Duration::from_secs(3);
+const LOOK_AGAIN: Duration = Duration::from_millis(50);
 
 impl Store {
     /// Runs by their numbers, in the order in which they are named; those that do not exist are left out.
@@ -245,13 +253,33 @@ impl Store {
         let session = self.session().await?;
         fleet(&session, target).await
     }
+
+    /// The same, once an agent that has just connected has told what it sees: it is waited for a moment where no other reaches the
+    /// target.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn settled_fleet(&self, target: &TargetName) -> Result<Fleet, Error> {
+        let deadline = Instant::now() + LOOKING;
+        loop {
+            let fleet = self.fleet(target).await?;
+            if fleet.reaching > 0 || fleet.error != NOT_TOLD || Instant::now() >= deadline {
+                return Ok(fleet);
+            }
+            sleep(LOOK_AGAIN).await;
+        }
+    }
 }
 
 pub(super) async fn fleet(session: &Session, target: &TargetName) -> Result<Fleet, Error> {
     let row = session.query_one(&FLEET_OF, &[&target.as_str()]).await?;
+    let error = match row.get::<_, &str>("error") {
+        "" if row.get::<_, i64>("serving") > 0 => NOT_TOLD,
+        error => error,
+    };
     Ok(Fleet {
         reaching: row.get("reaching"),
-        error: row.get("error"),
+        error: error.to_owned(),
         refusal: [row.get::<_, String>("suspended"), row.get("refusal")]
             .into_iter()
             .find(|why| !why.is_empty())

@@ -33,7 +33,7 @@ pub struct Target {
 
 const LIST_TARGETS: Statement = Statement::new(
     "list_targets",
-    "SELECT t.name, t.server_version, t.reachable, t.error, t.reported_at, g.version, g.applied,
+    "SELECT t.name, t.server_version, t.error, t.reported_at, g.version, g.applied,
             CASE WHEN t.suspended <> '' THEN t.suspended ELSE coalesce(
                 (SELECT s.refusal FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
                  WHERE s.target = t.name AND s.refusal <> '' AND a.connected_until > now() ORDER BY s.agent_id LIMIT 1), '') END AS refusal,
@@ -42,7 +42,10 @@ const LIST_TARGETS: Statement = Statement::new(
                 AS pending,
             (SELECT count(*) FROM dunlin_controller.agent_targets s
              JOIN dunlin_controller.agents a ON a.id = s.agent_id
-             WHERE s.target = t.name AND a.connected_until > now()) AS agents
+             WHERE s.target = t.name AND a.connected_until > now()) AS agents,
+            t.suspended = '' AND EXISTS (
+                SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+                WHERE s.target = t.name AND s.reachable AND a.connected_until > now()) AS reachable
      FROM dunlin_controller.targets t
      CROSS JOIN LATERAL (SELECT coalesce(max(version), 0) AS version, count(*) AS applied
                          FROM dunlin_controller.target_registry WHERE target = t.name) g

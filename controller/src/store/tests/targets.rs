@@ -1,4 +1,7 @@
+use std::time::Duration;
+
 use futures::future::{join, join_all};
+use tokio::time::sleep;
 
 use super::super::following::Sight;
 use super::lab::{Lab, atomic, done, failed, id, main};
@@ -194,6 +197,20 @@ async fn a_target_is_reached_as_long_as_one_agent_reaches_it() {
     assert_eq!(told.server_version, "15");
     let fleet = lab.store.fleet(&main()).await.unwrap();
     assert_eq!((fleet.reaching, fleet.error.as_str()), (0, "no route"));
+}
+
+#[tokio::test]
+async fn an_agent_that_has_just_connected_is_waited_for_until_it_tells_what_it_sees() {
+    let lab = Lab::new().await;
+    let (agent, _welcomed) = lab.hello("x", &[]).await;
+    let fleet = lab.store.fleet(&main()).await.unwrap();
+    assert!(fleet.unreached(&main()).unwrap().contains("has just connected and looks at it now"), "{fleet:?}");
+    let told = async {
+        sleep(Duration::from_millis(100)).await;
+        lab.see(&agent, &[]).await;
+    };
+    let (fleet, ()) = join(lab.store.settled_fleet(&main()), told).await;
+    assert_eq!(fleet.unwrap().reaching, 1);
 }
 
 #[tokio::test]
