@@ -11,7 +11,7 @@
 //!
 //! Tables without triggers pay nothing for this, others one look at the catalog for each lease.
 
-use dunlin_shared::key::comparison::Operators;
+use dunlin_shared::key::comparison::operands;
 use dunlin_shared::key::{self, KeyBound, KeyColumn, KeyRange};
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::reading::{Change, Reading};
@@ -144,22 +144,20 @@ impl Guard {
             .map(|(place, column)| {
                 let values: Vec<String> =
                     keys.iter().filter_map(|key| key.get(place)).map(|value| quote_literal(value)).collect();
-                format!("pg_catalog.unnest(ARRAY[{}]::{}[])", values.join(", "), column.qualified_type())
+                // In the list of a SELECT, where a composite value stays one.
+                format!(
+                    "pg_catalog.unnest(ARRAY[{}]::{}[]) AS k{}",
+                    values.join(", "),
+                    column.qualified_type(),
+                    place + 1
+                )
             })
             .collect();
-        let operators = Operators::of(key);
-        let names: Vec<String> = (1..=key.len()).map(|number| format!("k{number}")).collect();
-        let equal: Vec<String> = key
-            .iter()
-            .zip(&names)
-            .map(|(column, name)| {
-                operators.write(&format!("t.{}", quote_ident(&column.name)), "=", &format!("k.{name}"))
-            })
-            .collect();
+        let equal: Vec<String> =
+            operands(key, "t").iter().zip(1..).map(|(column, place)| column.is("=", &format!("k.k{place}"))).collect();
         format!(
-            "SELECT pg_catalog.count(*) AS {MATCHING} FROM ROWS FROM ({}) AS k({}) JOIN {} AS t ON {}",
+            "SELECT pg_catalog.count(*) AS {MATCHING} FROM (SELECT {}) AS k JOIN {} AS t ON {}",
             arrays.join(", "),
-            names.join(", "),
             table.source(),
             equal.join(" AND ")
         )

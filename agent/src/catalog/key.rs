@@ -2,7 +2,8 @@
 //!
 //! Walking needs an order that PostgreSQL can read from an index in which every row stands exactly once: unique, of all rows,
 //! of NOT NULL columns, in the columns' own order (their collation, ascending, the type's default order). The predicate of a
-//! batch compares with `>` and `<=` of the columns, which is that order and no other.
+//! batch compares with the operators of the index's operator class, which is that order and no other. What runs with them runs as the
+//! agent: so they, their functions and the class belong to a superuser, an extension or the agent's own role.
 
 use dunlin_shared::key::KeyColumn;
 use tokio_postgres::Client;
@@ -34,6 +35,11 @@ struct IndexColumn {
     not_null: bool,
     ascending: bool,
     default_order: bool,
+    /// The schema of the operators `<`, `<=`, `=`, `>=` and `>` of the operator class. `None` where they are in several, or have other
+    /// names.
+    operators: Option<String>,
+    /// What of the operator class belongs to somebody else, and to whom.
+    foreign: Option<String>,
 }
 
 // From PostgreSQL 18 on, a column whose NOT NULL was never validated counts as not null and can hold NULL all the same.
@@ -45,7 +51,25 @@ SELECT x.relname, i.indisprimary, i.indisunique, i.indisvalid, i.indimmediate, i
            SELECT FROM pg_constraint c
            WHERE c.conrelid = a.attrelid AND c.contype = 'n' AND c.conkey = ARRAY[a.attnum] AND NOT c.convalidated),
        (i.indoption[s.n] & 1) = 0,
-       o.opcdefault AND (a.attcollation IS NULL OR i.indcollation[s.n] = a.attcollation)
+       o.opcdefault AND (a.attcollation IS NULL OR i.indcollation[s.n] = a.attcollation),
+       (SELECT CASE WHEN count(*) = 5 THEN min(n.nspname) END
+        FROM pg_amop p JOIN pg_operator f ON f.oid = p.amopopr JOIN pg_namespace n ON n.oid = f.oprnamespace
+        WHERE p.amopfamily = o.opcfamily AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
+        AND p.amoppurpose = 's' AND f.oprname = ('{<,<=,=,>=,>}'::text[])[p.amopstrategy]
+        HAVING count(DISTINCT n.oid) = 1),
+       (SELECT min(format('the %s %s, which belongs to the role %I', w.kind, w.what, pg_get_userbyid(w.owner)))
+        FROM (SELECT 'operator class' AS kind, format('%I', o.opcname) AS what, 'pg_opclass'::regclass AS class, o.oid, o.opcowner AS owner
+              UNION ALL SELECT 'operator', p.amopopr::regoperator::text, 'pg_operator'::regclass, f.oid, f.oprowner
+              FROM pg_amop p JOIN pg_operator f ON f.oid = p.amopopr
+              WHERE p.amopfamily = o.opcfamily AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
+              UNION ALL SELECT 'function', r.oid::regprocedure::text, 'pg_proc'::regclass, r.oid, r.proowner
+              FROM pg_proc r WHERE r.oid IN (
+                  SELECT f.oprcode FROM pg_amop p JOIN pg_operator f ON f.oid = p.amopopr
+                  WHERE p.amopfamily = o.opcfamily AND p.amoplefttype = o.opcintype AND p.amoprighttype = o.opcintype
+                  UNION SELECT c.amproc FROM pg_amproc c
+                  WHERE c.amprocfamily = o.opcfamily AND c.amproclefttype = o.opcintype AND c.amprocrighttype = o.opcintype)) w
+        WHERE NOT EXISTS (SELECT FROM pg_roles u WHERE u.oid = w.owner AND (u.rolsuper OR u.rolname = current_user))
+        AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = w.class AND d.objid = w.oid AND d.deptype = 'e'))
 FROM pg_index i
 JOIN pg_class x ON x.oid = i.indexrelid
 JOIN pg_am m ON m.oid = x.relam
@@ -81,6 +105,8 @@ pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -
             not_null: row.try_get(9)?,
             ascending: row.try_get(10)?,
             default_order: row.try_get(11)?,
+            operators: row.try_get(12)?,
+            foreign: row.try_get(13)?,
         };
         match indexes.last_mut() {
             Some(last) if last.first().is_some_and(|first| first.index == column.index) => last.push(column),
@@ -93,7 +119,13 @@ pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -
 fn choose(table: &str, indexes: &[Vec<IndexColumn>], wanted: &[String]) -> Result<Key, Error> {
     if wanted.is_empty() {
         let primary = indexes.iter().find(|index| index.iter().any(|column| column.primary));
-        return primary.and_then(|index| key_of(index)).ok_or_else(|| Error::NoPrimaryKey(table.to_owned()))?;
+        let primary = primary.ok_or_else(|| Error::NoPrimaryKey(table.to_owned()))?;
+        let columns = || primary.iter().filter_map(|column| column.column.as_deref()).collect::<Vec<_>>().join(", ");
+        if let Some(why) = primary.iter().find_map(other_operators) {
+            let why = format!("{why}; choose other columns with `key = [...]`");
+            return Err(Error::Unusable { table: table.to_owned(), columns: columns(), why });
+        }
+        return key_of(primary).ok_or_else(|| Error::NoPrimaryKey(table.to_owned()))?;
     }
     let unusable = |why: String| Error::Unusable { table: table.to_owned(), columns: wanted.join(", "), why };
     let same_set = |index: &&Vec<IndexColumn>| {
@@ -149,13 +181,32 @@ fn fault(index: &[IndexColumn]) -> Option<String> {
         if !column.default_order {
             return Some(format!("has the column `{name}` in another order or collation than the column's own"));
         }
+        if let Some(why) = other_operators(column) {
+            return Some(format!("cannot be compared with: {why}"));
+        }
     }
     None
+}
+
+/// Why a column cannot be compared as its index does.
+fn other_operators(column: &IndexColumn) -> Option<String> {
+    let name = column.column.as_deref().unwrap_or_default();
+    if let Some(foreign) = &column.foreign {
+        return Some(format!(
+            "the column `{name}` is compared by {foreign}: what that role makes of it would run as the agent; it must belong to a              superuser, an extension or the agent's role"
+        ));
+    }
+    column.operators.is_none().then(|| {
+        format!("the operators of the operator class of the column `{name}` are not `<`, `<=`, `=`, `>=` and `>` of one schema")
+    })
 }
 
 /// `None` for an index over an expression.
 fn key_of(index: &[IndexColumn]) -> Option<Result<Key, Error>> {
     let names = index.iter().map(|column| column.column.as_deref()).collect::<Option<Vec<_>>>()?;
-    let columns = names.iter().zip(index).map(|(name, column)| KeyColumn::parse(name, &column.type_name));
+    let columns = names.iter().zip(index).map(|(name, column)| {
+        KeyColumn::parse(name, &column.type_name)
+            .map(|parsed| KeyColumn { operators: column.operators.clone(), ..parsed })
+    });
     Some(columns.collect::<Result<_, _>>().map(|columns| Key { columns }).map_err(Error::from))
 }

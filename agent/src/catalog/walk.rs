@@ -3,7 +3,7 @@
 //! Keys leave PostgreSQL as text, written in one way only ([`limits::WALK`]), and come back as literals with their type. The
 //! comparison is always PostgreSQL's: this program never orders keys.
 
-use dunlin_shared::key::comparison::{self, Operators};
+use dunlin_shared::key::comparison;
 use dunlin_shared::key::{KeyBound, KeyColumn};
 use dunlin_shared::sql::quote_ident;
 use tokio_postgres::SimpleQueryMessage;
@@ -61,7 +61,7 @@ impl Walk<'_> {
             table = self.table.source(),
             order = self.descending(),
         );
-        let messages = connection.simple_query(&format!("{};{};{sql}", self.enter(), limits::WALK)).await?;
+        let messages = connection.simple_query(&format!("{};{};{sql}", self.frame.see(), limits::WALK)).await?;
         // Statements of the agent come next.
         connection.batch_execute(&self.frame.settings(Durability::AtCommit)).await?;
         Ok(rows(&messages).into_iter().next().map(KeyBound))
@@ -124,8 +124,7 @@ impl Walk<'_> {
             first = self.condition(low, Some(high)),
             next_names = numbered("s").join(", "),
             further = comparison::ordered(
-                Operators::of(self.key),
-                &comparison::names(self.key, "t"),
+                &comparison::operands(self.key, "t"),
                 Some(&numbered("g")),
                 Some(&comparison::literals(self.key, high)),
                 comparison::shared_columns(low, Some(high)),
@@ -137,20 +136,11 @@ impl Walk<'_> {
     pub(super) fn condition(&self, low: Option<&KeyBound>, high: Option<&KeyBound>) -> String {
         let literals = |bound| comparison::literals(self.key, bound);
         comparison::ordered(
-            Operators::of(self.key),
-            &comparison::names(self.key, "t"),
+            &comparison::operands(self.key, "t"),
             low.map(literals).as_deref(),
             high.map(literals).as_deref(),
             comparison::shared_columns(low, high),
         )
-    }
-
-    /// The way in: under the agent's own names, unless the types of the key have operators in other schemas.
-    fn enter(&self) -> String {
-        match Operators::of(self.key) {
-            Operators::BuiltIn => self.frame.see().to_owned(),
-            Operators::Found => self.frame.enter(),
-        }
     }
 
     /// The columns of the key under the names `k1`, `k2`, ....
@@ -171,7 +161,7 @@ impl Walk<'_> {
         connection: &mut Connection,
         sql: &str,
     ) -> Result<Vec<Vec<String>>, tokio_postgres::Error> {
-        let begin = format!("{};{}", self.frame.begin(Durability::Later), self.enter());
+        let begin = format!("{};{}", self.frame.begin(Durability::Later), self.frame.see());
         let answer = connection.begin(&format!("{begin};{};{sql};COMMIT", limits::WALK)).await;
         match answer {
             Ok(messages) => {

@@ -158,7 +158,9 @@ impl Again {
 fn noted(key: &Value) -> Option<Key> {
     let text = |column: &Value, field| column.get(field).and_then(Value::as_str).map(str::to_owned);
     let columns = key.get("columns")?.as_array()?.iter();
-    let columns = columns.map(|column| KeyColumn::parse(&text(column, "name")?, &text(column, "type")?).ok());
+    let columns = columns.map(|column| {
+        KeyColumn::with_operators(&text(column, "name")?, &text(column, "type")?, &text(column, "operators")?).ok()
+    });
     Some(Key { columns: columns.collect::<Option<_>>()? })
 }
 
@@ -195,8 +197,8 @@ fn read(step: &Step, place: &Place) -> Result<(BatchSql, Reading), Error> {
 
 /// A table and its key as the checkpoint of a plan keeps them.
 pub(super) fn stored(table: &Table, key: &Key) -> Value {
-    let columns: Vec<Value> =
-        key.columns.iter().map(|column| json!({"name": column.name, "type": column.type_name.as_str()})).collect();
+    let column = |column: &KeyColumn| json!({"name": column.name, "type": column.type_name.as_str(), "operators": column.operators});
+    let columns: Vec<Value> = key.columns.iter().map(column).collect();
     json!({"table": table.quoted(), "oid": table.oid, "only": table.only, "columns": columns})
 }
 

@@ -20,6 +20,9 @@ pub struct KeyColumn {
     pub name: String,
     /// The type.
     pub type_name: TypeName,
+    /// The schema of the operators that compare it, not quoted, where the catalog has told. Who has no catalog at hand leaves it open:
+    /// then comparisons find them as any statement does, unless the type is PostgreSQL's own.
+    pub operators: Option<String>,
 }
 
 impl KeyColumn {
@@ -33,13 +36,16 @@ impl KeyColumn {
             let rule = "1 character at least, and none that PostgreSQL cannot store";
             return Err(ids::Error { text: name.chars().take(100).collect(), what: "the name of a column", rule });
         }
-        Ok(Self { name: name.to_owned(), type_name })
+        let operators = is_built_in(&type_name).then(|| "pg_catalog".to_owned());
+        Ok(Self { name: name.to_owned(), type_name, operators })
     }
 
-    /// True for a type of PostgreSQL's own, whose operators are, too. A type of another schema is written with that.
-    #[must_use]
-    pub fn is_built_in(&self) -> bool {
-        !self.type_name.as_str().contains('.')
+    /// The same, with the schema of its operators.
+    ///
+    /// # Errors
+    /// Those of [`parse`](Self::parse).
+    pub fn with_operators(name: &str, type_name: &str, operators: &str) -> Result<Self, ids::Error> {
+        Ok(Self { operators: Some(operators.to_owned()), ..Self::parse(name, type_name)? })
     }
 
     /// The type so that it means the same in any session, whatever its `search_path`.
@@ -62,12 +68,17 @@ impl KeyColumn {
         ];
         let type_name = self.type_name.as_str();
         let first = type_name.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
-        if self.is_built_in() && !WORDS.contains(&first) {
+        if is_built_in(&self.type_name) && !WORDS.contains(&first) {
             format!("pg_catalog.{type_name}")
         } else {
             type_name.to_owned()
         }
     }
+}
+
+/// True for a type of PostgreSQL's own. A type of another schema is written with that.
+fn is_built_in(type_name: &TypeName) -> bool {
+    !type_name.as_str().contains('.')
 }
 
 /// The columns of a key with their types, for messages.

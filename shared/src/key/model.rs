@@ -4,7 +4,6 @@ use std::collections::BTreeSet;
 
 use proptest::prelude::*;
 
-use super::comparison::Operators;
 use super::*;
 use crate::postgres::{self, throwaway};
 
@@ -33,7 +32,7 @@ fn predicate(columns: &[KeyColumn], range: &KeyRange, stripe: Option<Stripe>, qu
 }
 
 #[test]
-fn what_is_postgresqls_own_is_written_with_its_schema_and_what_is_not_is_found() {
+fn operators_are_written_with_their_schema_and_found_only_where_nobody_has_told_it() {
     let stripe = Some(Stripe { of: 4, first: 1, end: 3 });
     let uuid = super::predicate(&[column("id", "uuid")], &range(None, &["a"]), stripe, "");
     let dealt = "pg_catalog.abs(pg_catalog.hash_record_extended(ROW(\"id\"), 0) OPERATOR(pg_catalog.%) 4)";
@@ -48,7 +47,23 @@ fn what_is_postgresqls_own_is_written_with_its_schema_and_what_is_not_is_found()
     assert_eq!(time, "(\"at\" OPERATOR(pg_catalog.<=) 'a'::timestamp with time zone)");
     let columns = [column("a", "integer"), column("name", "public.citext")];
     let citext = super::predicate(&columns, &range(Some(&["1", "b"]), &["1", "x"]), None, "");
-    assert_eq!(citext, "(\"a\" = '1'::integer AND \"name\" > 'b'::public.citext AND \"name\" <= 'x'::public.citext)");
+    assert_eq!(
+        plain(&citext),
+        "(\"a\" = '1'::integer AND \"name\" > 'b'::public.citext AND \"name\" <= 'x'::public.citext)"
+    );
+    let told = KeyColumn::with_operators("name", "public.citext", "My schema").unwrap();
+    let citext = super::predicate(std::slice::from_ref(&told), &range(None, &["x"]), None, "");
+    assert_eq!(citext, "(\"name\" OPERATOR(\"My schema\".<=) 'x'::public.citext)");
+    let mixed = [column("a", "integer"), told.clone(), told];
+    let row = |operator, values: &[&str]| {
+        let values: Vec<String> = values.iter().map(|value| (*value).to_owned()).collect();
+        let (columns, high) = (comparison::operands(&mixed, ""), (operator == "<=").then_some(values.as_slice()));
+        plain(&comparison::ordered(&columns, high.is_none().then_some(&values), high, 0)).replace("\"My schema\".", "")
+    };
+    assert_eq!(
+        row("<=", &["1", "b", "c"]).replace("OPERATOR(", "").replace(')', ""),
+        "(\"a\" < 1 OR \"a\" = 1 AND ROW(\"name\", \"name\" <= ROW(b, c AND \"a\" <= 1"
+    );
 }
 
 #[test]
@@ -133,13 +148,13 @@ fn leading_columns_that_are_the_same_at_both_ends_are_equal_to_that() {
 #[test]
 fn a_walk_has_bounds_of_the_first_column_that_differs_beside_the_row() {
     let columns = [column("a", "int"), column("b", "int"), column("c", "int")];
-    let names = comparison::names(&columns, "");
+    let names = comparison::operands(&columns, "");
     let ordered = |low: Option<&[&str]>, high: Option<&[&str]>| {
         let (low, high) = (low.map(bound), high.map(bound));
         let literals = |bound: &KeyBound| comparison::literals(&columns, bound);
         let shared = comparison::shared_columns(low.as_ref(), high.as_ref());
         let (low, high) = (low.as_ref().map(literals), high.as_ref().map(literals));
-        let ordered = comparison::ordered(Operators::of(&columns), &names, low.as_deref(), high.as_deref(), shared);
+        let ordered = comparison::ordered(&names, low.as_deref(), high.as_deref(), shared);
         plain(&ordered).replace("::int", "").replace('"', "")
     };
     assert_eq!(ordered(None, None), "true");

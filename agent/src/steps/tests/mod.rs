@@ -17,6 +17,7 @@ mod mending;
 mod newer;
 mod no_transaction;
 mod notices;
+mod operators;
 mod plan;
 mod planner;
 mod pooler;
