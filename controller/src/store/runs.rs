@@ -3,13 +3,13 @@
 //! A run that has begun is worked on while a task of it is leased, and in no other case. Otherwise its next task says what it waits for.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use dunlin_shared::ids::{MigrationId, TargetName, TransformName};
 use dunlin_shared::migration::SqlPlace;
 use futures::future::try_join;
 use serde_json::{Map, Value};
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
