@@ -262,6 +262,12 @@ CREATE TABLE dunlin_controller.tasks (
     -- What its holder waits for in the target, NULL until it has told that; and how far PostgreSQL is with its statement.
     waits text,
     activity jsonb,
+    -- The last sign of life of the task: what its holder has counted, and when that changed.
+    alive bigint NOT NULL DEFAULT 0,
+    alive_at timestamptz NOT NULL DEFAULT now(),
+    -- Who gave it back, let it run out or stood still with it, and until when others go first.
+    passed_over text,
+    passed_over_until timestamptz,
     rows bigint NOT NULL DEFAULT 0 CHECK (rows >= 0),
     rows_walked bigint NOT NULL DEFAULT 0 CHECK (rows_walked >= 0),
     granted_at timestamptz,
@@ -282,6 +288,7 @@ CREATE TABLE dunlin_controller.tasks (
     -- However long the history is: what has been claimed lies at the head of tasks_ready until it is vacuumed.
     autovacuum_vacuum_scale_factor = 0.01, autovacuum_vacuum_threshold = 1000
 );
+CREATE INDEX tasks_passed_over ON dunlin_controller.tasks (passed_over_until) WHERE state = 'ready' AND passed_over IS NOT NULL;
 -- What heartbeats change, expires_at and the counts, is in no index: each would be written anew with every heartbeat.
 -- No task, and no range, twice in a run.
 CREATE UNIQUE INDEX tasks_natural ON dunlin_controller.tasks (run_id, step, range);

@@ -21,6 +21,11 @@ pub struct Config {
     #[arg(long, env = "DUNLIN_LEASE_TTL", default_value = "30s", value_name = "DURATION", value_parser = ttl)]
     pub lease_ttl: Duration,
 
+    /// How long a lease may be renewed without a sign of life of its task before another agent gets it, where another can take it; 0 leaves
+    /// it with its holder.
+    #[arg(long, env = "DUNLIN_STUCK_AFTER", default_value = "15m", value_name = "DURATION", value_parser = stuck_after)]
+    pub stuck_after: Duration,
+
     /// How many connections to the database are kept at most, besides one for listening.
     #[arg(long, env = "DUNLIN_DATABASE_CONNECTIONS", default_value_t = 10, value_name = "NUMBER",
           value_parser = clap::value_parser!(u16).range(2..=1000))]
@@ -39,6 +44,16 @@ fn keep(text: &str) -> Result<Duration, String> {
         Ok(keep)
     } else {
         Err("it must be 1s to 100 years, or 0".to_owned())
+    }
+}
+
+fn stuck_after(text: &str) -> Result<Duration, String> {
+    let after =
+        humantime::parse_duration(text).map_err(|error| format!("{error}; write it like 15m, or 0 for never"))?;
+    if after.is_zero() || (Duration::from_secs(2)..=Duration::from_secs(366 * 24 * 3600)).contains(&after) {
+        Ok(after)
+    } else {
+        Err("it must be 2s to 1 year, or 0".to_owned())
     }
 }
 

@@ -20,16 +20,19 @@ pub(crate) struct Replica {
     pub(crate) hub: Hub,
     pub(crate) lanes: Lanes,
     pub(crate) heartbeats: Heartbeats,
+    /// How long a lease may be renewed without a sign of life of its task; zero for ever.
+    pub(crate) stuck_after: Duration,
 }
 
 impl Replica {
-    pub(crate) fn new(store: Store) -> Self {
+    pub(crate) fn new(store: Store, stuck_after: Duration) -> Self {
         Self {
             store,
             signals: Signals::default(),
             hub: Hub::default(),
             lanes: Lanes::default(),
             heartbeats: Heartbeats::default(),
+            stuck_after,
         }
     }
 

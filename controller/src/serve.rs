@@ -82,7 +82,7 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     let store = Store::new(&config.database_url, config.database_connections.into(), config.lease_ttl)?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
     let (reporter, health) = tonic_health::server::health_reporter();
-    let replica = Arc::new(Replica::new(store.clone()));
+    let replica = Arc::new(Replica::new(store.clone(), config.stuck_after));
     report_health(&reporter, ServingStatus::NotServing).await;
 
     let tasks = TaskTracker::new();

@@ -60,6 +60,8 @@ struct Progress {
     /// What the target had walked of the task when the lease took it.
     before: OnceLock<i64>,
     state: Mutex<(String, Option<Activity>)>,
+    /// Counts signs of life.
+    alive: AtomicI64,
 }
 
 #[derive(Debug)]
@@ -263,7 +265,10 @@ impl Book {
     /// All leases with their progress, when there is something new to tell about at least one.
     pub(crate) fn news(&self) -> Option<Vec<LeaseProgress>> {
         let mut inner = self.lock();
-        let told = |(id, entry): (&LeaseId, &Entry)| entry.told.as_ref() == Some(&entry.now(*id));
+        // Signs of life go with the next heartbeat, and are no reason for one.
+        let told = |(id, entry): (&LeaseId, &Entry)| {
+            entry.told.as_ref().is_some_and(|told| *told == LeaseProgress { alive: told.alive, ..entry.now(*id) })
+        };
         let news = inner.leases.iter().any(|(id, entry)| !entry.finished && !told((id, entry)));
         news.then(|| inner.leases.iter_mut().map(|(id, entry)| entry.tell(*id)).collect())
     }
@@ -280,7 +285,7 @@ const STOPPING: &str = "the agent stops";
 
 impl Entry {
     fn now(&self, id: LeaseId) -> LeaseProgress {
-        let Progress { rows, rows_walked, before, state } = &*self.progress;
+        let Progress { rows, rows_walked, before, state, alive } = &*self.progress;
         let (waits, activity) = state.lock().unwrap_or_else(PoisonError::into_inner).clone();
         LeaseProgress {
             lease: Some(id.into()),
@@ -289,6 +294,7 @@ impl Entry {
             rows_walked_before: before.get().copied().unwrap_or(0),
             waits,
             activity,
+            alive: alive.load(Ordering::Relaxed),
         }
     }
 
@@ -360,6 +366,11 @@ impl Lease {
     /// Notes what the task waits for, and how far PostgreSQL is with its statement.
     pub(crate) fn state(&self, waits: Option<String>, activity: Option<Activity>) {
         *self.progress.state.lock().unwrap_or_else(PoisonError::into_inner) = (waits.unwrap_or_default(), activity);
+    }
+
+    /// Notes a sign of life of the task.
+    pub(crate) fn alive(&self) {
+        self.progress.alive.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The rows changed and walked that were noted last.

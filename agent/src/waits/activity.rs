@@ -33,17 +33,23 @@ const VIEWS: &str = "
         CASE phase WHEN 'acquiring sample rows' THEN sample_blks_total END, 'blocks'
     FROM pg_stat_progress_analyze";
 
-/// Looks how far the session that works for a lease is. `None` where PostgreSQL does not say.
+/// Looks whether the session that works for a lease executes something, and how far it is: `None` where PostgreSQL does not say.
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(super) async fn activity(client: &Client, application: &str) -> Result<Option<Activity>, tokio_postgres::Error> {
+pub(super) async fn activity(
+    client: &Client,
+    application: &str,
+) -> Result<(bool, Option<Activity>), tokio_postgres::Error> {
     let sql = format!(
-        "SELECT p.phase, coalesce(p.done, 0), coalesce(p.total, 0), p.unit FROM ({VIEWS}) AS p JOIN pg_stat_activity AS a USING (pid)
-         WHERE a.application_name = {} AND p.phase IS NOT NULL LIMIT 1",
+        "SELECT p.phase, coalesce(p.done, 0), coalesce(p.total, 0), p.unit, a.state = 'active'
+         FROM pg_stat_activity AS a LEFT JOIN ({VIEWS}) AS p USING (pid)
+         WHERE a.application_name = {} ORDER BY p.phase IS NULL, a.state = 'active' DESC LIMIT 1",
         quote_literal(application)
     );
-    Ok(rows(client, &sql).await?.first().and_then(read))
+    let rows = rows(client, &sql).await?;
+    let first = rows.first();
+    Ok((first.is_some_and(|row| row.get(4) == Some("t")), first.and_then(read)))
 }
 
 fn read(row: &SimpleQueryRow) -> Option<Activity> {

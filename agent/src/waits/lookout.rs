@@ -33,6 +33,8 @@ const STANDBY: Duration = Duration::from_secs(1);
 struct Sight {
     standby_since: Option<Instant>,
     activity: Option<Activity>,
+    /// True when the session of the task was last seen to execute something, or to wait.
+    works: bool,
     looked: Option<Instant>,
 }
 
@@ -48,6 +50,7 @@ pub(crate) async fn lookout(context: &Context) -> Infallible {
             // What it waited for it has got.
             drop(context.waits.take());
             sight = Sight::default();
+            context.lease.alive();
             context.lease.state(context.waits.said(), None);
             continue;
         }
@@ -57,13 +60,21 @@ pub(crate) async fn lookout(context: &Context) -> Infallible {
             }
             match &client {
                 Some(client) => look(context, client, &name, &mut sight).await,
-                None => Ok(()),
+                None => {
+                    sight.works = true;
+                    Ok(())
+                }
             }
         })
         .await;
         if !matches!(seen, Ok(Ok(()))) {
             // It is no use any more; the next look makes another one.
             client = None;
+            // What cannot be seen is not held against the task.
+            sight.works = true;
+        }
+        if sight.works {
+            context.lease.alive();
         }
         let standby = sight.standby_since.is_some_and(|since| since.elapsed() >= STANDBY);
         let standby = standby.then(|| "for a standby to confirm a commit (synchronous_standby_names)".to_owned());
@@ -86,7 +97,7 @@ async fn look(context: &Context, client: &Client, name: &str, sight: &mut Sight)
         _ => context.waits.over(),
     }
     if sight.looked.is_none_or(|looked| looked.elapsed() >= PROGRESS) {
-        sight.activity = activity(client, name).await?;
+        (sight.works, sight.activity) = activity(client, name).await?;
         sight.looked = Some(Instant::now());
     }
     Ok(())

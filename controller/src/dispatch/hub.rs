@@ -107,20 +107,22 @@ pub(crate) fn offers(connections: Vec<Arc<Connection>>) -> Vec<Offer> {
 
 /// What the agents could take on, by target.
 pub(crate) fn demands(offers: &[Offer]) -> Vec<Demand> {
-    let mut by_target: BTreeMap<&TargetName, (usize, BTreeSet<&String>)> = BTreeMap::new();
+    let mut by_target: BTreeMap<&TargetName, (usize, BTreeSet<&String>, Vec<AgentId>)> = BTreeMap::new();
     for offer in offers {
         for target in offer.reached.iter() {
-            let (free, transforms) = by_target.entry(target).or_default();
+            let (free, transforms, agents) = by_target.entry(target).or_default();
+            agents.push(offer.connection.agent().clone());
             *free += offer.free;
             transforms.extend(offer.connection.transforms());
         }
     }
     by_target
         .into_iter()
-        .map(|(target, (free, transforms))| Demand {
+        .map(|(target, (free, transforms, agents))| Demand {
             target: target.clone(),
             transforms: transforms.into_iter().cloned().collect(),
             free: i32::try_from(free).unwrap_or(i32::MAX),
+            agents,
         })
         .collect()
 }
@@ -137,8 +139,13 @@ pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assi
             let able = offers.iter().enumerate().filter(|(_, offer)| offer.can_do(kind.0, kind.1));
             able.map(|(place, offer)| Reverse((offer.held, place))).collect()
         });
+        let mut aside = None;
         while let Some(Reverse((held, place))) = able.pop() {
             let offer = &mut offers[place];
+            if candidate.passed_over.as_ref() == Some(offer.connection.agent()) {
+                aside = Some(Reverse((held, place)));
+                continue;
+            }
             if offer.free == 0 {
                 continue;
             }
@@ -157,6 +164,7 @@ pub(crate) fn assign(offers: &mut [Offer], candidates: &[Candidate]) -> Vec<Assi
             });
             break;
         }
+        able.extend(aside);
     }
     assignments
 }
@@ -189,6 +197,7 @@ mod tests {
             id: TaskId(id),
             target: TargetName::parse(target).unwrap(),
             transform: transform.map(|name| TransformName::parse(name).unwrap()),
+            passed_over: None,
         }
     }
 
@@ -209,6 +218,18 @@ mod tests {
         let tasks: Vec<_> = (1..=4).map(|id| task(id, "main", None)).collect();
         let given = assign(&mut offers, &tasks);
         assert_eq!(given.iter().filter(|one| one.agent.as_str() == "b").count(), 2);
+    }
+
+    #[test]
+    fn a_task_does_not_go_back_to_the_agent_that_let_it_go_and_others_do() {
+        let mut offers = offers(vec![agent("a", 1, &["main"], &[]), agent("b", 2, &["main"], &[])]);
+        let tasks: Vec<_> = (1..=4).map(|id| task(id, "main", None)).collect();
+        let passed_over: Vec<_> =
+            tasks.into_iter().map(|task| Candidate { passed_over: AgentId::parse("b").ok(), ..task }).collect();
+        let given = assign(&mut offers, &passed_over[..2]);
+        assert_eq!(given.iter().map(|one| (one.id.0, one.agent.as_str())).collect::<Vec<_>>(), [(1, "a")]);
+        let given = assign(&mut offers, &[passed_over[2].clone(), task(5, "main", None)]);
+        assert_eq!(given.iter().map(|one| (one.id.0, one.agent.as_str())).collect::<Vec<_>>(), [(5, "b")]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The one loop of a replica that watches the clock: the database's, and only for what is due.
 //!
-//! It sleeps until the next lease expires, the next task has rested, or the next agent is to be missed, and is woken when
+//! Now and then it looks for leases that are renewed and stand still, too. Otherwise it sleeps until the next lease expires, the next task has rested, or the next agent is to be missed, and is woken when
 //! something becomes due earlier. All replicas do this; whoever comes first does the work, and the others find nothing.
 //!
 //! After the database, or this replica, was away, leases may have run out although their agents live: nobody could take in
@@ -23,6 +23,9 @@ const BREATH: Duration = Duration::from_millis(20);
 /// The rest after a failure, and when what is due is in the hands of another replica.
 const REST: Duration = Duration::from_millis(200);
 
+/// The shortest and the longest time between two looks for leases that stand still.
+const STUCK: (Duration, Duration) = (Duration::from_millis(500), SWEEP);
+
 /// The longest that a replica may be behind the others in noticing that the database is there again.
 const BEHIND: Duration = Duration::from_secs(2);
 
@@ -41,8 +44,9 @@ async fn forever(replica: &Replica) {
             return;
         }
         let mut back = Instant::now();
+        let mut stuck = Stuck { after: replica.stuck_after, looked: back };
         while *availability.borrow_and_update() == Availability::Available {
-            if let Err(error) = look(replica, back).await {
+            if let Err(error) = look(replica, back, &mut stuck).await {
                 tracing::debug!(%error, "nothing could be looked at");
                 sleep(REST).await;
                 back = Instant::now();
@@ -56,17 +60,38 @@ fn grace(replica: &Replica) -> Duration {
     BEHIND + replica.heartbeat_interval() * 2 + REST
 }
 
+/// The look for leases that stand still.
+struct Stuck {
+    after: Duration,
+    looked: Instant,
+}
+
+impl Stuck {
+    fn round(&self) -> Duration {
+        if self.after.is_zero() { STUCK.1 } else { (self.after / 4).clamp(STUCK.0, STUCK.1) }
+    }
+
+    async fn look(&mut self, replica: &Replica) -> Result<(), store::Error> {
+        if !self.after.is_zero() && self.looked.elapsed() >= self.round() {
+            self.looked = Instant::now();
+            replica.wake(&replica.store.take_from_stuck(self.after).await?);
+        }
+        Ok(())
+    }
+}
+
 /// `back` is when the database was there again: leases are excused for some time after it.
-async fn look(replica: &Replica, back: Instant) -> Result<(), store::Error> {
+async fn look(replica: &Replica, back: Instant, stuck: &mut Stuck) -> Result<(), store::Error> {
     let start = Instant::now();
     let grace = grace(replica);
     let excused = grace.saturating_sub(back.elapsed()).max(replica.heartbeats.excused(grace).unwrap_or_default());
     if excused.is_zero() {
         replica.wake(&replica.store.expire().await?);
+        stuck.look(replica).await?;
     }
     replica.signals.dispatch();
     // Whatever is granted from now on lives for a whole time to live: until then only what stands now can be due.
-    let longest = replica.store.lease_ttl().min(SWEEP);
+    let longest = replica.store.lease_ttl().min(stuck.round());
     let due = replica.store.next_due().await?.unwrap_or(longest).min(longest);
     let rest = if due.is_zero() { REST } else { due };
     let rest = if excused.is_zero() { rest } else { rest.min(excused) };

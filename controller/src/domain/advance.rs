@@ -77,6 +77,8 @@ pub struct Task {
     pub rest: Option<Duration>,
     /// Why, in words; empty where nothing was said.
     pub rests: String,
+    /// True when its holder gave it back, and others are to go first.
+    pub passed_over: bool,
     /// The rows that a range holds.
     pub rows_total: i64,
 }

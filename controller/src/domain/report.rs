@@ -114,6 +114,8 @@ pub struct Progress {
     pub waits: String,
     /// How far PostgreSQL is with the statement.
     pub activity: Option<Activity>,
+    /// A number that changes while the task gives signs of life.
+    pub alive: i64,
 }
 
 impl Progress {

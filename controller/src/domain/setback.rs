@@ -195,6 +195,7 @@ pub(super) fn release(
             Severity::Warning
         }
     };
+    task.passed_over = true;
     let message = format!("{} of {} was given back: {message}", describe(run, task), run.migration);
     changes.events.push(about_task(run, task, Type::LeaseReleased, severity, message).with("epoch", lease.epoch.0));
     Ok(())

@@ -86,6 +86,7 @@ fn task(id: i64, new: &NewTask) -> Task {
         counted: Counted::default(),
         rest: None,
         rests: String::new(),
+        passed_over: false,
         rows_total: new.range.as_ref().map_or(0, |range| range.rows_total),
     }
 }

@@ -88,6 +88,7 @@ pub(crate) fn progress_in(progress: &v1::LeaseProgress) -> Option<(Lease, Progre
         counted: counted(progress.rows, progress.rows_walked, progress.rows_walked_before),
         waits: clean(&progress.waits),
         activity: progress.activity.as_ref().map(activity_in),
+        alive: progress.alive,
     };
     Some((lease_in(progress.lease.as_ref())?, told))
 }

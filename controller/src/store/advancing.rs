@@ -16,6 +16,7 @@ use tokio_postgres::types::Json;
 
 use super::database::Store;
 use super::error::Error;
+use super::leases::OTHERS_FIRST;
 use super::session::{Session, Statement};
 use crate::domain::ending::Endings;
 use crate::domain::report::Counted;
@@ -172,6 +173,7 @@ pub(super) fn read_task(row: &Row) -> Result<Task, Error> {
         counted: Counted { rows: row.get("rows"), rows_walked: row.get("rows_walked"), rows_walked_before: 0 },
         rest: None,
         rests: String::new(),
+        passed_over: false,
         rows_total: row.get("rows_total"),
     })
 }
@@ -204,6 +206,7 @@ struct TaskRow<'a> {
     rows_walked: i64,
     rest: f64,
     rests: &'a str,
+    passed_over: bool,
 }
 
 pub(super) const WRITE_TASKS: Statement = Statement::new(
@@ -218,10 +221,12 @@ pub(super) const WRITE_TASKS: Statement = Statement::new(
          agent_id = CASE WHEN n.state = 'leased' THEN t.agent_id END,
          expires_at = CASE WHEN n.state = 'leased' THEN t.expires_at END,
          run_at = clock_timestamp() + make_interval(secs => n.rest), delayed = n.rest > 0, rests = n.rests,
+         passed_over = CASE WHEN n.passed_over THEN t.agent_id ELSE t.passed_over END,
+         passed_over_until = CASE WHEN n.passed_over THEN clock_timestamp() + make_interval(secs => n.rest + $2) ELSE t.passed_over_until END,
          ended_at = CASE WHEN n.state IN ('done', 'failed', 'cancelled') THEN clock_timestamp() END
      FROM jsonb_to_recordset($1) AS n (id bigint, state text, epoch bigint, attempts int, passing bigint, crashes int,
          standstills int, endings bigint, postponed int,
-         priority smallint, rows bigint, rows_walked bigint, rest float8, rests text)
+         priority smallint, rows bigint, rows_walked bigint, rest float8, rests text, passed_over boolean)
      WHERE t.id = n.id",
 );
 
@@ -246,9 +251,10 @@ pub(super) async fn write_tasks(session: &Session, tasks: &[&Task]) -> Result<()
             rows_walked: task.counted.rows_walked,
             rest: task.rest.unwrap_or(Duration::ZERO).as_secs_f64(),
             rests: if task.rest.is_some() { &task.rests } else { "" },
+            passed_over: task.passed_over,
         })
         .collect();
-    session.execute(&WRITE_TASKS, &[&Json(rows)]).await.map(drop)
+    session.execute(&WRITE_TASKS, &[&Json(rows), &OTHERS_FIRST]).await.map(drop)
 }
 
 #[derive(Debug, Serialize)]

@@ -38,6 +38,8 @@ pub struct Demand {
     pub transforms: Vec<String>,
     /// Free slots.
     pub free: i32,
+    /// The agents that have them.
+    pub agents: Vec<AgentId>,
 }
 
 /// A ready task that is locked for this replica.
@@ -49,6 +51,8 @@ pub struct Candidate {
     pub target: TargetName,
     /// The code that it needs.
     pub transform: Option<TransformName>,
+    /// An agent that it is not given to, since it let it go a moment ago and others can take it.
+    pub passed_over: Option<AgentId>,
 }
 
 /// Which agent gets a task.
@@ -110,13 +114,18 @@ pub struct Round {
 
 pub(super) const CANDIDATES: Statement = Statement::new(
     "candidates",
-    "SELECT t.id, t.target, t.transform
-     FROM jsonb_to_recordset($1) AS d (target text, transforms text[], free int)
+    "SELECT t.id, t.target, t.transform, t.passed_over
+     FROM jsonb_to_recordset($1) AS d (target text, transforms text[], free int, agents text[])
      CROSS JOIN LATERAL (
-         SELECT id, target, transform FROM dunlin_controller.tasks
+         SELECT id, target, transform, CASE WHEN passed_over_until > clock_timestamp() THEN passed_over END AS passed_over
+         FROM dunlin_controller.tasks w
          WHERE target = d.target AND state = 'ready' AND run_at <= clock_timestamp()
            AND (SELECT suspended FROM dunlin_controller.targets WHERE name = d.target) = ''
            AND (transform IS NULL OR transform = ANY (d.transforms))
+           AND NOT (passed_over IS NOT NULL AND passed_over_until > clock_timestamp() AND d.agents <@ ARRAY[passed_over]
+                    AND EXISTS (SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+                                WHERE s.target = d.target AND s.agent_id <> w.passed_over AND s.reachable AND a.connected_until > now()
+                                AND (w.transform IS NULL OR w.transform = ANY (a.transforms))))
          ORDER BY priority, run_at, id LIMIT d.free
          FOR NO KEY UPDATE SKIP LOCKED
      ) t",
@@ -135,7 +144,8 @@ pub(super) const GRANT: Statement = Statement::new(
          UPDATE dunlin_controller.tasks t
          SET state = 'leased', epoch = t.epoch + 1, agent_id = n.agent,
              expires_at = clock_timestamp() + make_interval(secs => $2),
-             granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false, rests = '', waits = NULL, activity = NULL
+             granted_at = coalesce(t.granted_at, clock_timestamp()), delayed = false, rests = '', waits = NULL, activity = NULL,
+             alive = 0, alive_at = clock_timestamp()
          FROM n
          WHERE t.id = n.id AND (SELECT r.state FROM dunlin_controller.runs r WHERE r.id = t.run_id) = 'running'
          RETURNING t.id, t.epoch, t.agent_id, t.target, t.run_id, t.kind, t.step, t.range, t.range_low, t.range_high,
@@ -208,6 +218,11 @@ fn candidate(row: &Row) -> Result<Candidate, Error> {
         id: TaskId(row.get("id")),
         target: target(row.get("target"))?,
         transform: transform.map_err(|error| unknown("tasks.transform", &error.to_string()))?,
+        passed_over: row
+            .get::<_, Option<String>>("passed_over")
+            .map(AgentId::parse)
+            .transpose()
+            .map_err(|error| unknown("tasks.passed_over", &error.to_string()))?,
     })
 }
 

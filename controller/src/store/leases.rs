@@ -35,6 +35,7 @@ struct ProgressRow {
     waits: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     activity: Option<Activity>,
+    alive: i64,
 }
 
 /// Figures of a task never fall. Only ranges and single SQL steps are counted; see `domain::advance`.
@@ -43,9 +44,9 @@ const RENEW: Statement = Statement::new(
     sampled!(
         "WITH named AS (
          SELECT * FROM jsonb_to_recordset($1) AS n (id bigint, epoch bigint, rows bigint, rows_walked bigint, before bigint, waits text,
-             activity jsonb)
+             activity jsonb, alive bigint)
      ), held AS (
-         SELECT t.id, t.epoch, t.run_id, t.step, t.target, t.revoked, n.waits, n.activity,
+         SELECT t.id, t.epoch, t.run_id, t.step, t.target, t.revoked, n.waits, n.activity, n.alive,
                 t.waits IS DISTINCT FROM n.waits OR t.activity IS DISTINCT FROM n.activity AS told,
                 CASE WHEN t.kind = 'range' THEN least(greatest(n.rows_walked - t.rows_walked, 0), greatest(n.before - t.rows_walked, 0))
                      ELSE 0 END AS before,
@@ -57,7 +58,8 @@ const RENEW: Statement = Statement::new(
      ), renewed AS (
          UPDATE dunlin_controller.tasks t
          SET expires_at = clock_timestamp() + make_interval(secs => $2), rows = t.rows + h.rows,
-             rows_walked = t.rows_walked + h.rows_walked, waits = h.waits, activity = h.activity
+             rows_walked = t.rows_walked + h.rows_walked, waits = h.waits, activity = h.activity, alive = h.alive,
+             alive_at = CASE WHEN h.alive <> t.alive OR h.rows + h.rows_walked > 0 THEN clock_timestamp() ELSE t.alive_at END
          FROM held h WHERE t.id = h.id
      ), moved AS (
          SELECT run_id, step, sum(rows)::bigint AS rows, sum(rows_walked)::bigint AS rows_walked, sum(before)::bigint AS before
@@ -88,7 +90,8 @@ const EXPIRE: Statement = Statement::new(
      UPDATE dunlin_controller.tasks t
      SET state = CASE WHEN t.revoked THEN 'cancelled' ELSE 'ready' END,
          ended_at = CASE WHEN t.revoked THEN clock_timestamp() END,
-         agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false, rests = ''
+         agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false, rests = '',
+         passed_over = gone.agent_id, passed_over_until = clock_timestamp() + make_interval(secs => $1)
      FROM gone, dunlin_controller.runs r
      WHERE t.id = gone.id AND r.id = t.run_id
      RETURNING t.revoked, t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
@@ -103,12 +106,17 @@ const LOSE_AGENTS: Statement = Statement::new(
      RETURNING id",
 );
 
+/// How long a task waits for another agent than the one that let it go, in seconds.
+pub(super) const OTHERS_FIRST: f64 = 2.0;
+
 const NEXT_DUE: Statement = Statement::new(
     "next_due",
     "SELECT extract(epoch FROM least(
          (SELECT min(expires_at) FROM dunlin_controller.tasks WHERE state = 'leased'),
          (SELECT min(run_at) FROM dunlin_controller.tasks
           WHERE state = 'ready' AND delayed AND run_at > clock_timestamp()),
+         (SELECT min(passed_over_until) FROM dunlin_controller.tasks
+          WHERE state = 'ready' AND passed_over IS NOT NULL AND passed_over_until > clock_timestamp()),
          (SELECT min(connected_until) FROM dunlin_controller.agents WHERE has_stream)
      ) - clock_timestamp())::float8 AS seconds",
 );
@@ -145,7 +153,7 @@ impl Store {
         }
         let named: Vec<ProgressRow> = once
             .into_iter()
-            .map(|(lease, Progress { counted, waits, activity })| ProgressRow {
+            .map(|(lease, Progress { counted, waits, activity, alive })| ProgressRow {
                 id: lease.task.0,
                 epoch: lease.epoch.0,
                 rows: counted.rows,
@@ -153,6 +161,7 @@ impl Store {
                 before: counted.rows_walked_before,
                 waits,
                 activity,
+                alive,
             })
             .collect();
         let (named, ttl) = (Json(named), self.ttl_seconds());
@@ -189,7 +198,8 @@ impl Store {
         let session = self.session().await?;
         session.prepare(&[&EXPIRE, &LOSE_AGENTS]).await?;
         let (_, expired, lost) =
-            try_join3(session.begin(), session.query(&EXPIRE, &[]), session.query(&LOSE_AGENTS, &[])).await?;
+            try_join3(session.begin(), session.query(&EXPIRE, &[&OTHERS_FIRST]), session.query(&LOSE_AGENTS, &[]))
+                .await?;
         if expired.is_empty() && lost.is_empty() {
             session.roll_back().await?;
             return Ok(Vec::new());
@@ -224,6 +234,11 @@ impl Store {
 }
 
 fn expired_event(row: &Row) -> Result<Event, Error> {
+    lost_event(row, "was not heard of in time")
+}
+
+/// The event of a lease that its agent has lost, and why.
+pub(super) fn lost_event(row: &Row, why: &str) -> Result<Event, Error> {
     let agent: String = row.get("agent_id");
     let agent = AgentId::parse(agent).map_err(|error| unknown("tasks.agent_id", &error.to_string()))?;
     let step = row.get::<_, Option<String>>("step").unwrap_or_default();
@@ -232,7 +247,7 @@ fn expired_event(row: &Row) -> Result<Event, Error> {
     let part = if range > 0 { "a range of step" } else { "step" };
     let what = if step.is_empty() { whole.to_owned() } else { format!("{part} {step:?} of {whole}") };
     let then = if row.get("revoked") { "its run has failed" } else { "whoever is free goes on with it" };
-    let message = format!("agent {agent}, which works on {what}, was not heard of in time: {then}");
+    let message = format!("agent {agent}, which works on {what}, {why}: {then}");
     Ok(Event::new(EventType::LeaseExpired, Severity::Warning, message)
         .of_target(&target(row.get("target"))?)
         .of_migration(&migration(row.get("migration_id"))?)

@@ -26,6 +26,7 @@ pub mod runs;
 mod schema;
 mod session;
 mod starting;
+mod stuck;
 pub mod targets;
 #[cfg(test)]
 mod tests;

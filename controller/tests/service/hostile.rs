@@ -162,14 +162,15 @@ fn heartbeat() -> impl Strategy<Value = v1::Heartbeat> {
         total,
         unit,
     });
-    let progress = (lease(), number(), number(), number(), text(), prop::option::of(activity)).prop_map(
-        |(lease, rows, rows_walked, rows_walked_before, waits, activity)| v1::LeaseProgress {
+    let progress = (lease(), number(), number(), number(), text(), prop::option::of(activity), number()).prop_map(
+        |(lease, rows, rows_walked, rows_walked_before, waits, activity, alive)| v1::LeaseProgress {
             lease,
             rows,
             rows_walked,
             rows_walked_before,
             waits,
             activity,
+            alive,
         },
     );
     prop::collection::vec(progress, 0..40).prop_map(|leases| v1::Heartbeat { leases })
@@ -491,4 +492,32 @@ async fn requests_beyond_the_limits_are_refused() {
             assert!(known.contains(&status.code()), "{status:?}");
         }
     }
+}
+
+#[tokio::test]
+async fn an_agent_that_only_renews_its_leases_loses_them_to_one_that_works() {
+    let url = database().await;
+    // For the time of some heartbeats after its start a controller excuses everybody.
+    let controller = Controller::start_with(&url, Duration::from_secs(3)).await;
+    controller.serving(true).await;
+    controller.register(&[atomic("a", 1, &[])]).await.unwrap();
+    let mut idle = Agent::connect(&controller, "idle", 1).await;
+    let run = controller.run_one("a").await.unwrap().run.unwrap();
+    let held = idle.grant().await;
+    let mut honest = Agent::connect(&controller, "honest", 1).await;
+    let granted = timeout(SOON, async {
+        loop {
+            idle.beat(&held, 0).await;
+            honest.say(Say::Heartbeat(v1::Heartbeat::default())).await;
+            if let Ok(granted) = timeout(Duration::from_millis(300), honest.grant()).await {
+                return granted;
+            }
+        }
+    });
+    let granted = granted.await.expect("the lease goes to the other agent");
+    assert_eq!(granted.lease.unwrap().epoch, held.lease.unwrap().epoch + 1);
+    let told = async { while idle.beat(&held, 0).await.lost != [held.lease.unwrap()] {} };
+    timeout(SOON, told).await.expect("it is told");
+    honest.done(&granted, 0).await;
+    controller.reaches(run.id, RunState::Succeeded).await;
 }

@@ -50,6 +50,7 @@ impl Controller {
             database_url: url.to_owned(),
             listen: address,
             lease_ttl,
+            stuck_after: Duration::from_secs(2),
             database_connections: 8,
             keep: Duration::ZERO,
         };

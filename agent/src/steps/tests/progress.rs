@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use async_trait::async_trait;
 use dunlin_proto::v1::{LeaseProgress, StepKind};
 use dunlin_shared::postgres::throwaway::Server;
+use tokio_postgres::Transaction;
 
 use crate::testing::{Lab, batch_step, connect, range_task, sql_step, statement_task};
+use crate::transform::{self, Batch, Outcome, Transform};
 use crate::worker;
 
 /// Waits until what would be told of the newest lease is so.
@@ -76,6 +79,48 @@ async fn a_vacuum_tells_how_much_of_the_table_it_has_scanned() {
     tokio::select! {
         () = worker::work(lab.context_of(1, &task), task.clone()) => panic!("it was not seen"),
         () = scanned => {}
+    }
+}
+
+struct Hangs;
+
+#[async_trait]
+impl Transform for Hangs {
+    async fn apply(&self, _: &Batch, _: &Transaction<'_>) -> Result<Outcome, transform::Error> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_statement_that_postgresql_executes_is_a_sign_of_life_and_code_that_hangs_is_none() {
+    let mut lab = filled().await;
+    let sleeps = statement_task(sql_step("SELECT pg_sleep(60)"));
+    tokio::select! {
+        () = worker::work(lab.context_of(1, &sleeps), sleeps.clone()) => panic!("it sleeps"),
+        () = told(&lab, |told| told.alive > 10) => {}
+    }
+    lab.transform("hangs", Hangs);
+    let step = dunlin_proto::v1::Step {
+        kind: StepKind::Transform.into(),
+        transform: "hangs".to_owned(),
+        ..batch_step("t", "", 10, 100, 0)
+    };
+    let planned = lab.plan(&step).await;
+    let hangs = range_task(&step, &planned, &planned.ranges[0]);
+    let alive =
+        || lab.book().all().into_iter().max_by_key(|told| told.lease.map(|lease| lease.task_id)).map(|told| told.alive);
+    let stands_still = async {
+        loop {
+            let before = alive();
+            tokio::time::sleep(Duration::from_secs(2)).await;
+            if before.is_some() && alive() == before {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = worker::work(lab.context_of(2, &hangs), hangs.clone()) => panic!("it hangs"),
+        stands = tokio::time::timeout(Duration::from_secs(60), stands_still) => stands.unwrap(),
     }
 }
 

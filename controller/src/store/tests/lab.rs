@@ -195,7 +195,7 @@ async fn open(url: &str) -> Store {
 }
 
 pub(super) async fn claim(store: &Store, worker: &Worker, free: i32) -> Vec<Granted> {
-    let demands = [Demand { target: main(), transforms: Vec::new(), free }];
+    let demands = [Demand { target: main(), transforms: Vec::new(), free, agents: vec![worker.id.clone()] }];
     let round = store
         .claim(&demands, |candidates| {
             candidates

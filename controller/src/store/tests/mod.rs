@@ -11,4 +11,5 @@ mod reports;
 mod retention;
 mod schedule;
 mod schema;
+mod stuck;
 mod targets;
