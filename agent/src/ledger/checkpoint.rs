@@ -68,6 +68,15 @@ impl State {
             Self::Done => "done",
         }
     }
+
+    /// Reads the word. One that this agent does not know is never taken for one that it knows.
+    pub(super) fn read(word: &str) -> Result<Self, Error> {
+        [Self::Open, Self::Done].into_iter().find(|state| state.as_str() == word).ok_or_else(|| {
+            Error::Damaged(format!(
+                "a checkpoint has the state {word:?}: a newer agent has written it, or somebody by hand"
+            ))
+        })
+    }
 }
 
 /// What a lease claims.
@@ -232,7 +241,7 @@ fn read(row: &Row) -> Result<Checkpoint, Error> {
     let state: &str = row.try_get(1)?;
     Ok(Checkpoint {
         fresh: row.try_get(0)?,
-        state: if state == "done" { State::Done } else { State::Open },
+        state: State::read(state)?,
         untouched: false,
         key: row.try_get(2)?,
         cursor: row.try_get(3)?,

@@ -27,6 +27,8 @@ mod schema;
 mod steps;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod versions;
 
 pub(crate) use advance::{Advance, Advanced, PREPARED as PREPARED_ADVANCE, to_prepare};
 pub(crate) use checkpoint::{Address, Checkpoint, Claim, Kind, Stale, State, Taken, anything_begun, held, look, take};

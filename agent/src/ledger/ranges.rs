@@ -6,7 +6,7 @@ use serde_json::Value;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
-use super::{Address, Error};
+use super::{Address, Error, State};
 use crate::own;
 
 /// A range that a plan has cut.
@@ -88,7 +88,7 @@ fn json(bound: &KeyBound) -> String {
 pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
     let rows = own::query(
         client,
-        "SELECT range, low, high, rows_total, state = 'done', rows, rows_walked FROM dunlin.checkpoints
+        "SELECT range, low, high, rows_total, state, rows, rows_walked FROM dunlin.checkpoints
              WHERE migration = $1 AND step = $2 AND range > $3 ORDER BY range LIMIT 1000",
         &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT), (&after, Type::INT4)],
     )
@@ -104,7 +104,7 @@ pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) ->
                     },
                     rows_total: row.try_get(3)?,
                 },
-                done: row.try_get(4)?,
+                done: State::read(row.try_get(4)?)? == State::Done,
                 rows: row.try_get(5)?,
                 rows_walked: row.try_get(6)?,
             })
@@ -120,7 +120,7 @@ pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result
     let row = client
         .query_typed_one(
             "SELECT count(*) FROM dunlin.checkpoints
-             WHERE migration = $1 AND step = $2 AND range > 0 AND state = 'open'",
+             WHERE migration = $1 AND step = $2 AND range > 0 AND state <> 'done'",
             &[(&plan.migration.as_str(), Type::TEXT), (&plan.step_text(), Type::TEXT)],
         )
         .await?;

@@ -144,7 +144,7 @@ pub(crate) async fn unfinished_steps(
              WHERE NOT EXISTS (SELECT FROM dunlin.checkpoints c
                                WHERE c.migration = $1 AND c.step = s.name AND c.range = 0 AND c.state = 'done')
                 OR EXISTS (SELECT FROM dunlin.checkpoints c
-                           WHERE c.migration = $1 AND c.step = s.name AND c.range > 0 AND c.state = 'open')
+                           WHERE c.migration = $1 AND c.step = s.name AND c.range > 0 AND c.state <> 'done')
              ORDER BY s.n",
             &[(&migration.as_str(), Type::TEXT), (&steps, Type::TEXT_ARRAY)],
         )

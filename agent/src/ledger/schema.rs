@@ -1,7 +1,7 @@
-//! The schema `dunlin` in a target: made when it is missing, by whichever agent comes first.
+//! The schema `dunlin` in a target: made when it is missing, and brought up to date when it is behind, by whichever agent comes first.
 //!
-//! A role that may not create schemas can work where someone else has made it, who must be trusted ([`Foreign`]). Later versions of the ledger only add to the
-//! schema, so a newer ledger than this agent's is no obstacle.
+//! A role that may not create schemas can work where someone else has made it, who must be trusted ([`Foreign`]). Each version of the ledger
+//! only adds to the one before, so a newer ledger than this agent's is no obstacle, unless it says that this agent is too old for it.
 
 use dunlin_shared::postgres::told_pid;
 use tokio_postgres::Client;
@@ -15,17 +15,29 @@ use crate::frame::OWN_PATH;
 use crate::limits::IDLE_LIMIT;
 use crate::own;
 
-const SCHEMA: &str = include_str!("schema.sql");
-const VERSION: i32 = 1;
+/// One version of the ledger, as what it adds to the one before.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Change {
+    /// The statements.
+    pub(super) sql: &'static str,
+    /// The tables that it makes.
+    pub(super) tables: &'static [&'static str],
+    /// The oldest version whose agents can work on it.
+    pub(super) oldest_reader: i32,
+}
+
+/// All versions, from 1 upwards. A change that has been released is never edited.
+pub(super) const CHANGES: [Change; 1] = [Change {
+    sql: include_str!("changes/1.sql"),
+    tables: &["checkpoints", "identity", "meta", "migrations_registry", "unlogged_witness"],
+    oldest_reader: 1,
+}];
 
 /// Serialises agents that prepare a target at the same time. Any number does that nothing else locks.
 pub(crate) const LOCK: i64 = 0x64_756e_6c69_6e01;
 
 /// The oldest server that has all that is used here (`hash_record_extended`).
 const OLDEST_SERVER: i32 = 140_000;
-
-/// What the ledger consists of.
-const TABLES: [&str; 5] = ["checkpoints", "identity", "meta", "migrations_registry", "unlogged_witness"];
 
 /// What an agent knows about the server of a target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -103,6 +115,42 @@ pub(crate) enum Error {
         .0.join(", ")
     )]
     Partial(Vec<String>),
+    /// It says of itself what cannot be read.
+    #[error(
+        "dunlin.meta in this database has no {name} that is a number (it has {value:?}): it was changed by hand and must be restored"
+    )]
+    Unsaid {
+        /// What it should say.
+        name: &'static str,
+        /// What it says.
+        value: String,
+    },
+    /// It is not for agents as old as this one.
+    #[error(
+        "the schema `dunlin` in this database is of version {version}, which needs agents that know version {oldest_reader}, and this agent \
+         knows version {known}: it needs a newer agent"
+    )]
+    Newer {
+        /// The version of the ledger.
+        version: i32,
+        /// The oldest version of agents that can work on it.
+        oldest_reader: i32,
+        /// The newest version that this agent knows.
+        known: i32,
+    },
+    /// The role may not change it.
+    #[error(
+        "the role `{role}` may not bring the schema `dunlin` in this database from version {from} to version {to}: start one agent of this \
+         version under the role that owns the schema; the others go on"
+    )]
+    NotUpgraded {
+        /// The role, quoted.
+        role: String,
+        /// The version of the ledger.
+        from: i32,
+        /// The version of this agent.
+        to: i32,
+    },
 }
 
 /// How a target was found.
@@ -112,6 +160,10 @@ pub(crate) struct Survey {
     pub(crate) facts: Facts,
     /// Whether it has the ledger.
     pub(crate) ledger: bool,
+    /// Whether that is of an earlier version than this agent's.
+    pub(crate) behind: bool,
+    /// Its version; 0 where there is none.
+    version: i32,
     role: String,
     database: String,
 }
@@ -120,22 +172,28 @@ const SURVEY: &str = "
 SELECT current_setting('server_version'), current_setting('server_version_num')::int, pg_is_in_recovery(),
        current_setting('transaction_read_only')::bool, quote_ident(current_user), quote_ident(current_database()),
        pg_backend_pid(),
-       ARRAY (SELECT t.name FROM unnest($1) AS t(name) WHERE NOT EXISTS (
+       ARRAY (SELECT t.name FROM unnest($1) AS t(name) WHERE EXISTS (
            SELECT FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
            WHERE n.nspname = 'dunlin' AND c.relname = t.name)),
        (SELECT coalesce(bool_and(has_schema_privilege(n.oid, 'USAGE') AND has_table_privilege(c.oid, 'SELECT')
                                  AND has_table_privilege(c.oid, 'INSERT') AND has_table_privilege(c.oid, 'UPDATE')
                                  AND has_table_privilege(c.oid, 'DELETE')), true)
         FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-        WHERE n.nspname = 'dunlin' AND c.relname IN ('checkpoints', 'identity', 'migrations_registry', 'unlogged_witness')),
+        WHERE n.nspname = 'dunlin' AND c.relname <> 'meta' AND c.relname = ANY ($1)),
        current_setting('server_encoding'),";
 
 /// Looks at a target and changes nothing. The ledger may belong to the role `owner`, too.
 ///
 /// # Errors
-/// The target is read-only, too old, has a ledger that is not whole, that others have a part in or that may not be used, or refuses.
+/// The target is read-only, too old, has a ledger that is not whole, that others have a part in, that may not be used or is not for this
+/// agent, or refuses.
 pub(crate) async fn survey(client: &Client, owner: Option<&str>) -> Result<Survey, Error> {
-    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&TABLES.as_slice(), Type::TEXT_ARRAY), (&owner, Type::TEXT)];
+    survey_for(client, owner, &CHANGES).await
+}
+
+pub(super) async fn survey_for(client: &Client, owner: Option<&str>, changes: &[Change]) -> Result<Survey, Error> {
+    let tables: Vec<&str> = changes.iter().flat_map(|change| change.tables).copied().collect();
+    let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&tables, Type::TEXT_ARRAY), (&owner, Type::TEXT)];
     let row = own::query_one(client, &format!("{SURVEY}{FOREIGN}"), &parameters).await?;
     let version: String = row.try_get(0)?;
     // Debian appends its own name: "15.18 (Debian 15.18-0+deb12u1)".
@@ -160,37 +218,90 @@ pub(crate) async fn survey(client: &Client, owner: Option<&str>) -> Result<Surve
     if !found.is_empty() {
         return Err(Error::Foreign { found, role });
     }
-    let missing: Vec<String> = row.try_get(7)?;
-    let ledger = missing.is_empty();
-    if !ledger && missing.len() < TABLES.len() {
+    let there: Vec<String> = row.try_get(7)?;
+    let known = last(changes);
+    if there.is_empty() {
+        return Ok(Survey { facts, ledger: false, behind: true, version: 0, role, database });
+    }
+    let has = |table: &&str| there.iter().any(|name| name == table);
+    let lacks = |version: i32| -> Vec<String> {
+        let wanted =
+            changes.iter().zip(1..).filter(|(_, number)| *number <= version).flat_map(|(change, _)| change.tables);
+        wanted.filter(|table| !has(table)).map(|table| (*table).to_owned()).collect()
+    };
+    if !has(&"meta") {
+        return Err(Error::Partial(lacks(1)));
+    }
+    let (version, oldest_reader) = match said(client).await {
+        Err(Error::Postgres(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
+            return Err(Error::NotGranted { role });
+        }
+        said => said?,
+    };
+    let missing = lacks(version);
+    if !missing.is_empty() {
         return Err(Error::Partial(missing));
     }
-    if ledger && !row.try_get::<_, bool>(8)? {
+    if oldest_reader > known {
+        return Err(Error::Newer { version, oldest_reader, known });
+    }
+    if !row.try_get::<_, bool>(8)? {
         return Err(Error::NotGranted { role });
     }
-    Ok(Survey { facts, ledger, role, database })
+    Ok(Survey { facts, ledger: true, behind: version < known, version, role, database })
 }
 
-/// Makes sure that the target has a ledger, and tells about its server. One that is made says that the data is `data`.
+/// The number of the last version.
+fn last(changes: &[Change]) -> i32 {
+    i32::try_from(changes.len()).unwrap_or(i32::MAX)
+}
+
+/// The version that the ledger has, and the oldest one whose agents can work on it.
+async fn said(client: &Client) -> Result<(i32, i32), Error> {
+    let sql = "SELECT (SELECT value FROM dunlin.meta WHERE name = 'ledger_version'),
+                      (SELECT value FROM dunlin.meta WHERE name = 'oldest_reader')";
+    let row = own::query_one(client, sql, &[]).await?;
+    let number = |place: usize, name| {
+        let value = row.try_get::<_, Option<String>>(place)?.unwrap_or_default();
+        match value.parse() {
+            Ok(number) if number >= 1 => Ok(number),
+            _ => Err(Error::Unsaid { name, value }),
+        }
+    };
+    Ok((number(0, "ledger_version")?, number(1, "oldest_reader")?))
+}
+
+/// Makes sure that the target has a ledger that is up to date, and tells about its server. One that is made says that the data is `data`.
 ///
 /// # Errors
-/// As [`survey`], or the ledger cannot be made.
+/// As [`survey`], or the ledger cannot be made or changed.
 pub(crate) async fn prepare(client: &Client, owner: Option<&str>, data: Uuid) -> Result<Facts, Error> {
-    let Survey { facts, ledger, role, database } = survey(client, owner).await?;
-    if ledger {
+    prepare_for(client, owner, data, &CHANGES).await
+}
+
+pub(super) async fn prepare_for(
+    client: &Client,
+    owner: Option<&str>,
+    data: Uuid,
+    changes: &[Change],
+) -> Result<Facts, Error> {
+    let Survey { facts, ledger, behind, version, role, database } = survey_for(client, owner, changes).await?;
+    if ledger && !behind {
         return Ok(facts);
     }
-    match create(client, data).await {
-        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => {
-            Err(Error::NotAllowed { role, database })
-        }
-        Err(error) => Err(error.into()),
+    match change(client, data, changes).await {
+        Err(Error::Postgres(error)) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(if ledger {
+            Error::NotUpgraded { role, from: version, to: last(changes) }
+        } else {
+            Error::NotAllowed { role, database }
+        }),
+        Err(error) => Err(error),
         // Somebody may have been faster with a schema of his own.
-        Ok(()) => Ok(survey(client, owner).await?.facts),
+        Ok(()) => Ok(survey_for(client, owner, changes).await?.facts),
     }
 }
 
-async fn create(client: &Client, data: Uuid) -> Result<(), tokio_postgres::Error> {
+async fn change(client: &Client, data: Uuid, changes: &[Change]) -> Result<(), Error> {
     client
         .batch_execute(&format!(
             "BEGIN ISOLATION LEVEL READ COMMITTED; {OWN_PATH}; SET LOCAL lock_timeout = '30s'; \
@@ -198,13 +309,14 @@ async fn create(client: &Client, data: Uuid) -> Result<(), tokio_postgres::Error
             IDLE_LIMIT.as_millis()
         ))
         .await?;
-    let done = create_locked(client, data).await;
+    let done = change_locked(client, data, changes).await;
     let end = if done.is_ok() { "COMMIT" } else { "ROLLBACK" };
     let ended = client.batch_execute(end).await;
-    done.and(ended)
+    done?;
+    Ok(ended?)
 }
 
-async fn create_locked(client: &Client, data: Uuid) -> Result<(), tokio_postgres::Error> {
+async fn change_locked(client: &Client, data: Uuid, changes: &[Change]) -> Result<(), Error> {
     // Another agent may have been first: then its commit is visible now that the lock is ours.
     // The catalog itself is read, since a name that was looked up before the wait is remembered as missing.
     let there = client
@@ -215,15 +327,36 @@ async fn create_locked(client: &Client, data: Uuid) -> Result<(), tokio_postgres
             &[],
         )
         .await?;
-    if there.try_get(0)? {
-        return Ok(());
-    }
+    let there: (bool, bool) = (there.try_get(0)?, there.try_get(1)?);
     // Who may not create schemas may not say IF NOT EXISTS either.
-    if !there.try_get::<_, bool>(1)? {
+    if !there.1 {
         client.batch_execute("CREATE SCHEMA dunlin").await?;
     }
-    client.batch_execute(SCHEMA).await?;
-    client.execute_typed("INSERT INTO dunlin.identity (data) VALUES ($1)", &[(&data, Type::UUID)]).await?;
-    tracing::info!(version = VERSION, "made the schema dunlin in the target");
+    let version = if there.0 {
+        let sql = "SELECT coalesce(max(value::int), 0) FROM dunlin.meta WHERE name = 'ledger_version'";
+        client.query_typed_one(sql, &[]).await?.try_get(0)?
+    } else {
+        0
+    };
+    for (change, number) in changes.iter().zip(1..).filter(|(_, number)| *number > version) {
+        client.batch_execute(change.sql).await?;
+        if number == 1 {
+            client.execute_typed("INSERT INTO dunlin.identity (data) VALUES ($1)", &[(&data, Type::UUID)]).await?;
+        }
+        client
+            .execute_typed(
+                "INSERT INTO dunlin.meta (name, value) VALUES ('ledger_version', $1), ('oldest_reader', $2)
+                 ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+                &[(&number.to_string(), Type::TEXT), (&change.oldest_reader.to_string(), Type::TEXT)],
+            )
+            .await?;
+    }
+    match version {
+        0 => tracing::info!(version = last(changes), "made the schema dunlin in the target"),
+        from if from < last(changes) => {
+            tracing::info!(from, to = last(changes), "brought the schema dunlin in the target up to date");
+        }
+        _ => {}
+    }
     Ok(())
 }

@@ -58,7 +58,7 @@ const COLUMNS: &str = "
 const JOINED: &str = "
     FROM dunlin.checkpoints s
     LEFT JOIN LATERAL (
-        SELECT count(*) FILTER (WHERE r.state = 'open') AS open, bool_or(r.batches > 0) AS touched, sum(r.rows) AS rows,
+        SELECT count(*) FILTER (WHERE r.state <> 'done') AS open, bool_or(r.batches > 0) AS touched, sum(r.rows) AS rows,
                sum(r.rows_walked) AS rows_walked, max(r.epoch) AS epoch
         FROM dunlin.checkpoints r WHERE r.migration = s.migration AND r.step = s.step AND r.range > 0
     ) r ON s.kind = 'plan'

@@ -21,7 +21,7 @@ fn address() -> Address {
     }
 }
 
-fn claim(epoch: i64, again: bool) -> Claim {
+pub(super) fn claim(epoch: i64, again: bool) -> Claim {
     Claim {
         address: address(),
         kind: Kind::Range,
@@ -37,7 +37,7 @@ fn claim(epoch: i64, again: bool) -> Claim {
 }
 
 /// A database with a table of one row and the checkpoint of one range.
-async fn lab() -> Lab {
+pub(super) async fn lab() -> Lab {
     let lab = Lab::new().await;
     lab.sql("CREATE TABLE t (n bigint); INSERT INTO t VALUES (5)").await;
     lab.sql(
@@ -48,12 +48,12 @@ async fn lab() -> Lab {
     lab
 }
 
-async fn begin(client: &Client) {
+pub(super) async fn begin(client: &Client) {
     let sql = Frame::new(Limits::default(), "mark".to_owned(), None).begin(Durability::Later);
     client.batch_execute(&sql).await.unwrap();
 }
 
-async fn take_and_commit(client: &Client, claim: &Claim) -> Taken {
+pub(super) async fn take_and_commit(client: &Client, claim: &Claim) -> Taken {
     begin(client).await;
     let taken = take(client, claim).await.unwrap();
     client.batch_execute(if matches!(taken, Taken::Mine(_)) { "COMMIT" } else { "ROLLBACK" }).await.unwrap();

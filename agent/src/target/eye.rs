@@ -211,6 +211,9 @@ impl Eye {
         if is_target {
             if !*raised {
                 client.opening();
+                if survey.behind && survey.ledger {
+                    ledger::prepare(client, owner, Uuid::nil()).await?;
+                }
                 let (line, mark) = ledger::raise(client).await.map_err(lost)?;
                 client.closed();
                 (found.line, found.mark) = (line, Some(mark));

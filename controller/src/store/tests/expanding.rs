@@ -11,6 +11,9 @@ use std::path::{Path, PathBuf};
 use squawk_syntax::SourceFile;
 use squawk_syntax::ast::{AddColumn, AlterTableAction, AstNode, Constraint, Stmt};
 
+/// The ledger's versions, from here.
+const LEDGER: &str = "../agent/src/ledger/changes";
+
 /// Why a text is no expansion; empty when it is one.
 fn objections(sql: &str) -> Vec<String> {
     let parsed = SourceFile::parse(sql);
@@ -99,6 +102,31 @@ fn every_migration_of_the_controllers_schema_behind_the_first_only_expands_it() 
     for (place, file) in files.iter().enumerate().filter(|(place, _)| *place != first) {
         let found = objections(&std::fs::read_to_string(file).unwrap());
         assert!(found.is_empty(), "{place}: {}: {found:#?}", file.display());
+    }
+}
+
+/// Agents of several versions work on the ledger of a target, as controllers do on their own schema.
+#[test]
+fn every_change_of_the_ledger_behind_the_first_only_expands_it() {
+    let files = files(LEDGER, "sql");
+    assert!(files[0].ends_with("1.sql"), "{files:?}");
+    for file in &files[1..] {
+        let found = objections(&std::fs::read_to_string(file).unwrap());
+        assert!(found.is_empty(), "{}: {found:#?}", file.display());
+    }
+}
+
+/// A list could never grow: neither schema is ever narrowed or widened where it is.
+#[test]
+fn no_column_has_a_list_of_the_words_that_it_may_hold() {
+    for file in [files("migrations", "sql"), files(LEDGER, "sql")].concat() {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for (number, line) in text.lines().enumerate() {
+            let list = line.split_once("CHECK (").and_then(|(_, check)| check.split_once(" IN ('"));
+            let of_a_column = list.is_some_and(|(name, _)| name.chars().all(|c| c.is_ascii_lowercase() || c == '_'));
+            let alone = line.trim_end_matches(',').ends_with("'))");
+            assert!(!(of_a_column && alone), "{}:{}: {line}", file.display(), number + 1);
+        }
     }
 }
 
