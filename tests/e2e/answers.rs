@@ -7,7 +7,7 @@ use dunlin_tests::fleet::Fleet;
 /// An agent has threads and stacks, which take address space and no memory.
 const MEMORY: u32 = 700;
 
-fn migration(id: &str, version: u32, rest: &str) -> String {
+fn migration(id: &str, version: i64, rest: &str) -> String {
     format!("id = \"{id}\"\nname = \"{id}\"\ndescription = \"It returns much.\"\nversion = {version}\n{rest}\n")
 }
 

@@ -68,21 +68,21 @@ sql   = "UPDATE users SET role = 'teacher' WHERE role = 'instructor' AND :batch"
 );
 
 /// A migration of one SQL statement, without quotes in it, without dependencies.
-pub(crate) fn trivial(id: &str, version: u32, sql: &str) -> String {
+pub(crate) fn trivial(id: &str, version: i64, sql: &str) -> String {
     trivial_after(id, version, &[], sql)
 }
 
 /// A migration of one SQL statement, without quotes in it, that runs after others.
-pub(crate) fn trivial_after(id: &str, version: u32, run_after: &[&str], sql: &str) -> String {
+pub(crate) fn trivial_after(id: &str, version: i64, run_after: &[&str], sql: &str) -> String {
     format!("{}run_after = {run_after:?}\n\n[[step]]\nname = \"only\"\nsql = \"{sql}\"\n", head(id, version))
 }
 
 /// A migration of one batched step, called `only`.
-pub(crate) fn batched(id: &str, version: u32, batch: &str, sql: &str) -> String {
+pub(crate) fn batched(id: &str, version: i64, batch: &str, sql: &str) -> String {
     format!("{}\n[[step]]\nname = \"only\"\nbatch = {{ {batch} }}\nsql = \"{sql}\"\n", head(id, version))
 }
 
 /// The fields that every definition has.
-pub(crate) fn head(id: &str, version: u32) -> String {
+pub(crate) fn head(id: &str, version: i64) -> String {
     format!("id = \"{id}\"\nversion = {version}\nname = \"A test\"\ndescription = \"For a test.\"\n")
 }

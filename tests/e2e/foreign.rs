@@ -143,7 +143,7 @@ async fn buf_curl_needs_nothing_but_the_address() {
     until("the target has version 3", async || {
         let answer = call("dunlin.v1.RegistryService/GetSchemaVersion", r#"{"target":"main"}"#).await;
         let answer: serde_json::Value = serde_json::from_str(&answer).unwrap();
-        (answer["version"] == 3).then_some(())
+        (answer["version"] == "3").then_some(())
     })
     .await;
 }
@@ -169,7 +169,7 @@ async fn grpcurl_needs_nothing_but_the_address() {
     let watched = call("dunlin.v1.RunService/WatchRuns", &watch).await;
     assert!(watched.contains("RUN_STATE_SUCCEEDED"), "{watched}");
     let version = call("dunlin.v1.RegistryService/GetSchemaVersion", r#"{"target":"main"}"#).await;
-    assert_eq!(serde_json::from_str::<serde_json::Value>(&version).unwrap()["version"], 4);
+    assert_eq!(serde_json::from_str::<serde_json::Value>(&version).unwrap()["version"], "4");
 }
 
 #[tokio::test]

@@ -238,7 +238,7 @@ async fn a_wrong_step_that_a_check_shows_is_mended_and_carried_out_again() {
 #[tokio::test]
 async fn a_repetition_of_steps_that_do_not_say_that_they_may_be_repeated_is_asked_for_twice() {
     let fleet = Fleet::start().await;
-    let migration = |id: &str, version: u32, more: &str| {
+    let migration = |id: &str, version: i64, more: &str| {
         format!("{}\n[[step]]\nname = \"insert\"\n{more}sql = \"SELECT 1\"\n", head(id, version))
     };
     fleet

@@ -10,7 +10,7 @@ INSERT INTO users SELECT i, i - 100, CASE WHEN i % 3 = 0 THEN 'x' ELSE 'y' END F
 CREATE TABLE l (user_id bigint, v int); INSERT INTO l SELECT i, i FROM generate_series(1, 400, 2) i;
 CREATE TABLE copies (user_id bigint, v int)";
 
-fn walking(id: &str, version: u32, more: &str, sql: &str) -> String {
+fn walking(id: &str, version: i64, more: &str, sql: &str) -> String {
     let batch = "batch = { table = \"users\", size = 20, range = 100, stripes = 1 }";
     format!("{}[[step]]\nname = \"walk\"\n{batch}\n{more}\nsql = '''{sql}'''\n", head(id, version))
 }

@@ -123,3 +123,26 @@ async fn runs_that_wait_for_an_agent_do_not_freeze_the_registry() {
         fleet.main().value("SELECT data_type FROM information_schema.columns WHERE table_name = 'one'").await;
     assert_eq!(kind, "bigint");
 }
+
+#[tokio::test]
+async fn versions_may_be_times() {
+    let fleet = Fleet::start().await;
+    fleet
+        .register(&[
+            ("a.toml", &trivial("a", 20_240_101_123_456, "CREATE TABLE a (id int)")),
+            ("b.toml", &trivial("b", 9_007_199_254_740_991, "CREATE TABLE b (id int)")),
+        ])
+        .await;
+    let _done = fleet.dunlin(&["run", "a"]).await.ended(0);
+    let _version = fleet.dunlin(&["version"]).await.ended(0).says(&["main is at schema version 20240101123456"]);
+    let _done = fleet.dunlin(&["run", "--pending"]).await.ended(0);
+    let json = fleet.dunlin(&["version", "--output", "json"]).await.ended(0).json();
+    assert_eq!(json["version"], "9007199254740991");
+    let _list = fleet.dunlin(&["list"]).await.ended(0).says(&["20240101123456", "9007199254740991"]);
+    let stored: Vec<i64> =
+        fleet.main().value("SELECT array_agg(version ORDER BY version) FROM dunlin.migrations_registry").await;
+    assert_eq!(stored, [20_240_101_123_456, 9_007_199_254_740_991]);
+    fleet.write("c.toml", &trivial("c", 9_007_199_254_740_992, "SELECT 1"));
+    let _refused =
+        fleet.dunlin(&["check", "migrations"]).await.ended(2).says(&["c.toml", "9007199254740992 is not a version"]);
+}

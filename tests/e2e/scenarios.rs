@@ -222,7 +222,7 @@ async fn a_cycle_is_printed() {
 #[tokio::test]
 async fn two_hundred_small_migrations_are_brought_up_in_one_go() {
     let fleet = Fleet::start().await;
-    for i in 1..=100_u32 {
+    for i in 1..=100_i64 {
         fleet.write(&format!("t{i}.toml"), &trivial(&format!("table-{i}"), i, &format!("CREATE TABLE t{i} (id int)")));
         let id = format!("column-{i}");
         let sql = format!("ALTER TABLE t{i} ADD COLUMN n int");

@@ -182,7 +182,7 @@ pub(crate) async fn record(
             &sql,
             &[
                 (&migration.id, Type::TEXT),
-                (&migration.version, Type::INT4),
+                (&migration.version, Type::INT8),
                 (&migration.name, Type::TEXT),
                 (&migration.description, Type::TEXT),
                 (&migration.checksum, Type::TEXT),

@@ -33,7 +33,7 @@ struct Document {
 #[derive(Debug, Serialize)]
 struct Checked {
     id: String,
-    version: i32,
+    version: i64,
     atomic: bool,
     steps: usize,
     checksum: String,

@@ -8,6 +8,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use dunlin_shared::ids::MigrationId;
+use dunlin_shared::migration::Version;
 
 use crate::error::Error;
 use crate::output::Output;
@@ -37,8 +38,8 @@ pub(crate) fn execute(args: &Args, output: &Output) -> Result<(), Error> {
         )));
     }
     let last = others.iter().max_by_key(|other| other.version);
-    let version = last.map_or(0, |last| last.version).checked_add(1).filter(|version| *version <= i64::from(i32::MAX));
-    let version = version.ok_or_else(|| Error::Usage("there is no version left above the highest".to_owned()))?;
+    let version = Version::new(last.map_or(0, |last| last.version).saturating_add(1));
+    let version = version.map_err(|_| Error::Usage("there is no version left above the highest".to_owned()))?.get();
     let path = args.dir.join(format!("{id}.toml"));
     write(&path, &text(&id, version, last.and_then(|last| last.id.as_deref())))?;
     let answer = serde_json::json!({"id": id.to_string(), "version": version, "file": path.display().to_string()});

@@ -193,7 +193,7 @@ pub struct Applied {
     /// The migration's id, as the target has it.
     pub id: String,
     /// The version.
-    pub version: i32,
+    pub version: i64,
     /// The name.
     pub name: String,
     /// The checksum of the definition that was applied.

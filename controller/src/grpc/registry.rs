@@ -79,7 +79,7 @@ impl RegistryService for Registry {
         const LIST: &str = "migrations";
         let request = request.into_inner();
         let size = page::size(request.page_size, 100, 1000)?;
-        let after: i32 = page::after(LIST, "", &request.page_token)?.unwrap_or(0);
+        let after: i64 = page::after(LIST, "", &request.page_token)?.unwrap_or(0);
         let stored = self.replica.store.list_migrations(after, size + 1).await.map_err(of_store)?;
         let (stored, next_page_token) = page::cut(LIST, "", stored, size, |last| last.definition.version.get());
         Ok(Response::new(v1::ListMigrationsResponse {
@@ -140,8 +140,8 @@ impl RegistryService for Registry {
         let request = request.into_inner();
         let target = target(&request.target)?;
         let size = page::size(request.page_size, 100, 1000)?;
-        let after: (i32, String) =
-            page::after(LIST, target.as_str(), &request.page_token)?.unwrap_or((i32::MIN, String::new()));
+        let after: (i64, String) =
+            page::after(LIST, target.as_str(), &request.page_token)?.unwrap_or((i64::MIN, String::new()));
         let store = &self.replica.store;
         if store.schema_version(&target).await.map_err(of_store)?.is_none() {
             return Err(no_target(&target));

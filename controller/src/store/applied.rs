@@ -16,7 +16,7 @@ use crate::domain::report::Applied;
 #[derive(Debug, Serialize)]
 struct AppliedRow<'a> {
     migration_id: &'a str,
-    version: i32,
+    version: i64,
     name: &'a str,
     checksum: &'a str,
     revision: i32,
@@ -41,7 +41,7 @@ pub(super) const RECORD_APPLIED: Statement = Statement::new(
             timestamptz 'epoch' + n.applied_at * interval '1 microsecond',
             timestamptz 'epoch' + n.last_applied_at * interval '1 microsecond',
             clock_timestamp()
-     FROM jsonb_to_recordset($2) AS n (migration_id text, version int, name text, checksum text, revision int, applications int,
+     FROM jsonb_to_recordset($2) AS n (migration_id text, version bigint, name text, checksum text, revision int, applications int,
          run_id bigint, agent_id text, rows bigint, result jsonb, applied_at bigint, last_applied_at bigint)
      ON CONFLICT (target, migration_id) DO UPDATE SET
          version = excluded.version, name = excluded.name, checksum = excluded.checksum, revision = excluded.revision,
@@ -103,7 +103,7 @@ pub(super) fn digest(rows: &[Applied]) -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct SchemaVersion {
     /// The highest version that is applied, 0 when none is.
-    pub version: i32,
+    pub version: i64,
     /// When the registry of the target was reported last; `None` when it never was.
     pub reported_at: Option<SystemTime>,
 }
@@ -139,7 +139,7 @@ impl Store {
     pub async fn list_applied(
         &self,
         target: &TargetName,
-        after: (i32, &str),
+        after: (i64, &str),
         limit: i64,
     ) -> Result<Vec<(String, Applied)>, Error> {
         let session = self.session().await?;
@@ -165,7 +165,7 @@ impl Store {
         let session = self.session().await?;
         let row = session.query_opt(&SCHEMA_VERSION, &[&target.as_str()]).await?;
         Ok(row.map(|row| SchemaVersion {
-            version: row.get::<_, Option<i32>>("version").unwrap_or(0),
+            version: row.get::<_, Option<i64>>("version").unwrap_or(0),
             reported_at: row.get("reported_at"),
         }))
     }

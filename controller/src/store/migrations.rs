@@ -81,7 +81,7 @@ impl Store {
     ///
     /// # Errors
     /// The database is not available.
-    pub async fn list_migrations(&self, after: i32, limit: i64) -> Result<Vec<Stored>, Error> {
+    pub async fn list_migrations(&self, after: i64, limit: i64) -> Result<Vec<Stored>, Error> {
         let session = self.session().await?;
         Ok(session.query(&LIST_MIGRATIONS, &[&after, &limit]).await?.iter().map(read).collect())
     }

@@ -149,7 +149,7 @@ const ADD_RUNS: Statement = Statement::new(
          after_run_id, run_after, base_epoch, redo_steps, continue_steps, reason, requested_by)
      SELECT n.id, $1, n.migration_id, n.version, n.checksum, n.revision, 'queued', n.rerun, $2, n.in_order, n.after_run_id,
          n.run_after, n.base_epoch, n.redo_steps, n.continue_steps, n.reason, n.requested_by
-     FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version int, checksum text, revision int, rerun boolean,
+     FROM jsonb_to_recordset($3) AS n (id bigint, migration_id text, version bigint, checksum text, revision int, rerun boolean,
          in_order boolean, after_run_id bigint, run_after text[], base_epoch bigint,
          redo_steps text[], continue_steps text[], reason text, requested_by text)
      ORDER BY n.id",
@@ -166,7 +166,7 @@ const ADD_STEPS: Statement = Statement::new(
 struct RunRow<'a> {
     id: i64,
     migration_id: &'a MigrationId,
-    version: i32,
+    version: i64,
     checksum: &'a str,
     revision: i32,
     rerun: bool,
@@ -496,8 +496,7 @@ fn read(row: &Row) -> Result<Pending, Error> {
     let ids = |ids: Vec<String>| ids.into_iter().map(migration).collect::<Result<Vec<_>, _>>();
     Ok(Pending {
         id: migration(row.get("id"))?,
-        version: Version::new(row.get::<_, i32>("version").into())
-            .map_err(|error| unknown("migrations.version", &error.to_string()))?,
+        version: Version::new(row.get("version")).map_err(|error| unknown("migrations.version", &error.to_string()))?,
         name: row.get("name"),
         run_after: ids(row.get("run_after"))?,
         impacts: row.get("impacts"),

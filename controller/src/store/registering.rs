@@ -110,7 +110,7 @@ pub struct Stopped {
 #[derive(Debug, Serialize)]
 struct NewRow<'a> {
     id: &'a MigrationId,
-    version: i32,
+    version: i64,
     name: &'a str,
     run_after: &'a [MigrationId],
     impacts: &'a [String],
@@ -159,7 +159,7 @@ const WRITE_MIGRATIONS: Statement = Statement::new(
     "INSERT INTO dunlin_controller.migrations
          (id, version, name, run_after, impacts, transforms, steps, atomic, checksum, revision, registered_by)
      SELECT n.id, n.version, n.name, n.run_after, n.impacts, n.transforms, n.steps, n.atomic, n.checksum, n.revision, $2
-     FROM jsonb_to_recordset($1) AS n (id text, version int, name text, run_after text[], impacts text[],
+     FROM jsonb_to_recordset($1) AS n (id text, version bigint, name text, run_after text[], impacts text[],
          transforms text[], steps text[], atomic boolean, checksum text, revision int)
      ON CONFLICT (id) DO UPDATE SET version = excluded.version, name = excluded.name, run_after = excluded.run_after,
          impacts = excluded.impacts, transforms = excluded.transforms, steps = excluded.steps, atomic = excluded.atomic,
@@ -385,8 +385,8 @@ fn beside(named: &[Named], registered: &HashMap<MigrationId, Current>, policy: M
 }
 
 fn current(row: &Row) -> Result<(MigrationId, Current), Error> {
-    let version = Version::new(row.get::<_, i32>("version").into())
-        .map_err(|error| unknown("migrations.version", &error.to_string()))?;
+    let version =
+        Version::new(row.get("version")).map_err(|error| unknown("migrations.version", &error.to_string()))?;
     let current = Current {
         version,
         checksum: Checksum::from_stored(row.get::<_, String>("checksum")),

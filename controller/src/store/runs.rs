@@ -37,7 +37,7 @@ pub struct View {
     /// The migration.
     pub migration: MigrationId,
     /// The version of the migration.
-    pub version: i32,
+    pub version: i64,
     /// `apply`, `rollback` or `rehearse`.
     pub kind: String,
     /// Where it stands.

@@ -12,7 +12,7 @@ pub struct Target {
     /// The name.
     pub name: String,
     /// The highest version that is applied, or 0.
-    pub version: i32,
+    pub version: i64,
     /// How many migrations are applied.
     pub applied: i64,
     /// How many registered migrations are not.

@@ -85,8 +85,8 @@ fn applied() -> impl Strategy<Value = v1::AppliedMigration> {
     let time =
         prop::option::of((number(), small()).prop_map(|(seconds, nanos)| pbjson_types::Timestamp { seconds, nanos }));
     let result = prop::collection::vec((text(), value()), 0..3);
-    (text(), small(), text(), small(), number(), time, result).prop_map(
-        |(id, version, name, applications, rows, time, result)| {
+    (text(), (number(), small()), text(), small(), number(), time, result).prop_map(
+        |(id, (version, revision), name, applications, rows, time, result)| {
             let result = serde_json::Value::Object(result.into_iter().collect());
             v1::AppliedMigration {
                 id,
@@ -94,7 +94,7 @@ fn applied() -> impl Strategy<Value = v1::AppliedMigration> {
                 checksum: name.clone(),
                 name,
                 target: "main".to_owned(),
-                revision: version,
+                revision,
                 applications,
                 run_id: rows,
                 rows,

@@ -136,23 +136,23 @@ impl Controller {
 }
 
 /// An atomic migration.
-pub(crate) fn atomic(id: &str, version: i32, run_after: &[&str]) -> v1::DefinitionFile {
+pub(crate) fn atomic(id: &str, version: i64, run_after: &[&str]) -> v1::DefinitionFile {
     definition(id, version, run_after, "[[step]]\nname = \"s\"\nsql = \"CREATE TABLE t (id bigint)\"")
 }
 
 /// A migration of one batched step.
-pub(crate) fn batched(id: &str, version: i32, run_after: &[&str]) -> v1::DefinitionFile {
+pub(crate) fn batched(id: &str, version: i64, run_after: &[&str]) -> v1::DefinitionFile {
     let step = "[[step]]\nname = \"b\"\nbatch = { table = \"t\" }\nsql = \"UPDATE t SET a = 1 WHERE :batch\"";
     definition(id, version, run_after, step)
 }
 
 /// A migration of one step of code.
-pub(crate) fn transform(id: &str, version: i32, name: &str) -> v1::DefinitionFile {
+pub(crate) fn transform(id: &str, version: i64, name: &str) -> v1::DefinitionFile {
     let step = format!("[[step]]\nname = \"c\"\nbatch = {{ table = \"t\" }}\ntransform = \"{name}\"");
     definition(id, version, &[], &step)
 }
 
-fn definition(id: &str, version: i32, run_after: &[&str], steps: &str) -> v1::DefinitionFile {
+fn definition(id: &str, version: i64, run_after: &[&str], steps: &str) -> v1::DefinitionFile {
     let content = format!(
         "id = \"{id}\"\nname = \"{id}\"\ndescription = \"d\"\nversion = {version}\nrun_after = {run_after:?}\n{steps}\n"
     );

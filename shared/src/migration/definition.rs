@@ -233,33 +233,33 @@ pub enum PlanRule {
     Strict,
 }
 
-/// A schema version: 1 to 2147483647.
+/// The highest version: the highest number that every reader of JSON takes in unchanged.
+const HIGHEST_VERSION: i64 = (1 << 53) - 1;
+
+/// A schema version: 1 to 9007199254740991.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "i64", into = "i64")]
-pub struct Version(i32);
+pub struct Version(i64);
 
 impl Version {
-    /// Takes a number from 1 to 2147483647.
+    /// Takes a number from 1 to 9007199254740991.
     ///
     /// # Errors
     /// Any other number.
     pub fn new(number: i64) -> Result<Self, VersionError> {
-        match i32::try_from(number) {
-            Ok(version) if version >= 1 => Ok(Self(version)),
-            _ => Err(VersionError(number)),
-        }
+        if (1..=HIGHEST_VERSION).contains(&number) { Ok(Self(number)) } else { Err(VersionError(number)) }
     }
 
     /// The number.
     #[must_use]
-    pub fn get(self) -> i32 {
+    pub fn get(self) -> i64 {
         self.0
     }
 }
 
 /// A number that is no version.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not a version: 1 to 2147483647")]
+#[error("{0} is not a version: 1 to 9007199254740991")]
 pub struct VersionError(i64);
 
 impl fmt::Display for Version {
@@ -276,21 +276,7 @@ impl TryFrom<i64> for Version {
     }
 }
 
-impl TryFrom<i32> for Version {
-    type Error = VersionError;
-
-    fn try_from(number: i32) -> Result<Self, VersionError> {
-        Self::new(number.into())
-    }
-}
-
 impl From<Version> for i64 {
-    fn from(version: Version) -> Self {
-        version.0.into()
-    }
-}
-
-impl From<Version> for i32 {
     fn from(version: Version) -> Self {
         version.0
     }

@@ -41,8 +41,8 @@ struct Migration {
     #[schemars(length(min = 1))]
     description: String,
     /// The schema version that a target has once this migration is applied; unique.
-    #[schemars(range(min = 1, max = i32::MAX))]
-    version: i32,
+    #[schemars(range(min = 1, max = 9_007_199_254_740_991_i64))]
+    version: i64,
     /// Ids of the migrations that must be applied on a target before this one starts there; their versions are lower.
     #[schemars(default, inner(regex(pattern = r"^[a-z0-9][a-z0-9-]{0,99}$")), extend("uniqueItems" = true))]
     run_after: Vec<String>,

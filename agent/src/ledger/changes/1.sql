@@ -3,7 +3,7 @@
 
 CREATE TABLE dunlin.migrations_registry (
     id              text PRIMARY KEY,
-    version         integer NOT NULL CHECK (version >= 1),
+    version         bigint NOT NULL CHECK (version >= 1),
     name            text NOT NULL,
     description     text NOT NULL,
     checksum        text NOT NULL,

@@ -51,17 +51,17 @@ pub(super) fn set(files: &[SourceFile]) -> Request {
 }
 
 /// An atomic migration.
-pub(super) fn atomic(name: &str, version: i32, run_after: &[&str]) -> SourceFile {
+pub(super) fn atomic(name: &str, version: i64, run_after: &[&str]) -> SourceFile {
     migration(name, version, run_after, "[[step]]\nname = \"s\"\nsql = \"CREATE TABLE t (id bigint)\"")
 }
 
 /// A migration of one batched step.
-pub(super) fn batched(name: &str, version: i32) -> SourceFile {
+pub(super) fn batched(name: &str, version: i64) -> SourceFile {
     let step = "[[step]]\nname = \"b\"\nbatch = { table = \"t\" }\nsql = \"UPDATE t SET a = 1 WHERE :batch\"";
     migration(name, version, &[], step)
 }
 
-fn migration(name: &str, version: i32, run_after: &[&str], steps: &str) -> SourceFile {
+fn migration(name: &str, version: i64, run_after: &[&str], steps: &str) -> SourceFile {
     let content = format!(
         "id = \"{name}\"\nname = \"{name}\"\ndescription = \"d\"\nversion = {version}\nrun_after = {run_after:?}\n{steps}\n"
     );

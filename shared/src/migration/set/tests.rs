@@ -113,7 +113,7 @@ fn all_problems_of_all_files_are_told_in_one_go() {
             "a.toml:1:1: a migration needs the field `name`",
             "a.toml:1:7: \"A b\" is not a migration id: 1 to 100 lower-case letters, digits and '-', the first a letter or digit",
             "a.toml:2:1: a migration has no field `nmae` (did you mean `name`?)",
-            "a.toml:3:11: 0 is not a version: 1 to 2147483647",
+            "a.toml:3:11: 0 is not a version: 1 to 9007199254740991",
             "a.toml:4:12: `impacts` must be a list of texts, not a text",
             "a.toml:6:8: `name` must be a text in quotes, not a whole number",
             "a.toml:7:7: `sql` must not be empty",
