@@ -20,7 +20,8 @@ CREATE TABLE dunlin_controller.definitions (
     -- Where the SQL of steps and checks stands in the files.
     places jsonb NOT NULL DEFAULT '[]',
     created_at timestamptz NOT NULL DEFAULT now(),
-    PRIMARY KEY (migration_id, checksum),
+    -- In this order: thousands are looked for by their checksums.
+    PRIMARY KEY (checksum, migration_id),
     UNIQUE (migration_id, revision)
 );
 
@@ -108,7 +109,10 @@ CREATE TABLE dunlin_controller.target_registry (
     PRIMARY KEY (target, migration_id)
 );
 CREATE INDEX target_registry_by_migration ON dunlin_controller.target_registry (migration_id, target);
-CREATE INDEX target_registry_by_version ON dunlin_controller.target_registry (target, version, migration_id);
+-- Lists say its condition, which holds for every row. Whoever looks for one migration on a target does not, and cannot take this index:
+-- while a table is small the planner has no reason to prefer another, and a plan outlives that.
+CREATE INDEX target_registry_by_version ON dunlin_controller.target_registry (target, version, migration_id)
+    WHERE applications >= 1;
 
 CREATE TABLE dunlin_controller.agents (
     id text PRIMARY KEY CHECK (id <> ''),
@@ -193,7 +197,8 @@ CREATE INDEX runs_unfinished ON dunlin_controller.runs (target, id)
     WHERE state IN ('queued', 'running', 'pausing', 'paused');
 CREATE INDEX runs_turn_come ON dunlin_controller.runs (target, id) WHERE state = 'queued' AND after_run_id IS NULL;
 CREATE INDEX runs_behind ON dunlin_controller.runs (after_run_id) WHERE after_run_id IS NOT NULL;
-CREATE INDEX runs_by_target ON dunlin_controller.runs (target, id);
+-- As with target_registry_by_version: lists say the condition.
+CREATE INDEX runs_by_target ON dunlin_controller.runs (target, id) WHERE base_epoch >= 0;
 CREATE INDEX runs_by_migration ON dunlin_controller.runs (migration_id, target, id);
 
 CREATE TABLE dunlin_controller.run_steps (

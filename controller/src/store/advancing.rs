@@ -73,6 +73,7 @@ pub(super) const LOCK_STEPS: Statement = Statement::new(
      ORDER BY run_id, ordinal FOR NO KEY UPDATE",
 );
 
+/// By the primary key, which is the one index that has checksums.
 pub(super) const DEFINITIONS: Statement = Statement::new(
     "definitions",
     "SELECT checksum, definition FROM dunlin_controller.definitions WHERE checksum = ANY ($1)",

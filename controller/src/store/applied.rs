@@ -108,12 +108,13 @@ pub struct SchemaVersion {
     pub reported_at: Option<SystemTime>,
 }
 
-const LIST_APPLIED: Statement = Statement::new(
+pub(super) const LIST_APPLIED: Statement = Statement::new(
     "list_applied",
     "SELECT g.target, g.migration_id, g.version, coalesce(m.name, g.name) AS name, g.checksum, g.revision, g.applications,
          g.run_id, g.agent_id, g.rows, g.result, g.applied_at, g.last_applied_at
      FROM dunlin_controller.target_registry g LEFT JOIN dunlin_controller.migrations m ON m.id = g.migration_id
-     WHERE g.target = $1 AND (g.version, g.migration_id) > ($2, $3) ORDER BY g.version, g.migration_id LIMIT $4",
+     WHERE g.target = $1 AND g.applications >= 1 AND (g.version, g.migration_id) > ($2, $3)
+     ORDER BY g.version, g.migration_id LIMIT $4",
 );
 
 const APPLIED_WHERE: Statement = Statement::new(
@@ -126,7 +127,8 @@ const APPLIED_WHERE: Statement = Statement::new(
 
 const SCHEMA_VERSION: Statement = Statement::new(
     "schema_version",
-    "SELECT (SELECT max(g.version) FROM dunlin_controller.target_registry g WHERE g.target = t.name) AS version,
+    "SELECT (SELECT max(g.version) FROM dunlin_controller.target_registry g
+             WHERE g.target = t.name AND g.applications >= 1) AS version,
             t.reported_at
      FROM dunlin_controller.targets t WHERE t.name = $1",
 );

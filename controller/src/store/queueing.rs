@@ -107,17 +107,18 @@ pub enum Single {
 const TARGET_EXISTS: Statement =
     Statement::new("target_exists", "SELECT name, held FROM dunlin_controller.targets WHERE name = $1");
 
-const PENDING: Statement = Statement::new(
+/// The runs of a migration on the target have one index to be found by, `runs_by_migration`, whatever the planner knows of the table.
+pub(super) const PENDING: Statement = Statement::new(
     "pending",
     "SELECT m.id, m.version, m.name, m.run_after, m.impacts, m.transforms, m.steps, m.atomic, m.checksum, m.revision,
-         (SELECT r.id FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = m.id
-          AND r.state IN ('queued', 'running', 'pausing', 'paused')) AS unfinished,
-         (SELECT CASE WHEN r.state = 'failed' THEN r.id END FROM dunlin_controller.runs r
-          WHERE r.target = $1 AND r.migration_id = m.id AND r.state IN ('succeeded', 'failed')
-          ORDER BY r.id DESC LIMIT 1) AS failed,
-         coalesce((SELECT max(r.newest_epoch) + 1 FROM dunlin_controller.runs r
-                   WHERE r.target = $1 AND r.migration_id = m.id), 0) AS base_epoch
+         r.unfinished, r.failed, r.base_epoch
      FROM dunlin_controller.migrations m
+     CROSS JOIN LATERAL (
+         SELECT max(r.id) FILTER (WHERE r.state IN ('queued', 'running', 'pausing', 'paused')) AS unfinished,
+             (array_agg(CASE WHEN r.state = 'failed' THEN r.id END ORDER BY r.id DESC)
+              FILTER (WHERE r.state IN ('succeeded', 'failed')))[1] AS failed,
+             coalesce(max(r.newest_epoch) + 1, 0) AS base_epoch
+         FROM dunlin_controller.runs r WHERE r.target = $1 AND r.migration_id = m.id) r
      WHERE CASE WHEN $2::text IS NULL
          THEN NOT EXISTS (SELECT FROM dunlin_controller.target_registry g WHERE g.target = $1 AND g.migration_id = m.id)
          ELSE m.id = $2 END

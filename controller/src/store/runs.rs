@@ -132,7 +132,7 @@ macro_rules! list {
 }
 
 const LIST_RUNS_OF_MIGRATION: Statement = list!("list_runs_of_migration", "r.migration_id = $2");
-const LIST_RUNS_ON_TARGET: Statement = list!("list_runs_on_target", "r.target = $1");
+pub(super) const LIST_RUNS_ON_TARGET: Statement = list!("list_runs_on_target", "r.target = $1 AND r.base_epoch >= 0");
 const LIST_RUNS: Statement = list!("list_runs", "true");
 
 const UNFINISHED_ON: Statement = Statement::new(

@@ -48,7 +48,7 @@ const LIST_TARGETS: Statement = Statement::new(
                 WHERE s.target = t.name AND s.reachable AND a.connected_until > now()) AS reachable
      FROM dunlin_controller.targets t
      CROSS JOIN LATERAL (SELECT coalesce(max(version), 0) AS version, count(*) AS applied
-                         FROM dunlin_controller.target_registry WHERE target = t.name) g
+                         FROM dunlin_controller.target_registry WHERE target = t.name AND applications >= 1) g
      WHERE t.name > $1 ORDER BY t.name LIMIT $2",
 );
 
