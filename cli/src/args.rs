@@ -101,7 +101,10 @@ pub(crate) enum Command {
     Events(commands::events::Args),
     /// Show the agents
     Agents(commands::agents::Args),
-    /// Say what a target is: dunlin target rebind TARGET, where its database is another than before
+    /// Let an agent be forgotten: dunlin agent forget ID
+    Agent(commands::agent::Args),
+    /// Say what a target is: dunlin target rebind TARGET, where its database is another than before; dunlin target forget TARGET, where
+    /// it is gone
     Target(commands::target::Args),
     /// Show the databases that agents can reach
     Targets(commands::targets::Args),

@@ -306,8 +306,9 @@ CREATE INDEX tasks_held ON dunlin_controller.tasks (agent_id) WHERE state = 'lea
 
 CREATE TABLE dunlin_controller.events (
     id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
-    target text REFERENCES dunlin_controller.targets,
-    -- From 1 without gaps for each target.
+    -- No reference: the events of a target that is forgotten stay.
+    target text,
+    -- From 1 without gaps for each name of a target, also where it was forgotten and came again.
     sequence bigint CHECK (sequence >= 1),
     created_at timestamptz NOT NULL DEFAULT clock_timestamp(),
     type text NOT NULL,

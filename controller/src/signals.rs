@@ -67,9 +67,11 @@ impl Signals {
         }
     }
 
-    /// Follows a target.
+    /// Follows a target. Those that nobody follows any more are given up here, too: they may never be told of again.
     pub(crate) fn follow(&self, target: &TargetName) -> watch::Receiver<News> {
-        self.targets().entry(target.clone()).or_default().subscribe()
+        let mut targets = self.targets();
+        targets.retain(|_, sender| sender.receiver_count() > 0);
+        targets.entry(target.clone()).or_default().subscribe()
     }
 
     fn tell(&self, target: &TargetName, change: impl FnOnce(&mut News)) {
@@ -104,5 +106,14 @@ mod tests {
         drop(news);
         signals.events(&target);
         assert!(signals.targets().is_empty(), "nobody follows");
+    }
+
+    #[test]
+    fn a_target_that_nobody_follows_is_given_up_although_it_is_never_told_of_again() {
+        let signals = Signals::default();
+        for number in 0..100 {
+            let _news = signals.follow(&TargetName::parse(format!("t{number}")).unwrap());
+        }
+        assert_eq!(signals.targets().len(), 1);
     }
 }

@@ -275,8 +275,8 @@ mod tests {
     use crate::status::{Details, invalid};
     use crate::v1::fleet_service_server::{FleetService, FleetServiceServer};
     use crate::v1::{
-        Agent, ListAgentsRequest, ListAgentsResponse, ListTargetsRequest, ListTargetsResponse, RebindTargetRequest,
-        RebindTargetResponse,
+        Agent, ForgetAgentRequest, ForgetAgentResponse, ForgetTargetRequest, ForgetTargetResponse, ListAgentsRequest,
+        ListAgentsResponse, ListTargetsRequest, ListTargetsResponse, RebindTargetRequest, RebindTargetResponse,
     };
 
     /// Answers `ListAgents` with one agent whose name has 20 MB, and refuses `ListTargets` with 2,000 problems.
@@ -297,6 +297,17 @@ mod tests {
             &self,
             _: Request<RebindTargetRequest>,
         ) -> Result<Response<RebindTargetResponse>, Status> {
+            Err(Status::unimplemented("it is loud, and nothing else"))
+        }
+
+        async fn forget_target(
+            &self,
+            _: Request<ForgetTargetRequest>,
+        ) -> Result<Response<ForgetTargetResponse>, Status> {
+            Err(Status::unimplemented("it is loud, and nothing else"))
+        }
+
+        async fn forget_agent(&self, _: Request<ForgetAgentRequest>) -> Result<Response<ForgetAgentResponse>, Status> {
             Err(Status::unimplemented("it is loud, and nothing else"))
         }
     }

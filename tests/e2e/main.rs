@@ -21,6 +21,7 @@ mod failpoints;
 mod faults;
 mod fleet;
 mod foreign;
+mod forgetting;
 mod history;
 mod hostile_files;
 mod hostile_keys;

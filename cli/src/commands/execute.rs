@@ -25,6 +25,7 @@ pub(crate) async fn execute(cli: Cli) -> Result<(), Error> {
         Command::Runs(args) => super::runs::execute(&args, &controllers, &output).await,
         Command::Watch(args) => super::watch::execute(&args, &controllers, &output).await,
         Command::Events(args) => super::events::execute(&args, &controllers, &output).await,
+        Command::Agent(args) => super::agent::execute(args, &controllers, &output).await,
         Command::Agents(args) => super::agents::execute(&args, &controllers, &output).await,
         Command::Target(args) => super::target::execute(args, &controllers, &output).await,
         Command::Targets(args) => super::targets::execute(&args, &controllers, &output).await,

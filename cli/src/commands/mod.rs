@@ -1,5 +1,6 @@
 //! The commands, one file each: its options, and what it does.
 
+pub(crate) mod agent;
 pub(crate) mod agents;
 pub(crate) mod cancel;
 pub(crate) mod check;
@@ -7,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod dev;
 pub(crate) mod events;
 mod execute;
+mod forget;
 pub(crate) mod list;
 pub(crate) mod new;
 pub(crate) mod plan;

@@ -7,6 +7,8 @@ use crate::error::Error;
 use crate::operator;
 use crate::output::Output;
 
+use super::forget;
+
 /// The options of `dunlin target`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -19,6 +21,8 @@ pub(crate) struct Args {
 enum Command {
     /// Say what the database is that agents see as a target, where it is not the one of before: nothing runs on it until then
     Rebind(Rebind),
+    /// Forget targets that no connected agent serves: their runs and what is known of their registries. The databases are not touched
+    Forget(Forget),
 }
 
 /// The options of `dunlin target rebind`.
@@ -45,10 +49,22 @@ struct Rebind {
     reason: String,
 }
 
+/// The options of `dunlin target forget`.
+#[derive(Debug, clap::Args)]
+struct Forget {
+    /// The targets
+    #[arg(value_name = "TARGET", required = true)]
+    targets: Vec<String>,
+    /// Why, for the history
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    reason: String,
+}
+
 /// Does what the subcommand says.
 pub(crate) async fn execute(args: Args, controllers: &Controllers, output: &Output) -> Result<(), Error> {
     match args.command {
         Command::Rebind(args) => rebind(args, controllers, output).await,
+        Command::Forget(args) => forget::targets(&args.targets, &args.reason, controllers, output).await,
     }
 }
 

@@ -87,6 +87,10 @@ words! {
         TargetRefused = "target_refused",
         /// An operator has said which database a target is.
         TargetRebound = "target_rebound",
+        /// An operator has let a target be forgotten.
+        TargetForgotten = "target_forgotten",
+        /// An agent was forgotten.
+        AgentForgotten = "agent_forgotten",
     }
 }
 

@@ -6,12 +6,14 @@ use dunlin_proto::convert::timestamp;
 use dunlin_proto::status::{self, Obstacle};
 use dunlin_proto::v1;
 use dunlin_proto::v1::fleet_service_server::FleetService;
+use dunlin_shared::ids::{AgentId, TargetName};
 use tonic::{Code, Request, Response, Status};
 
 use super::page;
-use super::status::{STATED, bad_field, known, of_store, stated};
+use super::status::{STATED, bad_field, bad_id, known, no_target, of_store, stated};
 use crate::domain::identity::Kind;
 use crate::replica::Replica;
+use crate::store::forgetting::{Dismissed, Forgotten, InUse};
 use crate::store::rebinding::{Rebinding, Rebound};
 
 /// The most characters of a reason.
@@ -126,4 +128,88 @@ impl FleetService for Fleet {
             }
         }
     }
+
+    async fn forget_target(
+        &self,
+        request: Request<v1::ForgetTargetRequest>,
+    ) -> Result<Response<v1::ForgetTargetResponse>, Status> {
+        let request = request.into_inner();
+        let target = TargetName::parse(request.target.as_str()).map_err(|error| bad_id("target", &error))?;
+        let reason = stated("reason", &request.reason, REASON)?;
+        let by = stated("requested_by", &request.requested_by, STATED)?;
+        match self.replica.store.forget_target(&target, &reason, &by).await.map_err(of_store)? {
+            Forgotten::Removed(removed, wakes) => {
+                self.replica.wake(&wakes);
+                Ok(Response::new(v1::ForgetTargetResponse {
+                    target: target.to_string(),
+                    runs: removed.runs,
+                    tasks: removed.tasks,
+                    applied: removed.applied,
+                    agents: removed.agents,
+                }))
+            }
+            Forgotten::Unknown => Err(no_target(&target)),
+            Forgotten::InUse(obstacles) => Err(target_in_use(&target, &obstacles)),
+        }
+    }
+
+    async fn forget_agent(
+        &self,
+        request: Request<v1::ForgetAgentRequest>,
+    ) -> Result<Response<v1::ForgetAgentResponse>, Status> {
+        let request = request.into_inner();
+        let agent = AgentId::parse(request.id.as_str()).map_err(|error| bad_id("id", &error))?;
+        let by = stated("requested_by", &request.requested_by, STATED)?;
+        let refused = |kind: &str, message: String| {
+            Err(status::precondition("AGENT_IN_USE", message.clone(), [Obstacle::new(kind, agent.as_str(), message)]))
+        };
+        match self.replica.store.forget_agent(&agent, &by).await.map_err(of_store)? {
+            Dismissed::Removed(targets) => {
+                Ok(Response::new(v1::ForgetAgentResponse { id: agent.to_string(), targets }))
+            }
+            Dismissed::Unknown => {
+                let message = format!("no agent has the id {agent}; `dunlin agents` lists those that there are");
+                Err(status::not_found("agent", agent.as_str(), message))
+            }
+            Dismissed::Connected => {
+                refused("CONNECTED", format!("agent {agent} is connected, and was not forgotten: stop it first"))
+            }
+            Dismissed::Holding(leases) => refused(
+                "LEASES",
+                format!(
+                    "agent {agent} holds {leases} leases, and was not forgotten: ask again when they have expired, within {}",
+                    humantime::format_duration(self.replica.store.lease_ttl())
+                ),
+            ),
+        }
+    }
+}
+
+/// A target that cannot be forgotten, what is in the way and how it goes.
+fn target_in_use(target: &TargetName, obstacles: &[InUse]) -> Status {
+    let told = |obstacle: &InUse| match obstacle {
+        InUse::Agent(agent) => {
+            format!("agent {agent} is connected and serves it: stop the agent, or start it without --target {target}=…")
+        }
+        InUse::Run(run, migration, state) => {
+            format!("run {run} of {migration} is {state}: cancel it with `dunlin cancel {run}`, or let it end")
+        }
+        InUse::Held(agent, run) => {
+            format!("agent {agent} holds a task of run {run}, which has ended: ask again when the lease has expired")
+        }
+    };
+    let subject = |obstacle: &InUse| match obstacle {
+        InUse::Agent(agent) => ("AGENT", agent.clone()),
+        InUse::Run(run, ..) => ("UNFINISHED_RUN", run.to_string()),
+        InUse::Held(_, run) => ("HELD_TASK", run.to_string()),
+    };
+    let message = match obstacles {
+        [one] => format!("target {target} was not forgotten: {}", told(one)),
+        many => format!("target {target} was not forgotten: {} obstacles", many.len()),
+    };
+    let obstacles = obstacles.iter().map(|obstacle| {
+        let (kind, subject) = subject(obstacle);
+        Obstacle::new(kind, subject, told(obstacle))
+    });
+    status::precondition("TARGET_IN_USE", message, obstacles)
 }

@@ -1,6 +1,8 @@
 //! The services: they check what they are asked, ask the store, and put the answer into messages.
 
 mod agent;
+#[cfg(test)]
+mod bogus;
 pub(crate) mod convert;
 mod fleet;
 mod page;

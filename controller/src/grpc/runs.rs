@@ -10,7 +10,7 @@ use dunlin_shared::ids::{MigrationId, RunId, StepName, TargetName};
 use dunlin_shared::migration::mending::Refusal;
 use futures::Stream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status};
+use tonic::{Code, Request, Response, Status};
 
 use super::convert;
 use super::page;
@@ -51,6 +51,19 @@ impl Runs {
             return Ok(None);
         }
         known(&self.replica.store, name).await.map(|target| Some(target.into()))
+    }
+
+    /// The same, where a target may be forgotten of which there are events.
+    async fn remembered(&self, name: &str) -> Result<Option<String>, Status> {
+        let known = self.named(name).await;
+        match known {
+            Err(status) if status.code() == Code::NotFound => {
+                let target = target(name)?;
+                let has_events = self.replica.store.has_events(&target).await.map_err(of_store)?;
+                if has_events { Ok(Some(target.into())) } else { Err(status) }
+            }
+            known => known,
+        }
     }
 
     /// Waits a moment for an agent that has just connected, so that a run is not refused for want of what it is about to tell.
@@ -204,7 +217,7 @@ impl RunService for Runs {
         let size = page::size(request.page_size, 100, 1000)?;
         let filter = Filter {
             run_id: (request.run_id != 0).then_some(request.run_id),
-            target: self.named(&request.target).await?,
+            target: self.remembered(&request.target).await?,
             migration_id: id(&request.migration_id)?,
             newest_first: request.newest_first,
         };

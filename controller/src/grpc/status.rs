@@ -119,8 +119,8 @@ fn told_missing(count: usize) -> String {
 /// No agent has ever served a target.
 pub(crate) fn no_target(target: &TargetName) -> Status {
     let message = format!(
-        "target {target} is not known: no agent has ever served it; start one with --target {target}=URL, or name \
-         another target"
+        "target {target} is not known: no agent has ever served it, or not since it was forgotten; start one with \
+         --target {target}=URL, or name another target"
     );
     status::not_found("target", target.as_str(), message)
 }

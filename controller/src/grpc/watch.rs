@@ -268,7 +268,15 @@ impl Watcher {
         if ids.is_empty() {
             return Ok(());
         }
-        for view in self.replica.store.runs_by_id(&ids).await? {
+        let views = self.replica.store.runs_by_id(&ids).await?;
+        let found: BTreeSet<i64> = views.iter().map(|view| view.id).collect();
+        for removed in ids.iter().filter(|id| !found.contains(id)) {
+            // Its target was forgotten: there is nothing more to tell.
+            self.settling.remove(removed);
+            self.open.remove(removed);
+            self.told.remove(removed);
+        }
+        for view in views {
             if self.told.get(&view.id).is_some_and(|told| !same(told, &view)) {
                 self.send(Some(&view), None).await?;
                 self.told.insert(view.id, view.clone());

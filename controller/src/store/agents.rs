@@ -74,10 +74,11 @@ struct LeaseRow {
 const LOCK_AGENT: Statement =
     Statement::new("lock_agent", "SELECT FROM dunlin_controller.agents WHERE id = $1 FOR UPDATE");
 
+/// The first session of an agent is above all that it had before it was forgotten: a stream from then is none of its own.
 const WELCOME_AGENT: Statement = Statement::new(
     "welcome_agent",
     "INSERT INTO dunlin_controller.agents AS a (id, version, slots, transforms, session, connected_until, instance, process)
-     VALUES ($1, $2, $3, $4, 1, now() + make_interval(secs => $5), $6, $7)
+     VALUES ($1, $2, $3, $4, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint, now() + make_interval(secs => $5), $6, $7)
      ON CONFLICT (id) DO UPDATE SET version = excluded.version, slots = excluded.slots,
          transforms = excluded.transforms, session = a.session + 1, last_seen_at = now(),
          connected_until = excluded.connected_until, instance = excluded.instance, process = excluded.process,
@@ -96,9 +97,12 @@ const ID_TAKEN: Statement = Statement::new(
 const TELL_ID_TAKEN: Statement =
     Statement::new("tell_id_taken", "UPDATE dunlin_controller.agents SET taken_told_at = now() WHERE id = $1");
 
+/// The history of a target that was forgotten goes on.
 const KNOW_TARGETS: Statement = Statement::new(
     "know_targets",
-    "INSERT INTO dunlin_controller.targets (name) SELECT n FROM unnest($1::text[]) AS n ORDER BY n
+    "INSERT INTO dunlin_controller.targets (name, last_sequence)
+     SELECT n, coalesce((SELECT max(e.sequence) FROM dunlin_controller.events e WHERE e.target = n), 0)
+     FROM unnest($1::text[]) AS n WHERE NOT EXISTS (SELECT FROM dunlin_controller.targets t WHERE t.name = n) ORDER BY n
      ON CONFLICT (name) DO NOTHING",
 );
 

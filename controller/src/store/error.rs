@@ -77,10 +77,12 @@ impl Error {
             };
         };
         match state {
-            // The last two: the server has given up an open transaction, and what came behind it on the connection.
+            // FOREIGN_KEY_VIOLATION: what a row refers to has just been forgotten. The last two: the server has given up an open
+            // transaction, and what came behind it on the connection.
             &SqlState::T_R_SERIALIZATION_FAILURE
             | &SqlState::T_R_DEADLOCK_DETECTED
             | &SqlState::UNIQUE_VIOLATION
+            | &SqlState::FOREIGN_KEY_VIOLATION
             | &SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT
             | &SqlState::IN_FAILED_SQL_TRANSACTION => Self::Conflict { statement },
             &SqlState::LOCK_NOT_AVAILABLE | &SqlState::QUERY_CANCELED => Self::Deadline { statement },

@@ -162,7 +162,18 @@ const EVENTS_BETWEEN: Statement = Statement::new(
 const LAST_SEQUENCE: Statement =
     Statement::new("last_sequence", "SELECT last_sequence FROM dunlin_controller.targets WHERE name = $1");
 
+const HAS_EVENTS: Statement =
+    Statement::new("has_events", "SELECT EXISTS (SELECT FROM dunlin_controller.events WHERE target = $1) AS has");
+
 impl Store {
+    /// Whether there are events of a target, which may have been forgotten.
+    ///
+    /// # Errors
+    /// The database is not available.
+    pub async fn has_events(&self, target: &TargetName) -> Result<bool, Error> {
+        Ok(self.session().await?.query_one(&HAS_EVENTS, &[&target.as_str()]).await?.get("has"))
+    }
+
     /// A page of events, behind the one with the id `after` in the order that is asked for.
     ///
     /// # Errors

@@ -65,9 +65,13 @@ const SEE_TARGET: Statement = Statement::new(
          identity = excluded.identity, refusal = excluded.refusal",
 );
 
+/// The history of a target that was forgotten goes on.
 const KNOW_TARGET: Statement = Statement::new(
     "know_target",
-    "INSERT INTO dunlin_controller.targets (name) VALUES ($1) ON CONFLICT (name) DO NOTHING",
+    "INSERT INTO dunlin_controller.targets (name, last_sequence)
+     SELECT $1::text, coalesce((SELECT max(e.sequence) FROM dunlin_controller.events e WHERE e.target = $1), 0)
+     WHERE NOT EXISTS (SELECT FROM dunlin_controller.targets t WHERE t.name = $1)
+     ON CONFLICT (name) DO NOTHING",
 );
 
 const TARGET_KNOWN: Statement = Statement::new(

@@ -10,6 +10,7 @@ mod error;
 pub mod events;
 mod flush;
 pub mod following;
+pub mod forgetting;
 pub mod half_done;
 pub mod identity;
 pub mod leases;

@@ -5,7 +5,8 @@
 //!
 //! What must stay true: of each migration on each target, these runs stay whatever their age is: the last one, the last one that began,
 //! the last one that succeeded, and one with the newest epoch, which the leases of the next run must be above. So does a run that
-//! another one waits for, or of which somebody still holds a task. The last event of each migration and of each target stays.
+//! another one waits for, or of which somebody still holds a task. The last event of each migration and of each target stays, unless the
+//! target is forgotten.
 
 use std::time::Duration;
 
@@ -96,6 +97,7 @@ const REMOVE_EVENTS: Statement = Statement::new(
                     OR EXISTS (SELECT FROM dunlin_controller.events l
                                WHERE l.migration_id = p.migration_id AND l.id > p.id))
                AND (p.target IS NULL
+                    OR NOT EXISTS (SELECT FROM dunlin_controller.targets t WHERE t.name = p.target)
                     OR EXISTS (SELECT FROM dunlin_controller.events l
                                WHERE l.target = p.target AND l.sequence > p.sequence))))
          RETURNING e.id

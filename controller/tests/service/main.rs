@@ -6,6 +6,7 @@ mod answers;
 mod crashes;
 mod faults;
 mod fleet;
+mod forgetting;
 mod hostile;
 mod lab;
 mod malformed;

@@ -166,3 +166,23 @@ async fn everything_is_followed_only_when_it_is_asked_for() {
     let unknown = WatchRunsRequest { all: true, target: "never".to_owned(), ..Default::default() };
     assert_eq!(code(unknown).await, Code::NotFound);
 }
+
+#[tokio::test]
+async fn a_watcher_of_a_run_that_is_removed_is_not_kept_waiting() {
+    let url = database().await;
+    let controller = Controller::start(&url).await;
+    controller.register(&[atomic("a", 1, &[])]).await.unwrap();
+    let agent = Agent::connect(&controller, "a", 1).await;
+    let (client, _connection) = dunlin_shared::postgres::connect(&url, "test").await.unwrap();
+    let run = controller.run_pending().await[0].id;
+    let mut stream = watch(&controller, vec![run], 0).await;
+    let _first = next(&mut stream).await.unwrap();
+    drop(agent);
+    client
+        .batch_execute(
+            "DELETE FROM dunlin_controller.tasks; DELETE FROM dunlin_controller.run_steps; DELETE FROM dunlin_controller.runs",
+        )
+        .await
+        .unwrap();
+    while next(&mut stream).await.is_some() {}
+}

@@ -3,6 +3,7 @@
 mod cancelling;
 mod claims;
 mod expanding;
+mod forgetting;
 mod lab;
 mod plans;
 mod progress;
