@@ -35,6 +35,12 @@ pub struct Config {
     /// stay.
     #[arg(long, env = "DUNLIN_KEEP", default_value = "90d", value_name = "DURATION", value_parser = keep)]
     pub keep: Duration,
+
+    /// How many connections one address may have open, such as that of a proxy before many agents [default: half of what the limit of
+    /// open files leaves room for, which is also the most]
+    #[arg(long, env = "DUNLIN_MAX_CONNECTIONS_PER_PEER", value_name = "NUMBER",
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_connections_per_peer: Option<u32>,
 }
 
 fn keep(text: &str) -> Result<Duration, String> {

@@ -6,6 +6,7 @@
 
 mod advance;
 mod config;
+mod connections;
 mod dispatch;
 pub mod domain;
 mod grpc;

@@ -14,6 +14,7 @@ use dunlin_proto::v1::fleet_service_server::FleetServiceServer;
 use dunlin_proto::v1::registry_service_server::RegistryServiceServer;
 use dunlin_proto::v1::run_service_server::RunServiceServer;
 use dunlin_proto::{DESCRIPTORS, MESSAGE_LIMIT};
+use dunlin_shared::open_files;
 use futures::FutureExt;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -21,12 +22,12 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Server;
-use tonic::transport::server::TcpIncoming;
 use tonic_health::ServingStatus;
 use tonic_health::server::HealthReporter;
 
 use crate::advance::Heartbeats;
 use crate::config::Config;
+use crate::connections::{self, Room};
 use crate::dispatch::{dispatch, keep_time};
 use crate::grpc::{Agents, Fleet, Registry, Runs};
 use crate::replica::Replica;
@@ -53,6 +54,12 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// There is no room for connections, or less than one peer may have.
+    #[error(transparent)]
+    Room(#[from] connections::Error),
+    /// The limit of open files is not known.
+    #[error("the limit of open files cannot be read: {0}")]
+    Files(std::io::Error),
     /// The URL of the database cannot be used.
     #[error("--database-url: {0}")]
     Database(#[from] store::Error),
@@ -77,8 +84,10 @@ pub async fn serve(config: &Config, stop: CancellationToken) -> Result<(), Error
 /// Serves on a listener until `stop` is cancelled.
 ///
 /// # Errors
-/// The database's URL cannot be used, or the server breaks.
+/// The limit of open files leaves no room, the database's URL cannot be used, or the server breaks.
 pub async fn serve_on(listener: TcpListener, config: &Config, stop: CancellationToken) -> Result<(), Error> {
+    let limit = open_files::limit().map_err(Error::Files)?;
+    let room = Room::new(limit, config.database_connections.into(), config.max_connections_per_peer.map(u64::from))?;
     let store = Store::new(&config.database_url, config.database_connections.into(), config.lease_ttl)?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
     let (reporter, health) = tonic_health::server::health_reporter();
@@ -118,7 +127,7 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
             AgentServiceServer::new(Agents::new(Arc::clone(&replica), stop.clone()))
                 .max_decoding_message_size(MESSAGE_LIMIT),
         );
-    let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+    let incoming = connections::incoming(listener, room);
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());
     let stopping = async {
         stop.cancelled().await;

@@ -17,6 +17,14 @@ pub fn raise_limit() -> io::Result<u64> {
     Ok(most)
 }
 
+/// The number of files that this process may have open now.
+///
+/// # Errors
+/// The system does not say.
+pub fn limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -25,6 +33,7 @@ mod tests {
     fn the_limit_is_raised_to_what_the_system_allows() {
         let (_, most) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
         setrlimit(Resource::RLIMIT_NOFILE, most - 1, most).unwrap();
+        assert_eq!(limit().unwrap(), most - 1);
         assert_eq!(raise_limit().unwrap(), most);
         assert_eq!(getrlimit(Resource::RLIMIT_NOFILE).unwrap(), (most, most));
     }

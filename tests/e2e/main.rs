@@ -23,6 +23,7 @@ mod fleet;
 mod foreign;
 mod forgetting;
 mod history;
+mod hostile_connections;
 mod hostile_files;
 mod hostile_keys;
 mod hostile_path;

@@ -32,6 +32,7 @@ pub struct Builder {
     control: Option<(Database, String)>,
     agent_arguments: Vec<String>,
     agent_memory: Option<u32>,
+    controller_files: Option<u32>,
     environment: Vec<(String, String)>,
 }
 
@@ -97,6 +98,13 @@ impl Builder {
     #[must_use]
     pub fn agent_memory(mut self, limit: u32) -> Self {
         self.agent_memory = Some(limit);
+        self
+    }
+
+    /// The most files that a controller may have open; each connection is one. Not limited unless said.
+    #[must_use]
+    pub fn controller_files(mut self, limit: u32) -> Self {
+        self.controller_files = Some(limit);
         self
     }
 
@@ -181,6 +189,7 @@ impl Fleet {
             control: None,
             agent_arguments: Vec::new(),
             agent_memory: None,
+            controller_files: None,
             environment: Vec::new(),
         }
     }
@@ -215,7 +224,8 @@ impl Fleet {
     }
 
     fn controller_command(&self, index: usize) -> Command {
-        let mut command = self.command(Program::Controller);
+        let mut command =
+            self.limited(Program::Controller, self.plan.controller_files.map(|limit| ("n", limit.into())));
         command
             .args(["--database-url", &self.control_url])
             .args(["--listen", &self.listen[index]])
@@ -292,15 +302,7 @@ impl Fleet {
     }
 
     fn agent_command(&self, program: Program, index: usize) -> Command {
-        let mut command = match self.plan.agent_memory {
-            None => self.command(program),
-            Some(limit) => {
-                let mut shell = self.prepared(Command::new("sh"));
-                let limited = format!("ulimit -v {} && exec \"$0\" \"$@\"", u64::from(limit) * 1024);
-                shell.arg("-c").arg(limited).arg(program.path());
-                shell
-            }
-        };
+        let mut command = self.limited(program, self.plan.agent_memory.map(|limit| ("v", u64::from(limit) * 1024)));
         command
             .args(["--controller", &self.controller_urls()])
             .args(["--slots", &self.plan.slots.to_string()])
@@ -310,6 +312,14 @@ impl Fleet {
         }
         command.args(&self.plan.agent_arguments);
         command
+    }
+
+    /// A program with a limit of `ulimit`.
+    fn limited(&self, program: Program, limit: Option<(&str, u64)>) -> Command {
+        let Some((what, limit)) = limit else { return self.command(program) };
+        let mut shell = self.prepared(Command::new("sh"));
+        shell.arg("-c").arg(format!("ulimit -{what} {limit} && exec \"$0\" \"$@\"")).arg(program.path());
+        shell
     }
 
     fn command(&self, program: Program) -> Command {

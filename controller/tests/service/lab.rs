@@ -53,6 +53,7 @@ impl Controller {
             stuck_after: Duration::from_secs(2),
             database_connections: 8,
             keep: Duration::ZERO,
+            max_connections_per_peer: None,
         };
         let stop = CancellationToken::new();
         let token = stop.clone();
