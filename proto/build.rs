@@ -23,10 +23,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let bytes = descriptors.encode_to_vec();
     std::fs::write(out.join("descriptors.bin"), &bytes)?;
 
+    let mut config = tonic_prost_build::Config::new();
+    config.enable_type_names();
     tonic_prost_build::configure()
+        .codec_path("crate::codec::Codec")
         .compile_well_known_types(true)
         .extern_path(".google.protobuf", "::pbjson_types")
-        .compile_fds(descriptors)?;
+        .compile_fds_with_config(descriptors, config)?;
     pbjson_build::Builder::new().register_descriptors(&bytes)?.emit_fields().build(&[".dunlin.v1"])?;
     Ok(())
 }

@@ -10,6 +10,7 @@ mod connections;
 mod dispatch;
 pub mod domain;
 mod grpc;
+mod memory;
 mod replica;
 mod retention;
 mod serve;

@@ -9,11 +9,12 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use dunlin_proto::fit::WORK_LIMIT;
 use dunlin_proto::v1::agent_service_server::AgentServiceServer;
 use dunlin_proto::v1::fleet_service_server::FleetServiceServer;
 use dunlin_proto::v1::registry_service_server::RegistryServiceServer;
 use dunlin_proto::v1::run_service_server::RunServiceServer;
-use dunlin_proto::{DESCRIPTORS, MESSAGE_LIMIT};
+use dunlin_proto::{DESCRIPTORS, REGISTER_LIMIT};
 use dunlin_shared::open_files;
 use futures::FutureExt;
 use tokio::net::TcpListener;
@@ -30,6 +31,7 @@ use crate::config::Config;
 use crate::connections::{self, Room};
 use crate::dispatch::{dispatch, keep_time};
 use crate::grpc::{Agents, Fleet, Registry, Runs};
+use crate::memory;
 use crate::replica::Replica;
 use crate::retention::retain;
 use crate::store::{self, Availability, Heard, Store};
@@ -40,6 +42,8 @@ const STOP_WITHIN: Duration = Duration::from_secs(3);
 const AFTER_PANIC: Duration = Duration::from_secs(1);
 /// Calls and streams on one connection.
 const STREAMS: u32 = 1000;
+/// What a client may send, on a stream and on a connection, before it is read.
+const WINDOWS: (u32, u32) = (128 * 1024, 256 * 1024);
 /// How often clients are asked for a sign of life, and how long they may take.
 const KEEPALIVE: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(10));
 
@@ -113,19 +117,22 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     let mut server = Server::builder()
         .max_concurrent_streams(Some(STREAMS))
         .http2_keepalive_interval(Some(KEEPALIVE.0))
-        .http2_keepalive_timeout(Some(KEEPALIVE.1));
+        .http2_keepalive_timeout(Some(KEEPALIVE.1))
+        .initial_stream_window_size(WINDOWS.0)
+        .initial_connection_window_size(WINDOWS.1)
+        .layer(memory::layer(memory::Room::default()));
     let router = server
         .add_service(health)
         .add_service(reflection()?.build_v1()?)
         .add_service(reflection()?.build_v1alpha()?)
         .add_service(
-            RegistryServiceServer::new(Registry::new(Arc::clone(&replica))).max_decoding_message_size(MESSAGE_LIMIT),
+            RegistryServiceServer::new(Registry::new(Arc::clone(&replica))).max_decoding_message_size(REGISTER_LIMIT),
         )
         .add_service(RunServiceServer::new(Runs::new(Arc::clone(&replica), stop.clone())))
         .add_service(FleetServiceServer::new(Fleet::new(Arc::clone(&replica))))
         .add_service(
             AgentServiceServer::new(Agents::new(Arc::clone(&replica), stop.clone()))
-                .max_decoding_message_size(MESSAGE_LIMIT),
+                .max_decoding_message_size(WORK_LIMIT),
         );
     let incoming = connections::incoming(listener, room);
     let serving = router.serve_with_incoming_shutdown(incoming, stop.clone().cancelled_owned());

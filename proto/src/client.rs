@@ -19,6 +19,7 @@ use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
 use crate::MESSAGE_LIMIT;
+use crate::fit::WORK_LIMIT;
 use crate::foreign;
 use crate::v1::agent_service_client::AgentServiceClient;
 use crate::v1::fleet_service_client::FleetServiceClient;
@@ -260,7 +261,7 @@ pub fn fleet(channel: Channel) -> FleetServiceClient<Channel> {
 /// The client with which agents work, with the limits of this protocol.
 #[must_use]
 pub fn agent(channel: Channel) -> AgentServiceClient<Channel> {
-    AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(MESSAGE_LIMIT)
+    AgentServiceClient::new(channel).max_decoding_message_size(MESSAGE_LIMIT).max_encoding_message_size(WORK_LIMIT)
 }
 
 #[cfg(test)]

@@ -5,8 +5,11 @@
 //! connect to a controller, and the one way to make and to read errors with details.
 
 pub mod client;
+pub mod codec;
 pub mod convert;
+pub mod fit;
 mod foreign;
+pub mod measure;
 pub mod status;
 
 /// The package `dunlin.v1`.
@@ -19,7 +22,9 @@ pub mod v1 {
 /// The encoded `FileDescriptorSet` of all protos, for server reflection.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));
 
-/// The longest message in bytes that servers and clients accept and send.
-///
-/// A set of definitions is 16 MiB at most; the rest is room for reports of targets with very long histories.
+/// The longest message in bytes that clients accept: a definition with all of its SQL, and its text.
 pub const MESSAGE_LIMIT: usize = 64 * 1024 * 1024;
+
+/// The longest request with a set of definitions in bytes. A set is 16 MiB at most, paths included; the rest is room for the names of
+/// migrations to amend.
+pub const REGISTER_LIMIT: usize = 20 * 1024 * 1024;

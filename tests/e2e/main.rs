@@ -26,6 +26,7 @@ mod history;
 mod hostile_connections;
 mod hostile_files;
 mod hostile_keys;
+mod hostile_memory;
 mod hostile_path;
 mod hostile_schema;
 mod hostile_text;

@@ -7,6 +7,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use dunlin_proto::fit::fit;
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{
     self, Activity, EventType, LeaseProgress, ReleaseReason, Severity, TargetReport, TaskNote, WorkRequest,
@@ -304,15 +305,23 @@ impl Entry {
 }
 
 impl Inner {
+    /// Sends what the message says, in messages that each fit; those of one message without another in between.
     fn send(&self, message: Message) -> bool {
+        fit(message).into_iter().all(|message| self.send_one(message))
+    }
+
+    fn send_one(&self, message: Message) -> bool {
         self.stream.as_ref().is_some_and(|stream| stream.send(WorkRequest { message: Some(message) }).is_ok())
     }
 
     fn report(&mut self, id: LeaseId, message: Message, last: bool) {
-        if let Some(entry) = self.leases.get_mut(&id) {
-            entry.unacknowledged.push_back(message.clone());
-            entry.finished |= last;
-            self.send(message);
+        let Some(entry) = self.leases.get_mut(&id) else { return };
+        entry.finished |= last;
+        // Each part is acknowledged by itself.
+        let parts = fit(message);
+        entry.unacknowledged.extend(parts.iter().cloned());
+        for part in parts {
+            self.send_one(part);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use dunlin_proto::client::{self, Order};
 use dunlin_proto::convert::std_duration;
+use dunlin_proto::fit;
 use dunlin_proto::v1::work_request::Message as Saying;
 use dunlin_proto::v1::work_response::Message as Hearing;
 use dunlin_proto::v1::{
@@ -268,14 +269,14 @@ fn process() -> String {
 }
 
 impl Session {
-    /// What the agent is, has and holds. A target that cannot be looked at in time is left out.
+    /// What the agent is, has and holds. A target that cannot be looked at in time, or has more to tell than fits, is left out.
     async fn hello(&self, looks: Duration) -> Hello {
         let targets = join_all(self.targets.values().map(|target| target.report_soon(looks))).await;
         Hello {
             agent_id: self.agent.to_string(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             slots: i32::from(self.slots),
-            targets: targets.into_iter().flatten().collect(),
+            targets: fit::of_hello(targets.into_iter().flatten()),
             transforms: self.transforms.names(),
             leases: self.book.all(),
             instance: self.instance.clone(),

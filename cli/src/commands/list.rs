@@ -49,7 +49,10 @@ async fn all(controllers: &Controllers) -> Result<Vec<Migration>, Error> {
     let mut migrations = Vec::new();
     let mut page_token = String::new();
     loop {
-        let page = client.list_migrations(ListMigrationsRequest { page_size: 1_000, page_token }).await?.into_inner();
+        let page = client
+            .list_migrations(ListMigrationsRequest { page_size: 1_000, page_token, with_sql: false })
+            .await?
+            .into_inner();
         migrations.extend(page.migrations);
         page_token = page.next_page_token;
         if page_token.is_empty() {

@@ -18,12 +18,13 @@ use dunlin_shared::ids::{AgentId, TransformName};
 use futures::{Stream, StreamExt, stream};
 use prost::Message as _;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, timeout, timeout_at};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::convert;
+use super::pages::Pages;
 use super::status::{STATED, bad_field, bad_id, of_store};
 use crate::advance::Filing;
 use crate::dispatch::{Connection, Ending, Held, Identity, OUTGOING};
@@ -144,8 +145,10 @@ async fn open(
     let first = timeout(HELLO_WITHIN, incoming.message())
         .await
         .map_err(|_| status::error(Code::DeadlineExceeded, "NO_HELLO", "no `hello` came within 10 s"))??;
-    let Some(WorkRequest { message: Some(Said::Hello(said)) }) = first else { return Err(no_hello()) };
+    let Some(WorkRequest { message: Some(Said::Hello(mut said)) }) = first else { return Err(no_hello()) };
     let (hello, sights) = read(&said)?;
+    // They may wait for long, and take their room once.
+    said.targets = Vec::new();
     let received = replica.store.welcome(&hello).await.map_err(|error| {
         // It would have been a heartbeat, too.
         if error.retryable() {
@@ -210,6 +213,10 @@ fn read(said: &v1::Hello) -> Result<(Hello, Vec<Sight>), Status> {
             return Err(bad_field(field, format!("at most {NAMES} may be named, and these are {count}")));
         }
     }
+    if said.targets.iter().any(|report| report.more_follows) {
+        let message = "a report of several pages is none of `hello`; it follows as `target`";
+        return Err(bad_field("hello.targets.more_follows", message));
+    }
     let sights: Vec<Sight> = said
         .targets
         .iter()
@@ -258,7 +265,8 @@ async fn listen(
     connection: &Arc<Connection>,
     incoming: &mut Streaming<WorkRequest>,
 ) -> Result<(), Status> {
-    while let Some(request) = incoming.message().await? {
+    let mut pages = Pages::default();
+    while let Some(request) = next(incoming, &pages).await? {
         let bytes = request.encoded_len();
         let filed = match request.message {
             // A message of a later version of the protocol.
@@ -275,8 +283,12 @@ async fn listen(
                 continue;
             }
             Some(Said::Target(report)) => {
-                let sight = convert::sight_in(&report).map_err(|error| bad_id("target.name", &error))?;
-                keep_seeing(replica, connection, &sight).await?;
+                let whole = pages.take(&report)?;
+                // It may wait for long, and takes its room once.
+                drop(report);
+                if let Some(sight) = whole {
+                    keep_seeing(replica, connection, &sight).await?;
+                }
                 continue;
             }
             Some(Said::RangesPlanned(planned)) => {
@@ -325,6 +337,14 @@ async fn listen(
         replica.lanes.file(replica, filing);
     }
     Ok(())
+}
+
+/// The next message: before long, where pages wait for it.
+async fn next(incoming: &mut Streaming<WorkRequest>, pages: &Pages) -> Result<Option<WorkRequest>, Status> {
+    match pages.until() {
+        None => incoming.message().await,
+        Some(until) => timeout_at(until, incoming.message()).await.map_err(|_| Pages::late())?,
+    }
 }
 
 /// Takes in what the agent sees of a target, and waits for the database when it is away.

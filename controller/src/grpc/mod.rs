@@ -6,6 +6,7 @@ mod bogus;
 pub(crate) mod convert;
 mod fleet;
 mod page;
+mod pages;
 mod registry;
 mod runs;
 mod status;

@@ -5,6 +5,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -74,6 +75,24 @@ pub(crate) fn cut<T, K: Serialize>(
     (entries, token)
 }
 
+/// The most bytes of a page. One entry alone can be longer.
+const BYTES: usize = 3 * 1024 * 1024;
+
+/// The first of some entries that are not too long for a page together, at least one; and whether there are `more`, these left out
+/// included.
+pub(crate) fn within<T: Message>(entries: &mut impl Iterator<Item = T>, more: bool) -> (Vec<T>, bool) {
+    let mut page: Vec<T> = Vec::new();
+    let mut bytes = 0;
+    for entry in entries {
+        bytes += entry.encoded_len();
+        if bytes > BYTES && !page.is_empty() {
+            return (page, true);
+        }
+        page.push(entry);
+    }
+    (page, more)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
@@ -97,6 +116,19 @@ mod tests {
         }
         let odd = "a\\u0000";
         assert_eq!(after::<String>("agents", "", &token("agents", "", &odd)).unwrap().as_deref(), Some(odd));
+    }
+
+    #[test]
+    fn a_page_ends_before_it_is_too_long() {
+        let text = |length| "x".repeat(length);
+        let lengths = |texts: Vec<String>, more| {
+            let (page, more) = within(&mut texts.into_iter(), more);
+            (page.iter().map(String::len).collect::<Vec<_>>(), more)
+        };
+        assert_eq!(lengths(vec![text(10), text(20)], false), (vec![10, 20], false));
+        assert_eq!(lengths(vec![text(10), text(20)], true), (vec![10, 20], true));
+        assert_eq!(lengths(vec![text(10), text(BYTES), text(1)], false), (vec![10], true));
+        assert_eq!(lengths(vec![text(2 * BYTES), text(1)], false), (vec![2 * BYTES], true));
     }
 
     #[test]

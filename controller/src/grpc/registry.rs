@@ -9,6 +9,7 @@ use dunlin_proto::v1::{self, RegisterOutcome};
 use dunlin_shared::ids::MigrationId;
 use dunlin_shared::migration::set::{Problem, SourceFile};
 use dunlin_shared::migration::{Checksum, Version, limits};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::{Request, Response, Status};
 
 use super::convert;
@@ -18,21 +19,43 @@ use super::status::{
 };
 use crate::domain::register::{Missing, Outcome};
 use crate::domain::waits;
+use crate::memory::Taken;
 use crate::replica::Replica;
-use crate::store::migrations::Stored;
+use crate::store::migrations::{Stored, apart};
 use crate::store::registering::{self, RegisterError, Registered, Stopped};
 
 /// The most characters of a reason.
 const REASON: usize = 2000;
 
+/// How many sets are read at a time; one that has more bytes than this is read alone, since what it says takes many times as much.
+const TURNS: u32 = 2;
+const ALONE: usize = 1024 * 1024;
+
+/// From how many bytes on a definition is long.
+const LONG: i64 = 1024 * 1024;
+
 /// The service.
 pub(crate) struct Registry {
     replica: Arc<Replica>,
+    turns: Arc<Semaphore>,
+    /// Long definitions that are told.
+    long: Arc<Semaphore>,
+    /// Lists of definitions that are made.
+    lists: Semaphore,
 }
 
 impl Registry {
     pub(crate) fn new(replica: Arc<Replica>) -> Self {
-        Self { replica }
+        let turns = Arc::new(Semaphore::new(usize::try_from(TURNS).unwrap_or(1)));
+        Self { replica, turns, long: Arc::new(Semaphore::new(1)), lists: Semaphore::new(2) }
+    }
+
+    /// Waits for the turn of a set.
+    async fn turn(&self, files: &[SourceFile]) -> Option<Arc<OwnedSemaphorePermit>> {
+        let bytes: usize = files.iter().map(|file| file.path.len() + file.content.len()).sum();
+        let turns = if bytes > ALONE { TURNS } else { 1 };
+        // They are never closed.
+        Arc::clone(&self.turns).acquire_many_owned(turns).await.ok().map(Arc::new)
     }
 }
 
@@ -42,7 +65,8 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::RegisterMigrationsRequest>,
     ) -> Result<Response<v1::RegisterMigrationsResponse>, Status> {
-        let request = asked(request.into_inner())?;
+        let mut request = asked(request.into_inner())?;
+        request.turn = self.turn(&request.files).await;
         let registered = self.replica.store.register(request).await.map_err(of_register)?;
         self.replica.wake(&registered.wakes);
         Ok(Response::new(v1::RegisterMigrationsResponse {
@@ -57,17 +81,23 @@ impl RegistryService for Registry {
         &self,
         request: Request<v1::GetMigrationRequest>,
     ) -> Result<Response<v1::GetMigrationResponse>, Status> {
+        let taken = request.extensions().get::<Taken>().cloned().unwrap_or_default();
         let request = request.into_inner();
         let id = MigrationId::parse(request.id.as_str()).map_err(|error| bad_id("id", &error))?;
         let store = &self.replica.store;
+        if store.length_of_migration(&id, request.revision).await.map_err(of_store)? > LONG {
+            // One at a time, until it is sent.
+            taken.set(Arc::clone(&self.long).acquire_owned().await.ok());
+        }
         let stored = store.get_migration(&id, request.revision).await.map_err(of_store)?;
         let stored = stored.ok_or_else(|| match request.revision {
             0 => no_migration(id.as_str()),
             revision => no_revision(id.as_str(), revision),
         })?;
         let applied = store.applied_where(&id).await.map_err(of_store)?;
+        let migration = apart(move || migration_out(stored)).await;
         Ok(Response::new(v1::GetMigrationResponse {
-            migration: Some(migration_out(&stored)),
+            migration: Some(migration),
             applied: applied.iter().map(|(target, row)| convert::applied_out(target, row)).collect(),
         }))
     }
@@ -80,12 +110,15 @@ impl RegistryService for Registry {
         let request = request.into_inner();
         let size = page::size(request.page_size, 100, 1000)?;
         let after: i64 = page::after(LIST, "", &request.page_token)?.unwrap_or(0);
-        let stored = self.replica.store.list_migrations(after, size + 1).await.map_err(of_store)?;
-        let (stored, next_page_token) = page::cut(LIST, "", stored, size, |last| last.definition.version.get());
-        Ok(Response::new(v1::ListMigrationsResponse {
-            migrations: stored.iter().map(migration_out).collect(),
-            next_page_token,
-        }))
+        let _turn = self.lists.acquire().await;
+        let (stored, more) = self.replica.store.list_migrations(after, size).await.map_err(of_store)?;
+        let told = move |stored| {
+            let migration = migration_out(stored);
+            if request.with_sql { migration } else { without_sql(migration) }
+        };
+        let (migrations, more) = apart(move || page::within(&mut stored.into_iter().map(told), more)).await;
+        let next = migrations.last().filter(|_| more).map(|last| page::token(LIST, "", &last.version));
+        Ok(Response::new(v1::ListMigrationsResponse { migrations, next_page_token: next.unwrap_or_default() }))
     }
 
     async fn plan_pending(
@@ -147,12 +180,13 @@ impl RegistryService for Registry {
             return Err(no_target(&target));
         }
         let applied = store.list_applied(&target, (after.0, &after.1), size + 1).await.map_err(of_store)?;
-        let (applied, next_page_token) =
+        let (applied, next) =
             page::cut(LIST, target.as_str(), applied, size, |(_, last)| (last.version, last.id.clone()));
-        Ok(Response::new(v1::ListAppliedMigrationsResponse {
-            applied: applied.iter().map(|(target, row)| convert::applied_out(target, row)).collect(),
-            next_page_token,
-        }))
+        let mut applied = applied.iter().map(|(target, row)| convert::applied_out(target, row));
+        let (applied, more) = page::within(&mut applied, !next.is_empty());
+        let last = applied.last().filter(|_| more);
+        let next = last.map(|last| page::token(LIST, target.as_str(), &(last.version, &last.id)));
+        Ok(Response::new(v1::ListAppliedMigrationsResponse { applied, next_page_token: next.unwrap_or_default() }))
     }
 
     async fn get_schema_version(
@@ -191,7 +225,7 @@ fn asked(request: v1::RegisterMigrationsRequest) -> Result<registering::Request,
     }
     let by = stated("registered_by", &request.registered_by, STATED)?;
     let (files, validate_only) = (files(request.files)?, request.validate_only);
-    Ok(registering::Request { files, validate_only, missing, amend, reason, by })
+    Ok(registering::Request { files, validate_only, missing, amend, reason, by, turn: None })
 }
 
 fn registered_out(one: Registered) -> v1::RegisteredMigration {
@@ -253,19 +287,29 @@ fn warning_out(warning: Problem) -> v1::DefinitionWarning {
     }
 }
 
-fn migration_out(stored: &Stored) -> v1::Migration {
-    let others = stored.others.iter().map(|(target, revision)| held_out(target.clone(), *revision));
+fn migration_out(stored: Stored) -> v1::Migration {
+    let (withdraw_time, withdrawn_by) = match stored.withdrawn {
+        Some((at, by)) => (Some(timestamp(at)), by),
+        None => (None, String::new()),
+    };
     v1::Migration {
-        definition: stored.text.clone(),
+        definition: stored.text,
         register_time: stored.registered_at.map(timestamp),
         update_time: Some(timestamp(stored.updated_at)),
         revision: stored.revision,
         registered_revision: stored.registered_revision,
-        registered_by: stored.registered_by.clone(),
-        reason: stored.reason.clone(),
-        other_revisions: others.collect(),
-        withdraw_time: stored.withdrawn.as_ref().map(|(at, _)| timestamp(*at)),
-        withdrawn_by: stored.withdrawn.as_ref().map(|(_, by)| by.clone()).unwrap_or_default(),
+        registered_by: stored.registered_by,
+        reason: stored.reason,
+        other_revisions: stored.others.into_iter().map(|(target, revision)| held_out(target, revision)).collect(),
+        withdraw_time,
+        withdrawn_by,
         ..v1::Migration::from(&stored.definition)
     }
+}
+
+fn without_sql(mut migration: v1::Migration) -> v1::Migration {
+    let v1::Migration { before, after, steps, rollback, .. } = &mut migration;
+    before.iter_mut().chain(after).for_each(|check| check.sql = String::new());
+    steps.iter_mut().chain(rollback).for_each(|step| step.sql = String::new());
+    migration
 }

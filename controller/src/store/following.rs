@@ -46,6 +46,23 @@ pub struct Sight {
     pub raised: bool,
 }
 
+impl Sight {
+    /// This page and the next one: all that is listed in both, and for the rest what the next one says.
+    #[must_use]
+    pub(crate) fn followed_by(self, next: Self) -> Self {
+        let Self { mut applied, held, .. } = self;
+        applied.extend(next.applied);
+        let held = match (held, next.held) {
+            (Some((_, mut held)), Some((at, more))) => {
+                held.extend(more);
+                Some((at, held))
+            }
+            (_, held) => held,
+        };
+        Self { applied, held, ..next }
+    }
+}
+
 /// What follows from what an agent sees.
 #[derive(Debug)]
 pub struct Noted {

@@ -14,6 +14,7 @@ use dunlin_shared::ids::{MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::migration::set::{Entry, Known as KnownVersion, Named, Problem, Set, SourceFile};
 use dunlin_shared::migration::{Checksum, Definition, SqlPlace, StepBody, Version};
 use serde::Serialize;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_postgres::Row;
 use tokio_postgres::types::Json;
 
@@ -43,6 +44,8 @@ pub struct Request {
     pub reason: String,
     /// Who registers, as it was stated; may be empty.
     pub by: String,
+    /// Its turn among those that register, kept for as long as anything of it is in memory.
+    pub turn: Option<Arc<OwnedSemaphorePermit>>,
 }
 
 /// Why a set was not registered.

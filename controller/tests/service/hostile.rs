@@ -137,6 +137,7 @@ fn report() -> impl Strategy<Value = v1::TargetReport> {
     )
         .prop_map(|(name, reachable, error, applied, time, held, seen)| v1::TargetReport {
             raised: seen.as_ref().is_some_and(|seen| seen.5),
+            more_follows: error.len() % 5 == 1,
             identity: seen.map(|(system, database, data, line, mark, _)| v1::TargetIdentity {
                 system,
                 database,
@@ -479,7 +480,11 @@ async fn requests_beyond_the_limits_are_refused() {
             registry.get_migration(v1::GetMigrationRequest { id: text.clone(), revision: small }).await.err(),
             registry.plan_pending(v1::PlanPendingRequest { target: text.clone() }).await.err(),
             registry
-                .list_migrations(v1::ListMigrationsRequest { page_size: small, page_token: text.clone() })
+                .list_migrations(v1::ListMigrationsRequest {
+                    page_size: small,
+                    page_token: text.clone(),
+                    with_sql: small % 2 == 0,
+                })
                 .await
                 .err(),
             fleet

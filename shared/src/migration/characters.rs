@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use super::rules::Sql;
 use super::set::Problem;
-use crate::sql::lex::tokens;
+use crate::sql::lex::each;
 
 /// The characters that do not belong into SQL, each where it stands first; and a warning for line ends that become data.
 pub(super) fn problems(sql: &Sql<'_>) -> Vec<Problem> {
@@ -58,9 +58,8 @@ fn line_ends(sql: &Sql<'_>) -> Option<Problem> {
     if !sql.text.contains('\r') || !sql.source.text.contains('\r') {
         return None;
     }
-    let tokens = tokens(&sql.text);
-    let quoted = tokens.iter().filter(|token| token.is_quoted());
-    let at = quoted.filter_map(|token| Some(token.offset + token.text.find('\r')?)).next()?;
+    let mut quoted = each(&sql.text).filter(|token| token.is_quoted());
+    let at = quoted.find_map(|token| Some(token.offset + token.text.find('\r')?))?;
     let message =
         "this string has a carriage return (CR) at the end of a line: PostgreSQL keeps it, as part of the value";
     let help = "save the file with LF line ends, and keep them so by a line in .gitattributes: `*.sql text eol=lf` (for \

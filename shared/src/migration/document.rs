@@ -10,13 +10,15 @@ use super::definition::{Batch, Changes, Check, Definition, PlanRule, Step, StepB
 use super::fields::{At, Fields, Reader};
 use super::files;
 use super::isolation::{self, Isolation, Noted, Transaction};
-use super::limits::{KEY, RANGE, SIZE, SQL, STRIPES, told};
+use super::limits::{IN_BULK, KEY, RANGE, SIZE, SQL, STRIPES, TOKENS, VALUES, told};
 use super::place::{List, SqlPlace};
 use super::position::Source;
 use super::raw::{Raw, raw};
 use super::rules::{self, Said, Sql, Use};
 use super::set::Problem;
+use super::values;
 use crate::ids::{self, MigrationId, StepName, TransformName};
+use crate::sql::lex;
 use crate::visible::is_unseen;
 
 /// The fields of each table. The JSON Schema is tested against them.
@@ -79,6 +81,11 @@ pub(super) fn read<'s>(
         Document { reader: Reader::new(source), texts, room, transactions: Vec::new(), places: Vec::new() };
     let mut draft =
         Draft { source, id: None, version: None, run_after: Vec::new(), definition: None, places: Vec::new() };
+    if values::more_than(VALUES, source.text) {
+        let message = format!("a definition has at most {} values, and this has more", told(VALUES));
+        document.reader.tell_with_help(0, message, "split it into several migrations");
+        return (draft, document.reader.into_problems());
+    }
     match toml_span::parse(source.text) {
         Ok(root) => document.migration(root, &mut draft),
         Err(error) => document.reader.tell(error.span.start, format!("this is not TOML: {error}")),
@@ -474,6 +481,11 @@ impl<'s> Document<'s, '_> {
 
     /// A file can be named by any number of steps, and each has its text.
     fn fits(&mut self, text: &str, at: usize) -> bool {
+        if lex::more_than(TOKENS, text) {
+            let message = format!("this SQL has more than {} words and signs, the most that can be read", told(TOKENS));
+            self.reader.tell_with_help(at, message, IN_BULK);
+            return false;
+        }
         match self.room.checked_sub(text.len()) {
             Some(room) => {
                 *self.room = room;

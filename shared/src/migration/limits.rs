@@ -16,6 +16,14 @@ pub const BYTES: usize = 16 * 1024 * 1024;
 /// The most bytes of SQL that the steps and checks of a set come to, each file as often as it is named.
 pub const SQL: usize = 32 * 1024 * 1024;
 
+/// The most tokens of a text of SQL (words, numbers, signs, and what stands between them), and of the statement of a batch. What is
+/// read takes some dozens of bytes for each, a tree of the statement of a batch some hundreds.
+pub(super) const TOKENS: usize = 4_000_000;
+pub(super) const BATCH_TOKENS: usize = 500_000;
+
+/// The most values of a definition: each field and each entry of a list is one.
+pub(super) const VALUES: usize = 200_000;
+
 /// The most that the numbers of a batch can be; the least is 1.
 pub(super) const SIZE: u32 = 1_000_000;
 pub(super) const RANGE: u32 = 1_000_000_000;

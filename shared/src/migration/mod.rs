@@ -19,6 +19,7 @@ mod rules;
 pub mod schema;
 pub mod set;
 mod together;
+mod values;
 
 pub use checksum::Checksum;
 pub use definition::{Batch, Changes, Check, Definition, PlanRule, Step, StepBody, Version, VersionError};

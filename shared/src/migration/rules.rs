@@ -5,7 +5,7 @@
 
 use super::characters;
 use super::definition::Batch;
-use super::limits::PROBLEMS;
+use super::limits::{BATCH_TOKENS, PROBLEMS, told};
 use super::place::{List, SqlPlace};
 use super::placed;
 use super::position::Source;
@@ -85,6 +85,9 @@ pub(super) struct Said {
 
 /// Everything that is wrong with the SQL.
 pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
+    if let Some(too_many) = too_many_tokens(sql, r#use) {
+        return vec![too_many];
+    }
     let mut found = characters::problems(sql);
     let looked = foreign::look(&sql.text);
     for foreign in &looked.foreign {
@@ -126,6 +129,14 @@ pub(super) fn problems(sql: &Sql<'_>, r#use: Use<'_>) -> Vec<Problem> {
         found.extend(of_batch(sql, batch, said, &parsed));
     }
     found
+}
+
+/// A statement whose tree takes more than a controller has.
+fn too_many_tokens(sql: &Sql<'_>, r#use: Use<'_>) -> Option<Problem> {
+    let too_many = matches!(r#use, Use::Batch(..)) && lex::more_than(BATCH_TOKENS, &sql.text);
+    let message =
+        || format!("a statement with `:batch` has at most {} words and signs, and this has more", told(BATCH_TOKENS));
+    too_many.then(|| sql.problem(0, message(), Some("keep values in bulk in a table, and join it")))
 }
 
 fn placeholders(sql: &Sql<'_>, r#use: Use<'_>, parsed: &BatchSql) -> Vec<Problem> {

@@ -71,7 +71,7 @@ pub(crate) fn without_layout(sql: &str) -> String {
     let mut text = String::with_capacity(sql.len());
     let mut gap = None;
     let mut behind_literal = false;
-    for token in tokens(sql) {
+    for token in each(sql) {
         if token.is_trivia() {
             gap = Some(gap.unwrap_or(false) || token.text.contains(['\n', '\r']));
             continue;
@@ -88,64 +88,100 @@ pub(crate) fn without_layout(sql: &str) -> String {
 
 /// All tokens of a text, which together are the text.
 pub(crate) fn tokens(sql: &str) -> Vec<Token<'_>> {
-    lex(sql, |_| None)
+    each(sql).collect()
 }
 
-/// The tokens of a text. `read_on` sees each, and says where to read on if not behind it: what lies between is left out.
-pub(crate) fn lex<'a>(sql: &'a str, mut read_on: impl FnMut(&Token<'a>) -> Option<usize>) -> Vec<Token<'a>> {
-    let mut found = Vec::new();
-    let mut offset = 0;
-    let mut lexer = tokenize(sql);
-    while let Some(mut token) = lexer.next() {
+/// The tokens of a text one after the other, none of which is kept.
+pub(crate) fn each(sql: &str) -> Lexer<'_> {
+    Lexer { sql, offset: 0, lexer: Box::new(tokenize(sql)), continued: Continued::No }
+}
+
+/// True when a text has more tokens than this.
+pub(crate) fn more_than(most: usize, sql: &str) -> bool {
+    // Each has a byte at least.
+    sql.len() > most && each(sql).take(most + 1).count() > most
+}
+
+/// Reads the tokens of a text. `read_on` sees each, and says where to read on if not behind it: what lies between is left out.
+pub(crate) fn lex<'a>(sql: &'a str, mut read_on: impl FnMut(&Token<'a>) -> Option<usize>) {
+    let mut lexer = each(sql);
+    while let Some(token) = lexer.next() {
+        if let Some(elsewhere) = read_on(&token) {
+            lexer.go_on_at(elsewhere);
+        }
+    }
+}
+
+/// The tokens of a text that are still to come.
+pub(crate) struct Lexer<'a> {
+    sql: &'a str,
+    offset: usize,
+    lexer: Box<dyn Iterator<Item = squawk_lexer::Token> + 'a>,
+    continued: Continued,
+}
+
+/// Whether a string with escapes goes on in quotes that stand here: there is a line's end between, and else only blanks and
+/// comments to the end of a line.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Continued {
+    No,
+    BehindString,
+    OnNewLine,
+}
+
+impl<'a> Lexer<'a> {
+    fn go_on_at(&mut self, offset: usize) {
+        self.offset = offset;
+        self.lexer = Box::new(tokenize(self.sql.get(offset..).unwrap_or_default()));
+    }
+}
+
+impl<'a> Iterator for Lexer<'a> {
+    type Item = Token<'a>;
+
+    fn next(&mut self) -> Option<Token<'a>> {
+        let (sql, offset) = (self.sql, self.offset);
+        let mut token = self.lexer.next()?;
+        let mut again = false;
         // The lexer takes the further lines of a string with escapes for strings without.
-        if let Some(line) = sql.get(offset..).filter(|rest| rest.starts_with('\'') && is_continued(&found))
+        if self.continued == Continued::OnNewLine
+            && let Some(line) = sql.get(offset..).filter(|rest| rest.starts_with('\''))
             && let Some(whole) = tokenize(&format!("e{line}")).next()
         {
             token = squawk_lexer::Token { kind: whole.kind, len: whole.len - 1 };
-            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
+            again = true;
         }
         // It also takes letters that stand directly behind a dollar or a parameter for a part of it. They can begin a string.
         if let TokenKind::PositionalParam { trailing_junk_start } = token.kind
             && trailing_junk_start < token.len
         {
             token.len = trailing_junk_start;
-            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
+            again = true;
         }
         // An exponent without digits begins a name for PostgreSQL 14, which can hold dollars; later versions refuse it.
         if let TokenKind::Literal { kind: LiteralKind::Numeric { empty_exponent_start: Some(end), .. } } = token.kind {
             token.len = end;
-            lexer = tokenize(sql.get(offset + length(&token)..).unwrap_or_default());
+            again = true;
         }
         let end = offset.saturating_add(length(&token));
-        let Some(text) = sql.get(offset..end) else { break };
+        let text = sql.get(offset..end)?;
         let token = Token { kind: token.kind, offset, text };
-        found.push(token);
-        offset = end;
-        if let Some(elsewhere) = read_on(&token) {
-            offset = elsewhere;
-            lexer = tokenize(sql.get(offset..).unwrap_or_default());
+        self.continued = match (token.kind, self.continued) {
+            (TokenKind::Literal { kind: LiteralKind::EscStr { terminated: true } }, _) => Continued::BehindString,
+            (TokenKind::Whitespace, Continued::BehindString) if text.contains(['\n', '\r']) => Continued::OnNewLine,
+            (TokenKind::Whitespace | TokenKind::LineComment, as_before) => as_before,
+            _ => Continued::No,
+        };
+        self.offset = end;
+        if again {
+            self.go_on_at(end);
         }
+        Some(token)
     }
-    found
 }
 
 fn length(token: &squawk_lexer::Token) -> usize {
     usize::try_from(token.len).unwrap_or(usize::MAX)
-}
-
-/// True when a string with escapes goes on in quotes that stand behind these tokens: there is a line's end between, and else
-/// only blanks and comments to the end of a line.
-fn is_continued(tokens: &[Token<'_>]) -> bool {
-    let mut lines = false;
-    for token in tokens.iter().rev() {
-        match token.kind {
-            TokenKind::Whitespace => lines |= token.text.contains(['\n', '\r']),
-            TokenKind::LineComment => {}
-            TokenKind::Literal { kind: LiteralKind::EscStr { terminated: true } } => return lines,
-            _ => return false,
-        }
-    }
-    false
 }
 
 /// The parts of a name as SQL writes it, such as `shop."Order"`: each folded or as it is quoted. `None` when the text is

@@ -4,7 +4,7 @@
 
 use squawk_lexer::TokenKind;
 
-use super::lex::{Token, tokens};
+use super::lex::{Token, each};
 
 /// A statement: its tokens without blanks and comments; at least one.
 #[derive(Clone, Debug)]
@@ -30,7 +30,7 @@ pub(crate) fn statements(sql: &str) -> Vec<Statement<'_>> {
     let mut current: Vec<Token<'_>> = Vec::new();
     let mut parentheses = 0_usize;
     let mut blocks = 0_usize;
-    for token in tokens(sql).into_iter().filter(|token| !token.is_trivia()) {
+    for token in each(sql).filter(|token| !token.is_trivia()) {
         match token.kind {
             TokenKind::OpenParen => parentheses += 1,
             TokenKind::CloseParen => parentheses = parentheses.saturating_sub(1),
@@ -40,7 +40,9 @@ pub(crate) fn statements(sql: &str) -> Vec<Statement<'_>> {
             TokenKind::Ident if blocks > 0 && token.is_word("CASE") => blocks += 1,
             TokenKind::Ident if blocks > 0 && token.is_word("END") => blocks -= 1,
             TokenKind::Semi if parentheses == 0 && blocks == 0 => {
-                found.push(std::mem::take(&mut current));
+                // Statements are many, and most of them short.
+                found.push(current.clone());
+                current.clear();
                 continue;
             }
             _ => {}

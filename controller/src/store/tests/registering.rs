@@ -24,7 +24,7 @@ async fn withdraw(lab: &Lab, files: &[SourceFile]) -> Registration {
 }
 
 async fn ids(lab: &Lab) -> Vec<String> {
-    lab.store.list_migrations(0, 100).await.unwrap().iter().map(|one| one.definition.id.to_string()).collect()
+    lab.store.list_migrations(0, 100).await.unwrap().0.iter().map(|one| one.definition.id.to_string()).collect()
 }
 
 #[tokio::test]
@@ -198,7 +198,7 @@ async fn other_words_are_taken_for_all_and_another_deed_only_where_it_is_amended
     let registered = lab.store.register(amend).await.unwrap();
     let amended = &registered.migrations[0];
     assert_eq!((amended.outcome, amended.revision, amended.kept.len()), (Outcome::Amended, 3, 1));
-    let listed = lab.store.list_migrations(0, 10).await.unwrap();
+    let listed = lab.store.list_migrations(0, 10).await.unwrap().0;
     assert_eq!((listed[0].revision, listed[0].reason.as_str(), listed[0].others.len()), (3, "too wide", 1));
     // What the target has can still be read, and nothing is pending there.
     assert!(lab.store.get_migration(&id("a"), 1).await.unwrap().unwrap().text.contains("bigint"));

@@ -16,10 +16,10 @@ async fn a_set_with_a_problem_leaves_nothing_behind() {
         panic!("it was registered");
     };
     assert_eq!(problems.len(), 1);
-    assert!(lab.store.list_migrations(0, 10).await.unwrap().is_empty());
+    assert!(lab.store.list_migrations(0, 10).await.unwrap().0.is_empty());
 
     lab.store.register(Request { validate_only: true, ..set(&[atomic("a", 1, &[])]) }).await.unwrap();
-    assert!(lab.store.list_migrations(0, 10).await.unwrap().is_empty(), "only checked");
+    assert!(lab.store.list_migrations(0, 10).await.unwrap().0.is_empty(), "only checked");
 }
 
 #[tokio::test]
@@ -44,7 +44,7 @@ async fn an_applied_definition_cannot_change_and_an_unchanged_one_is_left_alone(
         panic!("it was registered although it is applied");
     };
     assert!(matches!(refusals[0], Refusal::Applied { .. }));
-    assert_eq!(lab.store.list_migrations(0, 10).await.unwrap().len(), 1, "nothing of the set");
+    assert_eq!(lab.store.list_migrations(0, 10).await.unwrap().0.len(), 1, "nothing of the set");
 }
 
 #[tokio::test]
@@ -52,7 +52,7 @@ async fn versions_can_be_swapped_within_a_set() {
     let lab = Lab::new().await;
     lab.register(&[atomic("a", 1, &[]), atomic("b", 2, &[])]).await;
     lab.register(&[atomic("a", 2, &[]), atomic("b", 1, &[])]).await;
-    let stored = lab.store.list_migrations(0, 10).await.unwrap();
+    let stored = lab.store.list_migrations(0, 10).await.unwrap().0;
     assert_eq!(stored[0].definition.id, id("b"));
 }
 

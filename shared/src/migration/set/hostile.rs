@@ -269,3 +269,21 @@ fn a_chain_of_dependencies_can_be_as_long_as_a_set() {
     };
     assert_eq!(told_soon((1..=10_000).map(definition).collect()), []);
 }
+
+#[test]
+fn what_takes_too_much_to_read_is_refused_before_it_is_read() {
+    let batch = "batch = { table = \"t\", key = [\"a\"] }";
+    let values = format!("{HEAD}impacts = [{}]\n{STEP}", "\"\",".repeat(200_000));
+    for (definition, said) in [
+        (values, "a definition has at most 200,000 values"),
+        (step(&"1,".repeat(2_000_001), ""), "this SQL has more than 4,000,000 words and signs"),
+        (
+            step(&format!("UPDATE t SET a = 1 WHERE :batch AND b IN ({}1)", "1,".repeat(250_000)), batch),
+            "has at most 500,000 words",
+        ),
+    ] {
+        let problems = told_of(definition);
+        assert_eq!(problems.len(), 1, "{said}");
+        assert!(problems[0].message.contains(said) && problems[0].help.is_some(), "{:?}", problems[0]);
+    }
+}
