@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -41,11 +42,22 @@ pub enum Error {
     #[error(transparent)]
     Controller(#[from] client::Error),
     /// No target was named.
-    #[error("name a target, as NAME=URL")]
+    #[error("name a target, as NAME=URL or NAME=@FILE")]
     NoTarget,
     /// A target has no name or no URL.
-    #[error("a target is written as NAME=URL, such as main=postgres://app@localhost/app")]
+    #[error("a target is written as NAME=URL or NAME=@FILE, such as main=postgres://app@localhost/app")]
     TargetSyntax,
+    /// The directory of targets cannot be used.
+    #[error("the directory {path:?} of --targets cannot be used: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The role has no name.
+    #[error("--role names no role")]
+    Role,
     /// A name breaks its rule.
     #[error(transparent)]
     Name(#[from] ids::Error),
@@ -91,6 +103,7 @@ pub struct Builder {
     targets: Vec<(String, String)>,
     directs: Vec<(String, String)>,
     ledger_owner: Option<String>,
+    role: Option<String>,
     slots: Option<u16>,
     id: Option<String>,
     limits: Limits,
@@ -113,7 +126,8 @@ impl Builder {
         self
     }
 
-    /// Adds a target: a name for a database, and the URL under which this agent reaches it.
+    /// Adds a target: a name for a database, and the URL under which this agent reaches it; or `@` and the path of a file with the URL,
+    /// which is read again when it changes.
     #[must_use]
     pub fn target(mut self, name: impl Into<String>, url: impl Into<String>) -> Self {
         self.targets.push((name.into(), url.into()));
@@ -133,6 +147,13 @@ impl Builder {
     #[must_use]
     pub fn ledger_owner(mut self, role: impl Into<String>) -> Self {
         self.ledger_owner = Some(role.into());
+        self
+    }
+
+    /// The role that all work is done under, in place of that of the URLs, which must be a member of it. That one unless said otherwise.
+    #[must_use]
+    pub fn role(mut self, role: impl Into<String>) -> Self {
+        self.role = Some(role.into());
         self
     }
 
@@ -183,6 +204,9 @@ impl Builder {
         if self.targets.is_empty() {
             return Err(Error::NoTarget);
         }
+        if self.role.as_ref().is_some_and(|role| role.is_empty() || role.contains('\0')) {
+            return Err(Error::Role);
+        }
         let slots = self.slots.unwrap_or(SLOTS);
         if !(1..=MOST_SLOTS).contains(&slots) {
             return Err(Error::Slots(slots));
@@ -202,6 +226,10 @@ impl Builder {
             let target = target.with_ledger_owner(self.ledger_owner.clone());
             let target = match directs.remove(&name) {
                 Some(url) => target.with_direct(&url).map_err(of_url)?,
+                None => target,
+            };
+            let target = match &self.role {
+                Some(role) => target.with_role(role).map_err(of_url)?,
                 None => target,
             };
             if targets.insert(name.clone(), Arc::new(target)).is_some() {

@@ -1,6 +1,8 @@
 //! The command line of an agent, also for programs that embed it.
 
+use std::io;
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -19,20 +21,35 @@ pub struct Options {
     #[arg(long, env = "DUNLIN_CONTROLLER", value_name = "URL[,URL...]", default_value = "http://127.0.0.1:7440")]
     controller: String,
 
-    /// A target: a name for a database and the URL under which this agent reaches it; can be given several times, in
-    /// DUNLIN_TARGET separated by white space
-    #[arg(long, env = "DUNLIN_TARGET", value_name = "NAME=URL", required = true, hide_env_values = true)]
+    /// A target: a name for a database and the URL under which this agent reaches it, or @ and the path of a file with the URL, which is
+    /// read again when it changes; can be given several times, in DUNLIN_TARGET separated by white space
+    #[arg(
+        long,
+        env = "DUNLIN_TARGET",
+        value_name = "NAME=URL|@FILE",
+        required_unless_present = "targets",
+        hide_env_values = true
+    )]
     target: Vec<String>,
+
+    /// A directory with a file for each target: its name is the target's, and the URL stands in it. Names that begin with a dot are left out
+    #[arg(long, env = "DUNLIN_TARGETS", value_name = "DIR")]
+    targets: Option<PathBuf>,
 
     /// The URL of a target past the pooler that stands between, for steps outside a transaction; can be given several times, in
     /// DUNLIN_DIRECT separated by white space
-    #[arg(long, env = "DUNLIN_DIRECT", value_name = "NAME=URL", hide_env_values = true)]
+    #[arg(long, env = "DUNLIN_DIRECT", value_name = "NAME=URL|@FILE", hide_env_values = true)]
     direct: Vec<String>,
 
     /// The role to which the schema `dunlin` in targets may belong, beside the agent's own and superusers: that of an administrator who
     /// has made it and has granted its use
     #[arg(long, env = "DUNLIN_LEDGER_OWNER", value_name = "ROLE")]
     ledger_owner: Option<String>,
+
+    /// The role that everything in targets is done under, in place of that of the URL, which must be a member of it: for roles that come
+    /// and go, such as those of a vault, whose tables are to belong to one that stays
+    #[arg(long, env = "DUNLIN_ROLE", value_name = "ROLE")]
+    role: Option<String>,
 
     /// How many tasks are worked on at one time
     #[arg(long, env = "DUNLIN_SLOTS", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=1000))]
@@ -103,7 +120,7 @@ impl Options {
     /// The beginning of an agent with these options.
     ///
     /// # Errors
-    /// A target is not written as NAME=URL.
+    /// A target is not written as NAME=URL, or the directory of targets cannot be used.
     pub fn builder(self) -> Result<Builder, Error> {
         let limits = Limits {
             lock_timeout: self.lock_timeout,
@@ -128,11 +145,17 @@ impl Options {
         for (name, url) in named(&self.target)? {
             builder = builder.target(name, url);
         }
+        for (name, url) in self.targets.map_or_else(|| Ok(Vec::new()), |directory| listed(&directory))? {
+            builder = builder.target(name, url);
+        }
         for (name, url) in named(&self.direct)? {
             builder = builder.direct(name, url);
         }
         if let Some(role) = self.ledger_owner {
             builder = builder.ledger_owner(role);
+        }
+        if let Some(role) = self.role {
+            builder = builder.role(role);
         }
         if let Some(address) = self.health_listen {
             builder = builder.health(address);
@@ -142,6 +165,28 @@ impl Options {
             None => builder,
         })
     }
+}
+
+/// The targets of a directory, as names and the files with their URLs.
+fn listed(directory: &Path) -> Result<Vec<(String, String)>, Error> {
+    let failed = |source| Error::Directory { path: directory.to_owned(), source };
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let (Some(name), Some(text)) = (path.file_name().and_then(|name| name.to_str()), path.to_str()) else {
+            let source = io::Error::new(io::ErrorKind::InvalidData, format!("the name of {path:?} is not UTF-8"));
+            return Err(failed(source));
+        };
+        // Where Kubernetes mounts a Secret, what these names stand for is no target.
+        if !name.starts_with('.') {
+            found.push((name.to_owned(), format!("@{text}")));
+        }
+    }
+    if found.is_empty() {
+        return Err(failed(io::Error::new(io::ErrorKind::NotFound, "it has no file that names a target")));
+    }
+    found.sort_unstable();
+    Ok(found)
 }
 
 /// The rest of a program that is an agent: sets logging up, runs until the first signal, stops in order, and stops at once at
@@ -212,6 +257,25 @@ mod tests {
         assert!(matches!(read(&unknown), Err(Error::DirectAlone(name)) if name == "b"));
         let twice = [&both[..], &["--direct", "a=postgres://localhost/a"]].concat();
         assert!(matches!(read(&twice), Err(Error::TargetTwice(_))));
+    }
+
+    #[tokio::test]
+    async fn each_file_of_a_directory_is_a_target_and_hidden_ones_are_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let read = || read(&["--targets", dir.path().to_str().unwrap()]);
+        assert!(matches!(read(), Err(Error::Directory { .. })));
+        // As Kubernetes mounts a Secret.
+        std::fs::create_dir(dir.path().join("..1")).unwrap();
+        std::fs::write(dir.path().join("..1/main"), "postgres://u:hunter@localhost/a").unwrap();
+        std::os::unix::fs::symlink("..1", dir.path().join("..data")).unwrap();
+        std::os::unix::fs::symlink("..data/main", dir.path().join("main")).unwrap();
+        assert!(read().is_ok());
+        std::fs::write(dir.path().join("other"), "hunter@localhost").unwrap();
+        let error = read().unwrap_err().to_string();
+        assert!(error.contains("target other: in the file") && !error.contains("hunter"), "{error}");
+        std::fs::write(dir.path().join("other"), "postgres://localhost/b").unwrap();
+        std::fs::create_dir(dir.path().join("folder")).unwrap();
+        assert!(read().unwrap_err().to_string().contains("a directory"));
     }
 
     #[test]

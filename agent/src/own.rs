@@ -8,22 +8,30 @@
 //!
 //! What must stay true: no transaction is open before. Where one is, its path is the agent's own already ([`Frame`](crate::frame::Frame)).
 
+use dunlin_shared::postgres::Session;
 use futures::future::join3;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
+use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow};
 
 use crate::frame::{OWN_PATH, THEIR_PATH};
+use dunlin_shared::sql::quote_literal;
+
+/// The statements that begin a transaction for statements of the agent: as its role, which names and privileges depend on.
+pub(crate) fn begin(client: &Session) -> String {
+    let role = client.role().map(|role| format!("SET LOCAL ROLE {role};")).unwrap_or_default();
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED;{role}{OWN_PATH}")
+}
 
 /// Executes a statement in a transaction of its own.
 ///
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn query(
-    client: &Client,
+    client: &Session,
     sql: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED;{OWN_PATH}");
+    let begin = begin(client);
     let work = client.query_typed(sql, parameters);
     let (begun, rows, ended) = join3(client.batch_execute(&begin), work, client.batch_execute("COMMIT")).await;
     begun?;
@@ -37,11 +45,11 @@ pub(crate) async fn query(
 /// # Errors
 /// Those of PostgreSQL, or there is another number of rows.
 pub(crate) async fn query_one(
-    client: &Client,
+    client: &Session,
     sql: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Row, tokio_postgres::Error> {
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED;{OWN_PATH}");
+    let begin = begin(client);
     let work = client.query_typed_one(sql, parameters);
     let (begun, row, ended) = join3(client.batch_execute(&begin), work, client.batch_execute("COMMIT")).await;
     begun?;
@@ -55,7 +63,7 @@ pub(crate) async fn query_one(
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn query_within(
-    client: &Client,
+    client: &Session,
     sql: &str,
     parameters: &[(&(dyn ToSql + Sync), Type)],
 ) -> Result<Vec<Row>, tokio_postgres::Error> {
@@ -71,27 +79,42 @@ pub(crate) async fn query_within(
 ///
 /// # Errors
 /// Those of PostgreSQL; what cannot be read as a name is one.
-pub(crate) async fn relations(client: &Client, names: &[String]) -> Result<Vec<Option<u32>>, tokio_postgres::Error> {
-    let sql = "SELECT pg_catalog.to_regclass(n.name)::pg_catalog.oid
-               FROM pg_catalog.unnest($1) WITH ORDINALITY AS n(name, place) ORDER BY n.place";
-    let rows = client.query_typed(sql, &[(&names, Type::TEXT_ARRAY)]).await?;
-    rows.iter().map(|row| row.try_get(0)).collect()
+pub(crate) async fn relations(client: &Session, names: &[String]) -> Result<Vec<Option<u32>>, tokio_postgres::Error> {
+    if names.is_empty() {
+        return Ok(Vec::new());
+    }
+    let asked: Vec<String> = names.iter().map(|name| to_oid("regclass", name)).collect();
+    looked_up(client, &asked.join(",")).await
 }
 
 /// The same for one name.
 ///
 /// # Errors
 /// As for several.
-pub(crate) async fn relation(client: &Client, name: &str) -> Result<Option<u32>, tokio_postgres::Error> {
-    let sql = "SELECT pg_catalog.to_regclass($1)::pg_catalog.oid";
-    client.query_typed_one(sql, &[(&name, Type::TEXT)]).await?.try_get(0)
+pub(crate) async fn relation(client: &Session, name: &str) -> Result<Option<u32>, tokio_postgres::Error> {
+    Ok(looked_up(client, &to_oid("regclass", name)).await?.into_iter().next().flatten())
 }
 
 /// The schema that a name means, as SQL reads it.
 ///
 /// # Errors
 /// As for relations.
-pub(crate) async fn schema(client: &Client, name: &str) -> Result<Option<u32>, tokio_postgres::Error> {
-    let sql = "SELECT pg_catalog.to_regnamespace($1)::pg_catalog.oid";
-    client.query_typed_one(sql, &[(&name, Type::TEXT)]).await?.try_get(0)
+pub(crate) async fn schema(client: &Session, name: &str) -> Result<Option<u32>, tokio_postgres::Error> {
+    Ok(looked_up(client, &to_oid("regnamespace", name)).await?.into_iter().next().flatten())
+}
+
+fn to_oid(kind: &str, name: &str) -> String {
+    format!("pg_catalog.to_{kind}({})::pg_catalog.oid", quote_literal(name))
+}
+
+/// One message, so that the role holds for it alone where no transaction is open; where one is, its role is this one already.
+async fn looked_up(client: &Session, columns: &str) -> Result<Vec<Option<u32>>, tokio_postgres::Error> {
+    let role = client.role().map(|role| format!("SET LOCAL ROLE {role};")).unwrap_or_default();
+    let answer = client.simple_query(&format!("{role}SELECT {columns}")).await?;
+    let row = answer.iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => Some(row),
+        _ => None,
+    });
+    let number = |row: &SimpleQueryRow, index: usize| row.get(index).and_then(|text| text.parse().ok());
+    Ok(row.map_or_else(Vec::new, |row| (0..row.len()).map(|index| number(row, index)).collect()))
 }

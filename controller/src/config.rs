@@ -9,8 +9,9 @@ use clap::Parser;
 #[derive(Clone, Debug, Parser)]
 #[command(name = "dunlin-controller", version, about)]
 pub struct Config {
-    /// The database of the controllers, as a URL of PostgreSQL. All controllers of a fleet use the same.
-    #[arg(long, env = "DUNLIN_DATABASE_URL", hide_env_values = true, value_name = "URL")]
+    /// The database of the controllers, as a URL of PostgreSQL, or @ and the path of a file with the URL, which is read again when it
+    /// changes. All controllers of a fleet use the same.
+    #[arg(long, env = "DUNLIN_DATABASE_URL", hide_env_values = true, value_name = "URL|@FILE")]
     pub database_url: String,
 
     /// Where to listen. With port 0 a free port is taken; the log tells which.

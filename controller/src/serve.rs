@@ -18,7 +18,7 @@ use dunlin_proto::{DESCRIPTORS, REGISTER_LIMIT};
 use dunlin_shared::open_files;
 use futures::FutureExt;
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -101,7 +101,13 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     let tasks = TaskTracker::new();
     let ended = CancellationToken::new();
     let (sender, heard) = mpsc::channel(256);
-    tasks.spawn(until(ended.clone(), store.clone().listen(sender)));
+    let (unusable, told_unusable) = oneshot::channel();
+    let listening = store.clone().listen(sender);
+    tasks.spawn(until(ended.clone(), async move {
+        if let Err(error) = listening.await {
+            let _ended_already = unusable.send(error);
+        }
+    }));
     tasks.spawn(until(ended.clone(), hear(Arc::clone(&replica), heard)));
     tasks.spawn(until(ended.clone(), follow_availability(store, reporter.clone(), stop.clone())));
     let of = |replica: &Arc<Replica>, ended: &CancellationToken| (Arc::clone(replica), ended.clone());
@@ -143,6 +149,7 @@ pub async fn serve_on(listener: TcpListener, config: &Config, stop: Cancellation
     };
     let served = tokio::select! {
         served = serving => served.map_err(Error::from),
+        Ok(error) = told_unusable => Err(error.into()),
         () = stopping => {
             tracing::warn!("calls under way were cut off");
             Ok(())

@@ -36,6 +36,7 @@ mod left_open;
 mod locks;
 mod logs;
 mod mending;
+mod passwords;
 mod placement;
 mod progress;
 mod readme;

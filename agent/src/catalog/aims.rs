@@ -5,10 +5,10 @@
 //! rows that it has changed. It is a comparison of keys and never of numbers: what others insert into the range of a batch changes nothing.
 
 use dunlin_proto::v1::Step;
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::line_of;
 use dunlin_shared::sql::placement::{Misplaced, Placement};
 use dunlin_shared::sql::reading::{Change, Reading};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::moves::name;
@@ -40,7 +40,7 @@ impl Aims {
     /// # Errors
     /// `:batch` does not restrict the statement, or rows outside of the batch would be changed, and the step does not say that it means it.
     pub(crate) async fn of(
-        client: &Client,
+        client: &Session,
         table: &Table,
         key: &Key,
         reading: &Reading,

@@ -1,8 +1,8 @@
 //! Whether stripes are likely to pay: a guess from the catalog, for the first window. What is measured overrules it.
 
 use dunlin_shared::key::{KeyColumn, is_one_integer};
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::quote_ident;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -46,7 +46,7 @@ WHERE c.oid = $1";
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn layout(
-    client: &Client,
+    client: &Session,
     table: &Table,
     key: &[KeyColumn],
     assigned: &[String],
@@ -68,7 +68,7 @@ pub(crate) async fn layout(
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn stripes_hash(client: &Client, key: &[KeyColumn]) -> Result<bool, tokio_postgres::Error> {
+pub(crate) async fn stripes_hash(client: &Session, key: &[KeyColumn]) -> Result<bool, tokio_postgres::Error> {
     if is_one_integer(key) {
         return Ok(true);
     }

@@ -13,10 +13,10 @@
 
 use dunlin_shared::key::comparison::operands;
 use dunlin_shared::key::{self, KeyBound, KeyColumn, KeyRange};
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::placeholder::BatchSql;
 use dunlin_shared::sql::reading::{Change, Reading};
 use dunlin_shared::sql::{quote_ident, quote_literal};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::moves::name;
@@ -67,7 +67,7 @@ impl Guard {
     /// # Errors
     /// Keys could move unseen.
     pub(crate) async fn of(
-        client: &Client,
+        client: &Session,
         table: &Table,
         key: &Key,
         reading: &Reading,

@@ -6,7 +6,7 @@
 //! agent: so they, their functions and the class belong to a superuser, an extension or the agent's own role.
 
 use dunlin_shared::key::KeyColumn;
-use tokio_postgres::Client;
+use dunlin_shared::postgres::Session;
 use tokio_postgres::types::Type;
 
 use super::{Error, Table};
@@ -88,7 +88,7 @@ ORDER BY i.indisprimary DESC, x.relname, s.n";
 ///
 /// # Errors
 /// There is none that can be walked; the error says why and what helps.
-pub(crate) async fn resolve(client: &Client, table: &Table, wanted: &[String]) -> Result<Key, Error> {
+pub(crate) async fn resolve(client: &Session, table: &Table, wanted: &[String]) -> Result<Key, Error> {
     let rows = own::query(client, INDEXES, &[(&table.oid, Type::OID)]).await?;
     let mut indexes: Vec<Vec<IndexColumn>> = Vec::new();
     for row in &rows {

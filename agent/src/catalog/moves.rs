@@ -5,9 +5,9 @@
 //! are followed through the catalog, however many steps it takes. Views and rules make another statement of one, so nothing can be said
 //! of it. What triggers do is seen when they have done it, batch by batch.
 
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::quote_ident;
 use dunlin_shared::sql::reading::{Change, Reading};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Error, Key, Table};
@@ -59,7 +59,7 @@ WHERE c.relkind = 'v' OR c.relhasrules ORDER BY 1 LIMIT 1";
 ///
 /// # Errors
 /// It does, or that cannot be told.
-pub(crate) async fn refuse_moves(client: &Client, table: &Table, key: &Key, reading: &Reading) -> Result<(), Error> {
+pub(crate) async fn refuse_moves(client: &Session, table: &Table, key: &Key, reading: &Reading) -> Result<(), Error> {
     let mut names: Vec<String> = reading.changes.iter().map(name).collect();
     names.push(table.quoted());
     let relations = own::relations(client, &names).await?;

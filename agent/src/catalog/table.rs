@@ -1,7 +1,7 @@
 //! Finding the table of a step.
 
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::quote_ident;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Error;
@@ -44,7 +44,7 @@ impl Table {
 ///
 /// # Errors
 /// There is none, or it is not a table.
-pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
+pub(crate) async fn find(client: &Session, name: &str) -> Result<Table, Error> {
     Ok(find_keyed(client, name, &[]).await?.0)
 }
 
@@ -52,7 +52,7 @@ pub(crate) async fn find(client: &Client, name: &str) -> Result<Table, Error> {
 ///
 /// # Errors
 /// As [`find`].
-pub(crate) async fn find_keyed(client: &Client, name: &str, columns: &[&str]) -> Result<(Table, Vec<String>), Error> {
+pub(crate) async fn find_keyed(client: &Session, name: &str, columns: &[&str]) -> Result<(Table, Vec<String>), Error> {
     let missing = || Error::NoTable(name.to_owned());
     let oid = match own::relation(client, name).await {
         Ok(oid) => oid.ok_or_else(missing)?,

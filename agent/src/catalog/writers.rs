@@ -3,8 +3,8 @@
 //! A transaction has a lock on the table before it draws the number of a row that it inserts, and keeps it to its end. So once those
 //! that had the lock when the highest key was read are over, all rows with lower keys of a sequence are there, or never will be.
 
+use dunlin_shared::postgres::Session;
 use serde::{Deserialize, Serialize};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::Table;
@@ -36,7 +36,7 @@ impl Writers {
     ///
     /// # Errors
     /// Those of PostgreSQL.
-    pub(crate) async fn of(client: &Client, table: &Table) -> Result<Self, tokio_postgres::Error> {
+    pub(crate) async fn of(client: &Session, table: &Table) -> Result<Self, tokio_postgres::Error> {
         let rows = client.query_typed(WRITERS, &[(&table.oid, Type::OID)]).await?;
         rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map(Self)
     }
@@ -45,7 +45,7 @@ impl Writers {
     ///
     /// # Errors
     /// Those of PostgreSQL.
-    pub(crate) async fn still_open(&self, client: &Client) -> Result<Vec<String>, tokio_postgres::Error> {
+    pub(crate) async fn still_open(&self, client: &Session) -> Result<Vec<String>, tokio_postgres::Error> {
         if self.0.is_empty() {
             return Ok(Vec::new());
         }

@@ -2,11 +2,12 @@
 
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
 use dunlin_shared::key::{KeyBound, KeyRange};
+use dunlin_shared::postgres::Session;
 use futures::future::join;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
 
 use super::{Applied, Error, registry};
 use crate::own;
@@ -189,7 +190,7 @@ RETURNING false, c.state, c.key, c.cursor, c.batches, c.rows, c.rows_walked, c.r
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn take(client: &Client, claim: &Claim) -> Result<Taken, Error> {
+pub(crate) async fn take(client: &Session, claim: &Claim) -> Result<Taken, Error> {
     let sql = if claim.kind == Kind::Range { UPDATE } else { INSERT };
     let migration = claim.address.migration.as_str();
     let step = claim.address.step_text();
@@ -273,7 +274,7 @@ const LOOK: &str = "SELECT epoch, batches, checksum, low, high FROM dunlin.check
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn look(client: &Client, address: &Address) -> Result<Option<Seen>, Error> {
+pub(crate) async fn look(client: &Session, address: &Address) -> Result<Option<Seen>, Error> {
     let (migration, step) = (address.migration.as_str(), address.step_text());
     let parameters: [(&(dyn ToSql + Sync), Type); 3] =
         [(&migration, Type::TEXT), (&step, Type::TEXT), (&address.range, Type::INT4)];
@@ -291,7 +292,7 @@ fn seen(row: &Row) -> Result<Seen, Error> {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn held(client: &Client, address: &Address, epoch: Epoch) -> Result<Option<(i64, i64)>, Error> {
+pub(crate) async fn held(client: &Session, address: &Address, epoch: Epoch) -> Result<Option<(i64, i64)>, Error> {
     let row = client
         .query_typed_opt(
             "SELECT rows, rows_walked FROM dunlin.checkpoints
@@ -311,7 +312,7 @@ pub(crate) async fn held(client: &Client, address: &Address, epoch: Epoch) -> Re
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn anything_begun(client: &Client, address: &Address) -> Result<bool, Error> {
+pub(crate) async fn anything_begun(client: &Session, address: &Address) -> Result<bool, Error> {
     let row = client
         .query_typed_one(
             "SELECT EXISTS (SELECT FROM dunlin.checkpoints WHERE migration = $1 AND (step, range) <> ($2, $3))",

@@ -129,7 +129,7 @@ impl Foreign {
 
 #[cfg(test)]
 mod tests {
-    use tokio_postgres::Client;
+    use dunlin_shared::postgres::Session;
     use uuid::Uuid;
 
     use crate::ledger::prepare;
@@ -138,7 +138,7 @@ mod tests {
     /// A database without a ledger, a role `migrator` that works in it, and a role `mallory` that was there before.
     struct Place {
         lab: Lab,
-        client: Client,
+        client: Session,
         migrator: String,
         mallory: String,
     }

@@ -10,12 +10,11 @@
 //! answered, whatever the role's settings: a crash of the server that took it back would look like a copy.
 
 use dunlin_proto::v1::TargetIdentity;
+use dunlin_shared::postgres::Session;
 use futures::future::join3;
-use tokio_postgres::Client;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use crate::frame::OWN_PATH;
 use crate::own;
 
 /// Where a database is.
@@ -84,7 +83,7 @@ impl TryFrom<&TargetIdentity> for Identity {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn place(client: &Client) -> Result<Place, tokio_postgres::Error> {
+pub(crate) async fn place(client: &Session) -> Result<Place, tokio_postgres::Error> {
     const DATABASE: &str = "SELECT oid, has_function_privilege('pg_control_system()', 'EXECUTE')
                             FROM pg_database WHERE datname = current_database()";
     let row = own::query_one(client, DATABASE, &[]).await?;
@@ -106,7 +105,7 @@ pub(crate) async fn place(client: &Client) -> Result<Place, tokio_postgres::Erro
 ///
 /// # Errors
 /// Those of PostgreSQL. There must be a ledger.
-pub(crate) async fn identity(client: &Client, place: Place) -> Result<Identity, tokio_postgres::Error> {
+pub(crate) async fn identity(client: &Session, place: Place) -> Result<Identity, tokio_postgres::Error> {
     let rows = own::query(client, "SELECT data, line, mark FROM dunlin.identity", &[]).await?;
     let Some(row) = rows.first() else { return Ok(Identity { place, data: None, line: 0, mark: None }) };
     Ok(Identity { place, data: row.try_get(0)?, line: row.try_get(1)?, mark: row.try_get(2)? })
@@ -116,12 +115,11 @@ pub(crate) async fn identity(client: &Client, place: Place) -> Result<Identity, 
 ///
 /// # Errors
 /// Those of PostgreSQL. There must be a ledger.
-pub(crate) async fn glance(client: &Client) -> Result<Identity, tokio_postgres::Error> {
-    // Every name is qualified, so that it needs no transaction with a path of its own.
+pub(crate) async fn glance(client: &Session) -> Result<Identity, tokio_postgres::Error> {
     const GLANCE: &str =
         "SELECT d.oid, i.data, i.line, i.mark FROM pg_catalog.pg_database d LEFT JOIN dunlin.identity i ON true
                           WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
-    let row = client.query_typed_one(GLANCE, &[]).await?;
+    let row = own::query_one(client, GLANCE, &[]).await?;
     let place = Place { system: None, database: row.try_get(0)? };
     let line: Option<i64> = row.try_get(2)?;
     Ok(Identity { place, data: row.try_get(1)?, line: line.unwrap_or(0), mark: row.try_get(3)? })
@@ -131,9 +129,9 @@ pub(crate) async fn glance(client: &Client) -> Result<Identity, tokio_postgres::
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn raise(client: &Client) -> Result<(i64, Uuid), tokio_postgres::Error> {
+pub(crate) async fn raise(client: &Session) -> Result<(i64, Uuid), tokio_postgres::Error> {
     let mark = Uuid::new_v4();
-    let begin = format!("BEGIN ISOLATION LEVEL READ COMMITTED;{OWN_PATH};SET LOCAL synchronous_commit = local");
+    let begin = format!("{};SET LOCAL synchronous_commit = local", own::begin(client));
     let raise = "UPDATE dunlin.identity SET line = line + 1, mark = $1 RETURNING line";
     let parameters: [(&(dyn ToSql + Sync), Type); 1] = [(&mark, Type::UUID)];
     let work = client.query_typed_one(raise, &parameters);
@@ -148,7 +146,7 @@ pub(crate) async fn raise(client: &Client) -> Result<(i64, Uuid), tokio_postgres
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn adopt(client: &Client, was: Option<Uuid>, data: Uuid) -> Result<(), tokio_postgres::Error> {
+pub(crate) async fn adopt(client: &Session, was: Option<Uuid>, data: Uuid) -> Result<(), tokio_postgres::Error> {
     let adopt = "INSERT INTO dunlin.identity AS i (data) VALUES ($1)
                  ON CONFLICT (one) DO UPDATE SET data = excluded.data WHERE i.data = $2";
     own::query(client, adopt, &[(&data, Type::UUID), (&was, Type::UUID)]).await.map(drop)

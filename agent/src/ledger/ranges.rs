@@ -1,9 +1,9 @@
 //! The ranges of a step: written by its plan, read again when a plan goes on.
 
 use dunlin_shared::key::{KeyBound, KeyRange};
+use dunlin_shared::postgres::Session;
 use serde::Serialize;
 use serde_json::Value;
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::{Address, Error, State};
@@ -39,7 +39,7 @@ pub(crate) struct StoredRange {
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn insert_ranges(
-    client: &Client,
+    client: &Session,
     plan: &Address,
     checksum: &str,
     run: i64,
@@ -85,7 +85,7 @@ fn json(bound: &KeyBound) -> String {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
+pub(crate) async fn ranges_after(client: &Session, plan: &Address, after: i32) -> Result<Vec<StoredRange>, Error> {
     let rows = own::query(
         client,
         "SELECT range, low, high, rows_total, state, rows, rows_walked FROM dunlin.checkpoints
@@ -116,7 +116,7 @@ pub(crate) async fn ranges_after(client: &Client, plan: &Address, after: i32) ->
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result<i64, Error> {
+pub(crate) async fn unfinished_ranges(client: &Session, plan: &Address) -> Result<i64, Error> {
     let row = client
         .query_typed_one(
             "SELECT count(*) FROM dunlin.checkpoints
@@ -132,7 +132,7 @@ pub(crate) async fn unfinished_ranges(client: &Client, plan: &Address) -> Result
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn describe(client: &Client, step: &Address, key: Option<&Value>) -> Result<(), Error> {
+pub(crate) async fn describe(client: &Session, step: &Address, key: Option<&Value>) -> Result<(), Error> {
     client
         .execute_typed(
             "UPDATE dunlin.checkpoints
@@ -148,7 +148,7 @@ pub(crate) async fn describe(client: &Client, step: &Address, key: Option<&Value
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn begin_walk(client: &Client, plan: &Address, cursor: &impl Serialize) -> Result<(), Error> {
+pub(crate) async fn begin_walk(client: &Session, plan: &Address, cursor: &impl Serialize) -> Result<(), Error> {
     let cursor = serde_json::to_value(cursor).map_err(Error::Unreadable)?;
     client
         .execute_typed(
@@ -174,7 +174,7 @@ pub(crate) struct Planned {
 ///
 /// # Errors
 /// Those of PostgreSQL, or it cannot be read.
-pub(crate) async fn planned(client: &Client, range: &Address) -> Result<Option<Planned>, Error> {
+pub(crate) async fn planned(client: &Session, range: &Address) -> Result<Option<Planned>, Error> {
     let rows = own::query(
         client,
         "SELECT key, cursor->'bound', coalesce(key->>'ledger' = 'dunlin.checkpoints'::regclass::oid::text, false)

@@ -5,9 +5,10 @@ use std::time::SystemTime;
 use dunlin_proto::convert;
 use dunlin_proto::v1::{AppliedMigration, Migration};
 use dunlin_shared::ids::{MigrationId, RunId};
+use dunlin_shared::postgres::Session;
 use serde_json::{Map, Value};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 use super::{Address, Error};
 use crate::own;
@@ -39,7 +40,7 @@ const COLUMNS: &str =
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn applied(client: &Client, migration: &MigrationId) -> Result<Option<Applied>, Error> {
+pub(crate) async fn applied(client: &Session, migration: &MigrationId) -> Result<Option<Applied>, Error> {
     let row = client
         .query_typed_opt(
             &format!("SELECT {COLUMNS} FROM dunlin.migrations_registry WHERE id = $1"),
@@ -53,7 +54,7 @@ pub(crate) async fn applied(client: &Client, migration: &MigrationId) -> Result<
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn registry(client: &Client) -> Result<Vec<AppliedMigration>, Error> {
+pub(crate) async fn registry(client: &Session) -> Result<Vec<AppliedMigration>, Error> {
     let sql = format!("SELECT {COLUMNS} FROM dunlin.migrations_registry ORDER BY version, id");
     own::query(client, &sql, &[]).await?.iter().map(|row| Ok(read(row)?.message)).collect()
 }
@@ -70,7 +71,7 @@ pub(crate) struct Fingerprint {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn fingerprint(client: &Client) -> Result<Fingerprint, Error> {
+pub(crate) async fn fingerprint(client: &Session) -> Result<Fingerprint, Error> {
     let row = own::query_one(
         client,
         "SELECT count(*), coalesce(bit_xor(hash_record_extended(r, 0)), 0),
@@ -111,7 +112,7 @@ fn read(row: &Row) -> Result<Applied, Error> {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn sums(client: &Client, migration: &MigrationId) -> Result<Sums, Error> {
+pub(crate) async fn sums(client: &Session, migration: &MigrationId) -> Result<Sums, Error> {
     let row = client
         .query_typed_one(
             "SELECT coalesce((SELECT sum(rows) FROM dunlin.checkpoints WHERE migration = $1), 0)::bigint,
@@ -134,7 +135,7 @@ pub(crate) async fn sums(client: &Client, migration: &MigrationId) -> Result<Sum
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn unfinished_steps(
-    client: &Client,
+    client: &Session,
     migration: &MigrationId,
     steps: &[String],
 ) -> Result<Vec<String>, Error> {
@@ -157,7 +158,7 @@ pub(crate) async fn unfinished_steps(
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn record(
-    client: &Client,
+    client: &Session,
     migration: &Migration,
     run: RunId,
     agent: &str,
@@ -205,7 +206,7 @@ pub(crate) async fn record(
 ///
 /// # Errors
 /// [`Error::Moved`] when SQL of the definition has ended the transaction, and those of PostgreSQL.
-pub(crate) async fn erase(client: &Client, own: &Address, epoch: i64, mark: &str) -> Result<(), Error> {
+pub(crate) async fn erase(client: &Session, own: &Address, epoch: i64, mark: &str) -> Result<(), Error> {
     let deleted = client
         .query_typed(
             "WITH witness AS (DELETE FROM dunlin.unlogged_witness WHERE migration = $1)

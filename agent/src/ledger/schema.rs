@@ -3,15 +3,14 @@
 //! A role that may not create schemas can work where someone else has made it, who must be trusted ([`Foreign`]). Each version of the ledger
 //! only adds to the one before, so a newer ledger than this agent's is no obstacle, unless it says that this agent is too old for it.
 
+use dunlin_shared::postgres::Session;
 use dunlin_shared::postgres::told_pid;
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::foreign::{FOREIGN, Foreign};
 use crate::failure;
-use crate::frame::OWN_PATH;
 use crate::limits::IDLE_LIMIT;
 use crate::own;
 
@@ -80,6 +79,17 @@ pub(crate) enum Error {
     /// The server lacks what the agent needs.
     #[error("the target is PostgreSQL {0}: PostgreSQL 14 or later is needed")]
     TooOld(String),
+    /// The role of `--role` cannot be used.
+    #[error(
+        "the agent's --role {role} cannot be used: {reason}. Where it exists, GRANT {role} TO the role of the agent's URL (from \
+         PostgreSQL 16 on WITH SET TRUE)"
+    )]
+    Role {
+        /// The role, quoted.
+        role: String,
+        /// What PostgreSQL says.
+        reason: String,
+    },
     /// The role may not make the schema.
     #[error(
         "the role `{role}` may not create the schema `dunlin` in this database: GRANT CREATE ON DATABASE {database} TO {role}, \
@@ -187,14 +197,17 @@ SELECT current_setting('server_version'), current_setting('server_version_num'):
 /// # Errors
 /// The target is read-only, too old, has a ledger that is not whole, that others have a part in, that may not be used or is not for this
 /// agent, or refuses.
-pub(crate) async fn survey(client: &Client, owner: Option<&str>) -> Result<Survey, Error> {
+pub(crate) async fn survey(client: &Session, owner: Option<&str>) -> Result<Survey, Error> {
     survey_for(client, owner, &CHANGES).await
 }
 
-pub(super) async fn survey_for(client: &Client, owner: Option<&str>, changes: &[Change]) -> Result<Survey, Error> {
+pub(super) async fn survey_for(client: &Session, owner: Option<&str>, changes: &[Change]) -> Result<Survey, Error> {
     let tables: Vec<&str> = changes.iter().flat_map(|change| change.tables).copied().collect();
     let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&tables, Type::TEXT_ARRAY), (&owner, Type::TEXT)];
-    let row = own::query_one(client, &format!("{SURVEY}{FOREIGN}"), &parameters).await?;
+    let row = match own::query_one(client, &format!("{SURVEY}{FOREIGN}"), &parameters).await {
+        Err(error) if error.code().is_some() => return Err(of_role(client).await.unwrap_or(Error::Postgres(error))),
+        found => found?,
+    };
     let version: String = row.try_get(0)?;
     // Debian appends its own name: "15.18 (Debian 15.18-0+deb12u1)".
     let version = version.split(' ').next().unwrap_or_default().to_owned();
@@ -257,7 +270,7 @@ fn last(changes: &[Change]) -> i32 {
 }
 
 /// The version that the ledger has, and the oldest one whose agents can work on it.
-async fn said(client: &Client) -> Result<(i32, i32), Error> {
+async fn said(client: &Session) -> Result<(i32, i32), Error> {
     let sql = "SELECT (SELECT value FROM dunlin.meta WHERE name = 'ledger_version'),
                       (SELECT value FROM dunlin.meta WHERE name = 'oldest_reader')";
     let row = own::query_one(client, sql, &[]).await?;
@@ -271,16 +284,24 @@ async fn said(client: &Client) -> Result<(i32, i32), Error> {
     Ok((number(0, "ledger_version")?, number(1, "oldest_reader")?))
 }
 
+/// Whether it is the agent's role that cannot be worked under.
+async fn of_role(client: &Session) -> Option<Error> {
+    let role = client.role()?;
+    let error = client.batch_execute(&format!("SET LOCAL ROLE {role};SELECT 1")).await.err()?;
+    error.as_db_error()?;
+    Some(Error::Role { role: role.to_owned(), reason: dunlin_shared::postgres::describe(&error) })
+}
+
 /// Makes sure that the target has a ledger that is up to date, and tells about its server. One that is made says that the data is `data`.
 ///
 /// # Errors
 /// As [`survey`], or the ledger cannot be made or changed.
-pub(crate) async fn prepare(client: &Client, owner: Option<&str>, data: Uuid) -> Result<Facts, Error> {
+pub(crate) async fn prepare(client: &Session, owner: Option<&str>, data: Uuid) -> Result<Facts, Error> {
     prepare_for(client, owner, data, &CHANGES).await
 }
 
 pub(super) async fn prepare_for(
-    client: &Client,
+    client: &Session,
     owner: Option<&str>,
     data: Uuid,
     changes: &[Change],
@@ -301,11 +322,12 @@ pub(super) async fn prepare_for(
     }
 }
 
-async fn change(client: &Client, data: Uuid, changes: &[Change]) -> Result<(), Error> {
+async fn change(client: &Session, data: Uuid, changes: &[Change]) -> Result<(), Error> {
     client
         .batch_execute(&format!(
-            "BEGIN ISOLATION LEVEL READ COMMITTED; {OWN_PATH}; SET LOCAL lock_timeout = '30s'; \
+            "{}; SET LOCAL lock_timeout = '30s'; \
              SET LOCAL idle_in_transaction_session_timeout = {}; SELECT pg_advisory_xact_lock({LOCK})",
+            own::begin(client),
             IDLE_LIMIT.as_millis()
         ))
         .await?;
@@ -316,7 +338,7 @@ async fn change(client: &Client, data: Uuid, changes: &[Change]) -> Result<(), E
     Ok(ended?)
 }
 
-async fn change_locked(client: &Client, data: Uuid, changes: &[Change]) -> Result<(), Error> {
+async fn change_locked(client: &Session, data: Uuid, changes: &[Change]) -> Result<(), Error> {
     // Another agent may have been first: then its commit is visible now that the lock is ours.
     // The catalog itself is read, since a name that was looked up before the wait is remembered as missing.
     let there = client

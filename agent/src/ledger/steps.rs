@@ -13,9 +13,10 @@ use std::time::SystemTime;
 
 use dunlin_shared::ids::MigrationId;
 use dunlin_shared::migration::mending::{Held, Plan, Standing};
+use dunlin_shared::postgres::Session;
 use serde_json::{Value, json};
+use tokio_postgres::Row;
 use tokio_postgres::types::Type;
-use tokio_postgres::{Client, Row};
 
 use super::{Address, Claim, Error};
 use crate::own;
@@ -44,7 +45,7 @@ pub(crate) struct Holding {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn hold(client: &Client, migration: &MigrationId) -> Result<(), Error> {
+pub(crate) async fn hold(client: &Session, migration: &MigrationId) -> Result<(), Error> {
     let name = format!("dunlin steps of {migration}");
     client.query_typed_one("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", &[(&name, Type::TEXT)]).await?;
     Ok(())
@@ -68,7 +69,7 @@ const JOINED: &str = "
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn holdings(client: &Client, migration: &MigrationId) -> Result<Vec<Holding>, Error> {
+pub(crate) async fn holdings(client: &Session, migration: &MigrationId) -> Result<Vec<Holding>, Error> {
     let sql = format!("SELECT {COLUMNS} {JOINED} AND s.migration = $1 ORDER BY s.ordinal, s.step");
     client.query_typed(&sql, &[(&migration.as_str(), Type::TEXT)]).await?.iter().map(read).collect()
 }
@@ -77,7 +78,7 @@ pub(crate) async fn holdings(client: &Client, migration: &MigrationId) -> Result
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn all_holdings(client: &Client) -> Result<(SystemTime, Vec<(String, Held)>), Error> {
+pub(crate) async fn all_holdings(client: &Session) -> Result<(SystemTime, Vec<(String, Held)>), Error> {
     // The time first: what is read later is not older.
     let now: SystemTime = client.query_typed_one("SELECT pg_catalog.clock_timestamp()", &[]).await?.try_get(0)?;
     let sql = format!("SELECT {COLUMNS}, s.migration {JOINED} ORDER BY s.migration, s.ordinal, s.step");
@@ -115,7 +116,7 @@ fn read(row: &Row) -> Result<Holding, Error> {
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn rename(client: &Client, migration: &MigrationId, plan: &Plan) -> Result<(), Error> {
+pub(crate) async fn rename(client: &Session, migration: &MigrationId, plan: &Plan) -> Result<(), Error> {
     let migration = migration.as_str();
     if !plan.forgotten.is_empty() {
         client
@@ -163,7 +164,7 @@ fn entry(how: &str, holding: &Holding, request: &Request) -> Value {
 /// # Errors
 /// Those of PostgreSQL.
 pub(crate) async fn begin_again(
-    client: &Client,
+    client: &Session,
     claim: &Claim,
     holding: &Holding,
     redo: Option<&str>,
@@ -204,7 +205,7 @@ pub(crate) async fn begin_again(
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn adopt(client: &Client, claim: &Claim, holding: &Holding, request: &Request) -> Result<i64, Error> {
+pub(crate) async fn adopt(client: &Session, claim: &Claim, holding: &Holding, request: &Request) -> Result<i64, Error> {
     let (migration, name, checksum) =
         (claim.address.migration.as_str(), claim.address.step_text(), claim.checksum.as_str());
     let fence = holding.epoch.saturating_add(1);
@@ -240,7 +241,7 @@ pub(crate) async fn adopt(client: &Client, claim: &Claim, holding: &Holding, req
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn note_repaired(client: &Client, step: &Address, epoch: i64, batches: i64) -> Result<(), Error> {
+pub(crate) async fn note_repaired(client: &Session, step: &Address, epoch: i64, batches: i64) -> Result<(), Error> {
     client
         .execute_typed(
             "UPDATE dunlin.checkpoints SET repaired = true, updated_at = now()
@@ -260,7 +261,7 @@ pub(crate) async fn note_repaired(client: &Client, step: &Address, epoch: i64, b
 ///
 /// # Errors
 /// Those of PostgreSQL.
-pub(crate) async fn stories(client: &Client, migration: &MigrationId) -> Result<Vec<Value>, Error> {
+pub(crate) async fn stories(client: &Session, migration: &MigrationId) -> Result<Vec<Value>, Error> {
     let rows = client
         .query_typed(
             "SELECT jsonb_build_object('step', c.step) || e.entry

@@ -2,8 +2,8 @@
 
 use dunlin_proto::v1::grant;
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
+use dunlin_shared::postgres::Session;
 use serde_json::{Map, Value, json};
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::*;
@@ -48,19 +48,19 @@ pub(super) async fn lab() -> Lab {
     lab
 }
 
-pub(super) async fn begin(client: &Client) {
+pub(super) async fn begin(client: &Session) {
     let sql = Frame::new(Limits::default(), "mark".to_owned(), None).begin(Durability::Later);
     client.batch_execute(&sql).await.unwrap();
 }
 
-pub(super) async fn take_and_commit(client: &Client, claim: &Claim) -> Taken {
+pub(super) async fn take_and_commit(client: &Session, claim: &Claim) -> Taken {
     begin(client).await;
     let taken = take(client, claim).await.unwrap();
     client.batch_execute(if matches!(taken, Taken::Mine(_)) { "COMMIT" } else { "ROLLBACK" }).await.unwrap();
     taken
 }
 
-async fn change(client: &Client) {
+async fn change(client: &Session) {
     begin(client).await;
     client.batch_execute("UPDATE public.t SET n = n * 3 + 1").await.unwrap();
 }
@@ -76,7 +76,7 @@ enum Sent {
     Prepared,
 }
 
-async fn advance(client: &Client, epoch: i64, batches: i64, sent: Sent) -> Result<Advanced, Error> {
+async fn advance(client: &Session, epoch: i64, batches: i64, sent: Sent) -> Result<Advanced, Error> {
     let address = address();
     let seen = Map::from_iter([("seen".to_owned(), Value::from(2))]);
     let none = Map::new();

@@ -1,7 +1,7 @@
 //! Versions of the ledger, with two that are made up: agents of all of them work side by side.
 
+use dunlin_shared::postgres::Session;
 use futures::future::join_all;
-use tokio_postgres::Client;
 use uuid::Uuid;
 
 use super::schema::{CHANGES, Change, Error, prepare_for, survey_for};
@@ -26,7 +26,7 @@ fn three() -> Vec<Change> {
     CHANGES.into_iter().chain([SECOND, THIRD]).collect()
 }
 
-async fn bring(client: &Client, changes: &[Change]) -> Result<(), Error> {
+async fn bring(client: &Session, changes: &[Change]) -> Result<(), Error> {
     prepare_for(client, None, Uuid::new_v4(), changes).await.map(drop)
 }
 

@@ -4,8 +4,8 @@
 //! unless the text says so.
 
 use dunlin_proto::v1::{RunError, StatementTask, Step};
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::{commits_by_itself, concurrent_index, drops_index_concurrently};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::Type;
 
@@ -43,7 +43,7 @@ pub(super) fn in_transaction(error: Error, task: &StatementTask) -> Error {
 }
 
 /// An error of a step outside a transaction.
-pub(super) async fn outside(error: Error, step: &Step, session: &Client) -> Error {
+pub(super) async fn outside(error: Error, step: &Step, session: &Session) -> Error {
     let Error::Final(mut failed) = error else { return error };
     if failed.sqlstate == SqlState::FEATURE_NOT_SUPPORTED.code() {
         of_partitions(&mut failed, step, session).await;
@@ -64,7 +64,7 @@ const PARTITIONS: &str = "
     FROM pg_class t WHERE t.oid = $1";
 
 /// PostgreSQL neither builds nor drops an index of a partitioned table concurrently.
-async fn of_partitions(failed: &mut RunError, step: &Step, session: &Client) {
+async fn of_partitions(failed: &mut RunError, step: &Step, session: &Session) {
     let migration = failed.migration_id.clone();
     let then = format!("then `dunlin register DIR` and `dunlin run {migration}`.");
     if drops_index_concurrently(&step.sql) {

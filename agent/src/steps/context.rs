@@ -151,7 +151,7 @@ impl Context {
 
     /// How the transactions of this lease begin.
     pub(crate) fn frame(&self) -> Frame {
-        let frame = Frame::new(self.limits, self.mark(), self.target.facts().map(|facts| facts.role));
+        let frame = Frame::new(self.limits, self.mark(), self.target.role());
         frame.on(self.target.ground())
     }
 
@@ -312,7 +312,7 @@ impl Context {
 
 fn of_target(error: target::Error, place: &Place) -> Error {
     match error {
-        target::Error::Unreachable(message) => Error::Unreachable(message),
+        target::Error::Unreachable(message) | target::Error::Unfit(message) => Error::Unreachable(message),
         target::Error::Refused(ledger::PrepareError::Postgres(error)) => Error::of_postgres(&error, place),
         // As when it does not answer: the agent has no use for the target, and tells so, until somebody changes that.
         target::Error::Refused(error) => Error::Unreachable(error.to_string()),

@@ -9,9 +9,9 @@
 
 use dunlin_proto::v1::Severity;
 use dunlin_shared::figures::counted;
+use dunlin_shared::postgres::Session;
 use dunlin_shared::postgres::{Heard, Notice};
 use dunlin_shared::sql::{Created, built_concurrently, created, quote_ident};
-use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 
 use super::framed::Framed;
@@ -84,7 +84,7 @@ impl Other {
 /// As [`compare`].
 pub(super) async fn compare_within(
     context: &Context,
-    client: &Client,
+    client: &Session,
     framed: &Framed,
     sql: &str,
     heard: &Heard,
@@ -101,7 +101,7 @@ pub(super) async fn compare_within(
 /// Something else of the name is there; or those of PostgreSQL that end the transaction.
 pub(super) async fn compare(
     context: &Context,
-    client: &Client,
+    client: &Session,
     sql: &str,
     heard: &Heard,
     place: &Place,
@@ -160,7 +160,7 @@ pub(super) async fn compare(
 ///
 /// # Errors
 /// It is another one; or those of PostgreSQL that end the transaction.
-pub(super) async fn compare_built(client: &Client, sql: &str, place: &Place) -> Result<Option<String>, Error> {
+pub(super) async fn compare_built(client: &Session, sql: &str, place: &Place) -> Result<Option<String>, Error> {
     let Some(built) = built_concurrently(sql) else { return Ok(None) };
     match with_savepoint(client, &built, place).await.map_err(|error| Error::of_postgres(&error, place))? {
         Compared::Same => Ok(None),
@@ -173,7 +173,7 @@ fn tell(context: &Context, place: &Place, skip: &Notice, severity: Severity, the
     notices::say(context, &place.step, severity, format!("{}; {then}", notices::text(context, skip)));
 }
 
-async fn with_savepoint(client: &Client, made: &Created, place: &Place) -> Result<Compared, tokio_postgres::Error> {
+async fn with_savepoint(client: &Session, made: &Created, place: &Place) -> Result<Compared, tokio_postgres::Error> {
     client.batch_execute("SAVEPOINT dunlin_compare").await?;
     let compared = match made {
         Created::Index { name, table, build } => index(client, name, table, build).await,
@@ -202,7 +202,7 @@ const DEFINITION: &str = "LATERAL (SELECT pg_get_indexdef(i.indexrelid) AS text,
     'INDEX ' || quote_ident(x.relname) || ' ON ' || CASE WHEN x.relkind = 'I' THEN 'ONLY ' ELSE '' END AS before) d";
 
 async fn index(
-    client: &Client,
+    client: &Session,
     name: &str,
     table: &str,
     (before, behind): &(String, String),
@@ -260,7 +260,7 @@ async fn index(
 
 /// The columns of a relation: name, and type, collation, NOT NULL, default, identity and generation in SQL's words. Where a default
 /// draws from the column's own sequence, the sequence's name does not count.
-async fn columns(client: &Client, relation: &str) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
+async fn columns(client: &Session, relation: &str) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
     let relation = own::relation(client, relation).await?;
     let rows = own::query_within(
             client,
@@ -280,7 +280,7 @@ async fn columns(client: &Client, relation: &str) -> Result<Vec<(String, String)
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
 }
 
-async fn added(client: &Client, table: &str, wanted: &[(String, String)]) -> Result<Compared, tokio_postgres::Error> {
+async fn added(client: &Session, table: &str, wanted: &[(String, String)]) -> Result<Compared, tokio_postgres::Error> {
     let there = columns(client, table).await?;
     client
         .batch_execute(&format!(
@@ -315,7 +315,7 @@ async fn added(client: &Client, table: &str, wanted: &[(String, String)]) -> Res
 }
 
 /// The kind and the persistence of a relation, as the catalog has them.
-async fn kind(client: &Client, relation: &str) -> Result<Option<(String, String)>, tokio_postgres::Error> {
+async fn kind(client: &Session, relation: &str) -> Result<Option<(String, String)>, tokio_postgres::Error> {
     let relation = own::relation(client, relation).await?;
     let kind = "SELECT relkind::text, relpersistence::text FROM pg_class WHERE oid = $1";
     let rows = own::query_within(client, kind, &[(&relation, Type::OID)]).await?;
@@ -323,7 +323,7 @@ async fn kind(client: &Client, relation: &str) -> Result<Option<(String, String)
 }
 
 async fn whole(
-    client: &Client,
+    client: &Session,
     table: &str,
     definition: &str,
     persistence: char,

@@ -12,12 +12,13 @@
 use std::time::Duration;
 
 use dunlin_proto::v1::EventType;
+use dunlin_shared::postgres::Session;
 use dunlin_shared::sql::{
     ConcurrentDetach, ConcurrentIndex, ConcurrentReindex, commits_by_itself, concurrent_detach, concurrent_index,
     concurrent_reindex, quote_ident,
 };
+use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
-use tokio_postgres::{Client, Row};
 
 use super::watched::{self, Patience};
 use super::{Context, Error, existing};
@@ -37,7 +38,7 @@ const OF_TABLES: &str = "
 
 /// A repair within the session that holds the lock of the step.
 pub(super) struct Repair<'a> {
-    pub(super) session: &'a Client,
+    pub(super) session: &'a Session,
     pub(super) context: &'a Context,
     pub(super) place: &'a Place,
     /// The role of the session, quoted where that is needed.

@@ -16,7 +16,6 @@ use std::time::Duration;
 use dunlin_proto::v1::{EventType, RunError};
 use dunlin_shared::postgres::Session;
 use tokio::time::{Instant, sleep, timeout};
-use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
 use super::{Context, Error};
@@ -78,7 +77,7 @@ pub(super) enum Failed {
 /// See [`Failed`].
 pub(super) async fn execute<T>(
     context: &Context,
-    session: &Client,
+    session: &Session,
     what: &str,
     patience: Patience,
     work: impl Future<Output = Result<T, tokio_postgres::Error>>,
@@ -99,7 +98,7 @@ pub(super) async fn execute<T>(
 }
 
 /// The process of the server that a session has.
-async fn process(session: &Client) -> Result<Process, tokio_postgres::Error> {
+async fn process(session: &Session) -> Result<Process, tokio_postgres::Error> {
     let sql = format!(
         "SELECT w.*, extract(epoch FROM current_setting('deadlock_timeout')::interval)::float8 FROM ({WHO}) AS w"
     );

@@ -16,7 +16,7 @@ use std::sync::Arc;
 use deadpool::managed::{Object, PoolError};
 use dunlin_shared::postgres::{self, Connector, Heard, Lent, Session, Sessions, Witness};
 use futures::StreamExt;
-use tokio_postgres::{Client, SimpleQueryMessage};
+use tokio_postgres::SimpleQueryMessage;
 
 use super::KEEPALIVES;
 use crate::frame::{DISCARD, FREE_NAMES};
@@ -68,6 +68,11 @@ impl Connection {
             Held::Own(_) => true,
             Held::Gone => false,
         }
+    }
+
+    /// True when what the connection was made from has been replaced, such as a password.
+    pub(super) fn outdated(&self) -> bool {
+        self.connector.outdates(self.session())
     }
 
     /// Whoever wants to know how the session has ended.
@@ -187,15 +192,15 @@ impl Connection {
 }
 
 impl Deref for Connection {
-    type Target = Client;
+    type Target = Session;
 
-    fn deref(&self) -> &Client {
+    fn deref(&self) -> &Session {
         self.session()
     }
 }
 
 impl DerefMut for Connection {
-    fn deref_mut(&mut self) -> &mut Client {
+    fn deref_mut(&mut self) -> &mut Session {
         match &mut self.held {
             Held::Pooled(object) => object,
             Held::Own(client) => client,

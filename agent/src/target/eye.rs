@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 use uuid::Uuid;
 
-use super::{Connection, Error, LONGEST_PAUSE, Target, away, pauses, silent};
+use super::{Connection, Error, LONGEST_PAUSE, MENDING_PAUSE, Target, away, pauses, silent};
 use crate::failure;
 use crate::ledger::{self, Fingerprint, Identity, Place};
 
@@ -39,6 +39,17 @@ pub(super) struct Eye {
     /// True once the line was raised for the connection.
     raised: bool,
     told: Option<Sight>,
+}
+
+/// How a look has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looked {
+    /// The target was reached.
+    Reached,
+    /// It was not, and can be at any time.
+    Away,
+    /// It was not, and cannot be before somebody mends something.
+    Unfit,
 }
 
 /// What a look shows, in few bytes.
@@ -83,8 +94,8 @@ impl Target {
             // A server that is busy may be late once, when nothing else speaks against it.
             let mut doubtful = suspected;
             loop {
-                let (told, reached) = self.look(PROBE_LIMIT, whole).await;
-                if reached || doubtful {
+                let (told, looked) = self.look(PROBE_LIMIT, whole).await;
+                if looked != Looked::Away || doubtful {
                     if let Some(report) = told {
                         tell(report);
                     }
@@ -92,18 +103,34 @@ impl Target {
                     doubtful = true;
                     self.eye.lock().await.told = None;
                 }
-                if reached {
-                    break;
+                match looked {
+                    Looked::Reached => break,
+                    Looked::Away => sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await,
+                    Looked::Unfit => self.mended().await,
                 }
-                sleep(pauses.next().unwrap_or(LONGEST_PAUSE)).await;
                 // A stream that was opened meanwhile has not heard what was told before.
                 whole = self.suspected.notified().now_or_never().is_some();
             }
         }
     }
 
-    /// Looks. `None` when nothing is new and `whole` does not ask for everything. True when the target was reached.
-    pub(super) async fn look(&self, limit: Duration, whole: bool) -> (Option<TargetReport>, bool) {
+    /// Waits until a file of the URL has changed, and no longer than a minute: the server itself can have been mended, too.
+    async fn mended(&self) {
+        let changed = async {
+            loop {
+                // One that cannot be read has changed for as long as that.
+                sleep(LONGEST_PAUSE / 10).await;
+                if self.connector.changed() {
+                    break;
+                }
+            }
+        };
+        let limit = MENDING_PAUSE.mul_f64(0.75 + rand::random::<f64>() / 4.0);
+        let _still_unfit = timeout(limit, changed).await;
+    }
+
+    /// Looks. `None` when nothing is new and `whole` does not ask for everything.
+    pub(super) async fn look(&self, limit: Duration, whole: bool) -> (Option<TargetReport>, Looked) {
         let looking = async {
             let mut eye = self.eye.lock().await;
             let seen = eye.look(self, whole).await;
@@ -135,6 +162,11 @@ impl Target {
                 (Err(Error::Unreachable(silent)), new)
             }
         };
+        let looked = match &seen {
+            Ok(_) => Looked::Reached,
+            Err(Error::Unfit(_)) => Looked::Unfit,
+            Err(_) => Looked::Away,
+        };
         let reached = seen.is_ok();
         let found = match self.refused() {
             Some(refused) if reached => Err(refused),
@@ -149,7 +181,7 @@ impl Target {
         };
         let name = self.name.to_string();
         let report = report.filter(|_| new || whole).map(|report| TargetReport { name, ..report });
-        (report, reached)
+        (report, looked)
     }
 }
 
@@ -173,7 +205,8 @@ impl Eye {
     async fn look(&mut self, target: &Target, whole: bool) -> Result<(Sight, Option<TargetReport>), Error> {
         let lost = |error: tokio_postgres::Error| Error::Unreachable(postgres::describe(&error));
         let of_ledger = |error: ledger::Error| Error::Unreachable(failure::chain(&error));
-        if self.connection.as_ref().is_none_or(|connection| connection.is_closed()) {
+        let outdated = |connection: &Connection| connection.is_closed() || connection.outdated();
+        if self.connection.as_ref().is_none_or(outdated) {
             // Whoever answers may be another.
             target.forget();
             (self.place, self.raised) = (None, false);

@@ -35,6 +35,9 @@ pub(crate) enum Error {
     /// It does not answer.
     #[error("{0}")]
     Unreachable(String),
+    /// It cannot be reached before somebody mends something: the server's TLS, or what the agent was given for it.
+    #[error("{0}")]
+    Unfit(String),
     /// It answers, and refuses.
     #[error(transparent)]
     Refused(#[from] ledger::PrepareError),
@@ -134,6 +137,17 @@ impl Target {
         Ok(Self { direct: Some(Arc::new(Connector::new(url, "dunlin-agent")?)), ..self })
     }
 
+    /// The same target, worked on under another role than that of the connections.
+    ///
+    /// # Errors
+    /// No pool can be made.
+    pub(crate) fn with_role(self, role: &str) -> Result<Self, postgres::Error> {
+        let connector = Arc::new(Connector::clone(&self.connector).with_role(role));
+        let pool = connector.sessions(self.pool.status().max_size)?;
+        let direct = self.direct.map(|direct| Arc::new(Connector::clone(&direct).with_role(role)));
+        Ok(Self { connector, pool, direct, ..self })
+    }
+
     /// The same target, whose ledger may belong to a role beside the agent's and superusers.
     pub(crate) fn with_ledger_owner(self, role: Option<String>) -> Self {
         Self { ledger_owner: role, ..self }
@@ -159,7 +173,7 @@ impl Target {
     /// # Errors
     /// The target does not answer, or refuses.
     pub(crate) async fn fresh(&self) -> Result<Connection, Error> {
-        let mut connection = Connection::own(self.session().await?, &self.connector);
+        let mut connection = Connection::own(connect(&self.connector).await?, &self.connector);
         self.prepared(&mut connection).await?;
         Ok(connection)
     }
@@ -193,12 +207,12 @@ impl Target {
         self.known().ground
     }
 
-    /// A connection outside the pool, to look at the server with.
+    /// A connection outside the pool, to look at the server with: under the role of the connection, which sees its other sessions.
     ///
     /// # Errors
     /// The target does not answer.
     pub(crate) async fn session(&self) -> Result<Session, Error> {
-        connect(&self.connector).await
+        Ok(connect(&self.connector).await?.as_connected())
     }
 
     /// A connection outside the pool, to look at the server with that [`direct`](Self::direct) leads to.
@@ -206,7 +220,7 @@ impl Target {
     /// # Errors
     /// The target does not answer.
     pub(crate) async fn beside_direct(&self) -> Result<Session, Error> {
-        connect(self.direct.as_ref().unwrap_or(&self.connector)).await
+        Ok(connect(self.direct.as_ref().unwrap_or(&self.connector)).await?.as_connected())
     }
 
     /// Whether [`direct`](Self::direct) has any chance, as far as is known without asking.
@@ -222,12 +236,17 @@ impl Target {
         let session = connect(self.direct.as_ref().unwrap_or(&self.connector)).await?;
         let who = "SELECT pg_catalog.pg_backend_pid(), pg_catalog.quote_ident(current_user)";
         let row = session.query_typed_one(who, &[]).await.map_err(lost)?;
-        let (pid, role): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
+        let (pid, connected): (i32, String) = (row.try_get(0).map_err(lost)?, row.try_get(1).map_err(lost)?);
         if told_pid(&session.cancel_token()).await != Some(pid) {
             return Err(Error::Pooled);
         }
         let ground = ground::ask(&session, true).await.map_err(lost)?;
-        Ok(Direct { session, role, ground })
+        let role = session.role().map(str::to_owned);
+        if let Some(role) = &role {
+            // The session is this agent's alone, and ends with the step.
+            session.batch_execute(&format!("SET ROLE {role}")).await.map_err(lost)?;
+        }
+        Ok(Direct { session, role: role.unwrap_or(connected), ground })
     }
 
     /// Whether the last look at the target has reached it: it answers, and lets the agent work.
@@ -259,6 +278,11 @@ impl Target {
     /// What is known about the server, once it was reached.
     pub(crate) fn facts(&self) -> Option<Facts> {
         self.known().facts.clone()
+    }
+
+    /// The role that is worked under, quoted where that is needed; `None` where nobody has looked yet.
+    pub(crate) fn role(&self) -> Option<String> {
+        self.facts().map(|facts| facts.role).or_else(|| self.connector.role().map(str::to_owned))
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -297,6 +321,12 @@ async fn connect(connector: &Connector) -> Result<Session, Error> {
 
 /// Why there is no connection, without the place: it is the agent's alone.
 fn away(error: postgres::Error) -> Error {
+    if !error.retryable() {
+        return Error::Unfit(match error {
+            postgres::Error::Insecure { mode, why, .. } => format!("sslmode is {mode}: {why}"),
+            error => error.to_string(),
+        });
+    }
     Error::Unreachable(match error {
         postgres::Error::Connect { source, .. } => postgres::describe(&source),
         postgres::Error::Unreached { source, .. } => format!("error connecting to server: {source}"),
@@ -304,6 +334,9 @@ fn away(error: postgres::Error) -> Error {
         error => error.to_string(),
     })
 }
+
+/// The pause between two looks at a target that cannot be reached before somebody mends something.
+const MENDING_PAUSE: Duration = Duration::from_secs(60);
 
 fn silent(limit: Duration) -> String {
     format!("no answer within {} s", limit.as_secs())

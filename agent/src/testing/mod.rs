@@ -14,10 +14,10 @@ use dunlin_proto::v1::{
 };
 use dunlin_shared::ids::{AgentId, Epoch, MigrationId, RunId, TargetName, TransformName};
 use dunlin_shared::migration::mending::Wanted;
-use dunlin_shared::postgres::throwaway;
+use dunlin_shared::postgres::{Connector, Session, throwaway};
 use dunlin_tests::pooler::Pooler;
 use tokio::sync::mpsc;
-use tokio_postgres::{Client, NoTls, Row};
+use tokio_postgres::Row;
 
 use crate::limits::Limits;
 use crate::session::{Book, LeaseId};
@@ -34,7 +34,7 @@ pub(crate) use proxy::Proxy;
 /// A database of its own, an agent's view of it, and a client beside that.
 pub(crate) struct Lab {
     pub(crate) target: Arc<Target>,
-    pub(crate) client: Client,
+    pub(crate) client: Session,
     pub(crate) url: String,
     book: Arc<Book>,
     stream: mpsc::UnboundedReceiver<WorkRequest>,
@@ -111,9 +111,20 @@ impl Lab {
     }
 
     async fn at(url: &str, agents_url: &str) -> Self {
-        let target = Target::new(TargetName::default(), agents_url, 8).unwrap();
+        let target = |url: &str, size| Target::new(TargetName::default(), url, size).unwrap();
+        Self::of(url, target(agents_url, 8), target(url, 1)).await
+    }
+
+    /// A laboratory in a database, whose agent has the role `role` in place of that of its URL.
+    pub(crate) async fn under(role: &str, url: &str, agents_url: &str) -> Self {
+        let target = |url: &str, size| Target::new(TargetName::default(), url, size).unwrap().with_role(role).unwrap();
+        Self::of(url, target(agents_url, 8), target(url, 1)).await
+    }
+
+    async fn of(url: &str, target: Target, other: Target) -> Self {
         // By another, whose sessions are gone again.
-        let report = Target::new(TargetName::default(), url, 1).unwrap().trust(Duration::from_secs(20)).await;
+        let report = other.trust(Duration::from_secs(20)).await;
+        drop(other);
         target.accept(&report);
         drop(target.lend().await.unwrap());
         let client = connect(url).await;
@@ -257,14 +268,12 @@ impl Lab {
     }
 }
 
-pub(crate) async fn connect(url: &str) -> Client {
-    let (client, connection) = tokio_postgres::connect(url, NoTls).await.unwrap();
-    tokio::spawn(connection);
-    client
+pub(crate) async fn connect(url: &str) -> Session {
+    Connector::new(url, "test").unwrap().session().await.unwrap()
 }
 
 /// Polls a query until it returns true.
-pub(crate) async fn until(client: &Client, sql: &str) {
+pub(crate) async fn until(client: &Session, sql: &str) {
     let wait = async {
         while !client.query_one(sql, &[]).await.unwrap().get::<_, bool>(0) {
             tokio::time::sleep(Duration::from_millis(5)).await;

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use dunlin_proto::v1::work_request::Message;
 use dunlin_proto::v1::{Ending, Step, StepKind, TaskDone, TaskFailed};
+use dunlin_shared::postgres::Connector;
 use dunlin_shared::postgres::throwaway::Server;
 use tokio_postgres::Transaction;
 
@@ -41,11 +42,8 @@ async fn crashing() -> (Server, Lab) {
 async fn back(lab: &mut Lab) {
     let wait = async {
         loop {
-            match tokio_postgres::connect(&lab.url, tokio_postgres::NoTls).await {
-                Ok((client, connection)) => {
-                    tokio::spawn(connection);
-                    break client;
-                }
+            match Connector::new(&lab.url, "test").unwrap().session().await {
+                Ok(client) => break client,
                 Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
             }
         }

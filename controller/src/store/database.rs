@@ -5,9 +5,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use backon::{ExponentialBuilder, Retryable};
-use deadpool_postgres::{Pool, PoolError};
+use deadpool::managed::PoolError;
 use dunlin_shared::migration::Definition;
-use dunlin_shared::postgres::{Connector, describe};
+use dunlin_shared::postgres::{Clients, Connector};
 use tokio::sync::{Semaphore, SemaphorePermit, watch};
 use tokio::time::timeout;
 
@@ -39,7 +39,7 @@ pub struct Store {
 
 struct Inner {
     connector: Connector,
-    pool: Pool,
+    pool: Clients,
     replica: String,
     lease_ttl: Duration,
     availability: watch::Sender<Availability>,
@@ -133,7 +133,7 @@ impl Store {
         }
         let connection = match timeout(CONNECTION_DEADLINE, self.inner.pool.get()).await {
             Ok(Ok(connection)) => connection,
-            Ok(Err(PoolError::Backend(error))) => return Err(Error::Unavailable { reason: describe(&error) }),
+            Ok(Err(PoolError::Backend(error))) => return Err(Error::Unavailable { reason: error.to_string() }),
             Ok(Err(error)) => return Err(Error::Unavailable { reason: error.to_string() }),
             Err(_) => {
                 return Err(Error::Unavailable { reason: "no connection was free within 5 s".to_owned() });

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use dunlin_shared::postgres::describe;
+use dunlin_shared::postgres::{self, describe};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, interval_at, sleep, timeout};
 use tokio_postgres::{Client, Notification};
@@ -39,8 +39,22 @@ pub enum Heard {
 #[derive(Debug, PartialEq, Eq)]
 struct Down {
     reason: String,
-    /// True where the server does not let the controller in.
+    /// True where the server does not let the controller in, or the connection would not be as safe as it must be.
     denied: bool,
+}
+
+/// Why a connection did not come up.
+enum Failed {
+    /// It can later.
+    Down(Down),
+    /// Somebody has to do something first.
+    Unusable(postgres::Error),
+}
+
+impl From<String> for Failed {
+    fn from(reason: String) -> Self {
+        Self::Down(reason.into())
+    }
 }
 
 impl From<String> for Down {
@@ -58,19 +72,25 @@ impl Down {
 
 impl Store {
     /// Brings the schema up to date whenever the database comes up, then listens. Ends when the receiver is dropped.
-    pub async fn listen(self, heard: mpsc::Sender<Heard>) {
+    ///
+    /// # Errors
+    /// The database cannot be used before somebody does something about it, and was not used before. One that was is tried again.
+    pub async fn listen(self, heard: mpsc::Sender<Heard>) -> Result<(), Error> {
         let mut rest = RESTS.0;
         let mut told = None;
+        let mut was_there = false;
         while !heard.is_closed() {
             let lost = match self.listen_once(&heard).await {
                 Ok(reason) => {
-                    (rest, told) = (RESTS.0, None);
+                    (rest, told, was_there) = (RESTS.0, None, true);
                     Down::from(reason)
                 }
-                Err(down) => down,
+                Err(Failed::Unusable(error)) if !was_there => return Err(Error::Url(error)),
+                Err(Failed::Unusable(error)) => Down { reason: error.to_string(), denied: true },
+                Err(Failed::Down(down)) => down,
             };
             if heard.is_closed() {
-                return;
+                return Ok(());
             }
             // Once for each reason: a wrong password stays wrong however often it is tried.
             if told.as_ref() != Some(&lost.reason) {
@@ -85,13 +105,18 @@ impl Store {
             sleep(rest.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
             rest = lost.next(rest);
         }
+        Ok(())
     }
 
     /// `Ok` when the connection was up and is lost; `Err` when it did not come up.
-    async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, Down> {
-        let connected = self.connector().listen().await;
-        let (client, mut notifications) =
-            connected.map_err(|error| Down { denied: error.denied(), reason: error.to_string() })?;
+    async fn listen_once(&self, heard: &mpsc::Sender<Heard>) -> Result<String, Failed> {
+        let (client, mut notifications) = match self.connector().listen().await {
+            Ok(connected) => connected,
+            Err(error) if error.retryable() => {
+                return Err(Failed::Down(Down { denied: error.denied(), reason: error.to_string() }));
+            }
+            Err(error) => return Err(Failed::Unusable(error)),
+        };
         // Each time: what comes back may be a database that was restored, or is empty.
         match timeout(SCHEMA_WITHIN, self.bring_up_to_date()).await {
             Ok(Ok(())) => {}

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::Poll;
 use std::time::Duration;
 
-use deadpool_postgres::{GenericClient, Object};
+use dunlin_shared::postgres::LentClient;
 use futures::poll;
 use tokio::sync::{Mutex, MutexGuard};
 use tokio::time::{Instant, timeout};
@@ -62,7 +62,7 @@ pub(crate) type Parameters<'a> = &'a [&'a (dyn ToSql + Sync)];
 /// A connection in use.
 pub(crate) struct Session {
     /// `None` only while being dropped.
-    connection: Option<Object>,
+    connection: Option<LentClient>,
     /// Held while a statement is prepared and sent: the order of futures is the order of statements.
     turn: Mutex<()>,
     /// True while a transaction is open, or an answer may be outstanding.
@@ -70,8 +70,8 @@ pub(crate) struct Session {
 }
 
 impl Session {
-    pub(super) async fn open(connection: Object) -> Result<Self, Error> {
-        let fresh = Object::metrics(&connection).recycle_count == 0;
+    pub(super) async fn open(connection: LentClient) -> Result<Self, Error> {
+        let fresh = LentClient::metrics(&connection).recycle_count == 0;
         let session = Self { connection: Some(connection), turn: Mutex::default(), unsettled: AtomicBool::new(false) };
         if fresh {
             session.batch("settings", SETTINGS).await?;
@@ -162,7 +162,7 @@ impl Session {
         .await
     }
 
-    fn client(&self) -> &Object {
+    fn client(&self) -> &LentClient {
         match &self.connection {
             Some(connection) => connection,
             None => unreachable!("only drop takes the connection"),
@@ -224,7 +224,7 @@ impl Drop for Session {
         if self.unsettled.load(Ordering::Relaxed)
             && let Some(connection) = self.connection.take()
         {
-            drop(Object::take(connection));
+            drop(LentClient::take(connection));
         }
     }
 }

@@ -14,7 +14,7 @@ use nix::libc::{O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK};
 
 /// What a path of a directory was found to be.
 #[derive(Debug)]
-pub(super) enum Found {
+pub(crate) enum Found {
     /// A regular file with these bytes.
     Bytes(Vec<u8>),
     /// A regular file that is larger than there is room: the bytes that it has, as far as that is known.
@@ -45,12 +45,20 @@ pub(super) fn read(root: &Path, path: &str, most: usize) -> io::Result<Found> {
     if !real.starts_with(root) {
         return Ok(Found::Outside(real));
     }
+    regular(&real, most)
+}
+
+/// Reads a file whose path has no links, up to `most` bytes.
+///
+/// # Errors
+/// Those of the system.
+pub(crate) fn regular(real: &Path, most: usize) -> io::Result<Found> {
     // To open some devices is to use them.
-    let about = fs::metadata(&real)?;
+    let about = fs::metadata(real)?;
     if !about.is_file() {
         return Ok(Found::Other(kind(about.file_type())));
     }
-    let file = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC).open(&real)?;
+    let file = File::options().read(true).custom_flags(O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC).open(real)?;
     let about = file.metadata()?;
     if !about.is_file() {
         return Ok(Found::Other(kind(about.file_type())));

@@ -3,7 +3,7 @@
 mod apart;
 mod characters;
 mod checksum;
-mod contained;
+pub(crate) mod contained;
 mod definition;
 mod document;
 mod fields;

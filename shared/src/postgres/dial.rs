@@ -11,11 +11,14 @@ use std::task::{Context, Poll};
 
 use rand::seq::SliceRandom;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, lookup_host};
 use tokio::time::timeout;
 use tokio_postgres::Config;
 use tokio_postgres::config::{Host, LoadBalanceHosts};
+
+/// Where servers listen on Unix sockets, as PostgreSQL and Debian have it.
+const DEFAULT_FOLDERS: [&str; 2] = ["/tmp", "/var/run/postgresql"];
 
 /// Where a server listens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,8 +31,12 @@ pub(super) enum Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Peer {
     pub(super) address: Address,
-    /// The name that its certificate must have; empty without one.
+    /// The name that its certificate must have: the host's, or the address where the URL has only that.
     pub(super) name: String,
+    /// What the URL calls it, as a passfile does.
+    pub(super) host: String,
+    /// Its port.
+    pub(super) port: u16,
 }
 
 /// The servers of a configuration, in the order in which they are tried.
@@ -46,13 +53,17 @@ pub(super) async fn peers(config: &Config) -> io::Result<Vec<Peer>> {
         let port = ports.get(entry).or_else(|| ports.first()).copied().unwrap_or(5432);
         let name = match hosts.get(entry) {
             Some(Host::Tcp(name)) => name.clone(),
-            Some(Host::Unix(_)) | None => String::new(),
+            Some(Host::Unix(_)) => String::new(),
+            None => addresses.get(entry).map(ToString::to_string).unwrap_or_default(),
         };
         let looked_up = match (addresses.get(entry), hosts.get(entry)) {
             (Some(address), _) => address.to_string(),
             (None, Some(Host::Unix(folder))) => {
                 let address = Address::Unix(folder.join(format!(".s.PGSQL.{port}")));
-                found.push(Peer { address, name });
+                // As libpq has it for the folder that servers listen in by default.
+                let default = DEFAULT_FOLDERS.iter().any(|known| folder == Path::new(known));
+                let host = if default { "localhost".to_owned() } else { folder.display().to_string() };
+                found.push(Peer { address, name, host, port });
                 continue;
             }
             (None, _) => name.clone(),
@@ -63,7 +74,8 @@ pub(super) async fn peers(config: &Config) -> io::Result<Vec<Peer>> {
                 if shuffled {
                     addresses.shuffle(&mut rand::rng());
                 }
-                found.extend(addresses.into_iter().map(|to| Peer { address: Address::Tcp(to), name: name.clone() }));
+                let peer = |to| Peer { address: Address::Tcp(to), name: name.clone(), host: name.clone(), port };
+                found.extend(addresses.into_iter().map(peer));
             }
             Err(error) => unknown = Some(error),
         }
@@ -91,6 +103,19 @@ pub(super) async fn socket(config: &Config, peer: &Peer) -> io::Result<Socket> {
         None => connecting.await,
     }
 }
+
+/// Asks a server whether it has TLS, as a session begins. Nothing more than the answer is read: what comes behind it is no part of it.
+pub(super) async fn asks_for_tls(socket: &mut Socket) -> io::Result<bool> {
+    socket.write_all(&ASK).await?;
+    match socket.read_u8().await? {
+        b'S' => Ok(true),
+        b'N' => Ok(false),
+        _ => Err(io::Error::new(io::ErrorKind::InvalidData, "this is no PostgreSQL, or it has ended the connection")),
+    }
+}
+
+/// The question for TLS: its length, and its code.
+const ASK: [u8; 8] = [0, 0, 0, 8, 4, 210, 22, 47];
 
 async fn tcp(config: &Config, address: SocketAddr) -> io::Result<TcpStream> {
     let stream = TcpStream::connect(address).await?;

@@ -1,89 +1,16 @@
-//! Connections against a real server, with and without TLS.
+//! Connections against a real server.
 
-use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 
-use super::throwaway::{self, Server};
+use super::live_tls::with_tls;
+use super::throwaway;
 use super::*;
-
-/// A server that speaks TLS with a certificate for `localhost`, and the file with the root that signed it.
-async fn with_tls() -> (Server, PathBuf) {
-    let server = Server::start().await.unwrap();
-    let authority_key = rcgen::KeyPair::generate().unwrap();
-    let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
-    authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
-    let root = authority.self_signed(&authority_key).unwrap();
-    let issuer = rcgen::Issuer::new(authority, authority_key);
-    let key = rcgen::KeyPair::generate().unwrap();
-    let names = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
-    let certificate = names.signed_by(&key, &issuer).unwrap();
-
-    let dir = server.directory();
-    let owner = fs::metadata(dir).unwrap();
-    for (name, text) in [("root.pem", root.pem()), ("cert.pem", certificate.pem()), ("key.pem", key.serialize_pem())] {
-        let path = dir.join(name);
-        fs::write(&path, text).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        chown(&path, Some(owner.uid()), Some(owner.gid())).unwrap();
-    }
-    for (name, value) in [
-        ("ssl_cert_file", dir.join("cert.pem").display().to_string()),
-        ("ssl_key_file", dir.join("key.pem").display().to_string()),
-        ("ssl", "on".to_owned()),
-    ] {
-        server.command(&format!("ALTER SYSTEM SET {name} = '{value}'")).await.unwrap();
-    }
-    server.command("SELECT pg_reload_conf()").await.unwrap();
-    let root = dir.join("root.pem");
-    (server, root)
-}
-
-/// Whether a connection is encrypted, or why there is none.
-async fn encrypted(url: &str) -> Result<bool, Error> {
-    let (client, _task) = connect(url, "test").await?;
-    let sql = "SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
-    Ok(client.query_one(sql, &[]).await.unwrap().get(0))
-}
-
-#[tokio::test]
-async fn each_sslmode_asks_for_as_much_as_in_libpq() {
-    let (server, root) = with_tls().await;
-    let url = |host: &str, parameters: &str| server.url("postgres").replace("127.0.0.1", host) + parameters;
-    let root = root.display().to_string();
-    // The server reads its new settings a moment after it was told to.
-    let deadline = tokio::time::Instant::now() + Duration::from_secs(20);
-    while encrypted(&url("127.0.0.1", "?sslmode=require")).await.is_err() {
-        assert!(tokio::time::Instant::now() < deadline, "the server does not speak TLS");
-    }
-    assert!(encrypted(&url("127.0.0.1", "")).await.unwrap());
-    assert!(!encrypted(&url("127.0.0.1", "?sslmode=disable")).await.unwrap());
-    assert!(encrypted(&url("localhost", &format!("?sslmode=verify-full&sslrootcert={root}"))).await.unwrap());
-    assert!(encrypted(&url("localhost", &format!("?sslmode=require&sslrootcert={root}"))).await.unwrap());
-
-    let stranger = encrypted(&url("localhost", "?sslmode=verify-full")).await.unwrap_err();
-    assert!(matches!(stranger, Error::Connect { .. } | Error::Tls(_)), "{stranger}");
-    let misnamed = encrypted(&url("127.0.0.1", &format!("?sslmode=verify-full&sslrootcert={root}"))).await.unwrap_err();
-    assert!(matches!(misnamed, Error::Connect { .. }), "{misnamed}");
-    assert!(misnamed.to_string().contains("certificate"), "{misnamed}");
-    let missing = encrypted(&url("localhost", "?sslmode=verify-full&sslrootcert=/none.pem")).await.unwrap_err();
-    assert!(matches!(missing, Error::RootCertificates { .. }), "{missing}");
-}
-
-#[tokio::test]
-async fn a_server_without_tls_serves_prefer_and_not_require() {
-    let url = throwaway::shared().await.database("tls").await.unwrap();
-    assert!(!encrypted(&url).await.unwrap());
-    let error = encrypted(&format!("{url}?sslmode=require")).await.unwrap_err();
-    assert!(error.retryable() && !error.denied() && error.to_string().contains("TLS"), "{error}");
-}
 
 #[tokio::test]
 async fn a_connection_to_a_server_itself_was_told_the_number_of_its_process() {
-    let (server, _root) = with_tls().await;
+    let (server, _root) = with_tls("").await;
     let pid = "SELECT pg_backend_pid()";
     let mut last = 0;
     for parameters in ["?sslmode=disable", "?sslmode=prefer", "?sslmode=require"] {
@@ -121,7 +48,10 @@ async fn a_server_that_says_nothing_is_given_up() {
     let error = connect(&format!("postgres://u@127.0.0.1:{port}/d?connect_timeout=1"), "test").await.unwrap_err();
     assert!(matches!(error, Error::Timeout { .. }), "{error}");
     let pool = pool(&format!("postgres://u@127.0.0.1:{port}/d?connect_timeout=1"), "test", 1).unwrap();
-    assert!(matches!(pool.get().await, Err(deadpool_postgres::PoolError::Timeout(_))));
+    assert!(matches!(
+        pool.get().await,
+        Err(deadpool::managed::PoolError::Timeout(_) | deadpool::managed::PoolError::Backend(Error::Timeout { .. }))
+    ));
 }
 
 #[tokio::test]
@@ -160,7 +90,7 @@ async fn what_a_connection_executes_can_be_cancelled() {
 
 #[tokio::test]
 async fn a_session_hears_notices_with_and_without_tls_and_refuses_a_message_that_is_too_long() {
-    let (server, _root) = with_tls().await;
+    let (server, _root) = with_tls("").await;
     for parameters in ["?sslmode=disable", "?sslmode=prefer", "?sslmode=require"] {
         let connector = Connector::new(&(server.url("postgres") + parameters), "test").unwrap();
         let deadline = tokio::time::Instant::now() + Duration::from_secs(20);

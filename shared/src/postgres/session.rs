@@ -5,19 +5,20 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use deadpool::managed::{self, Metrics, RecycleError, RecycleResult};
+use deadpool::managed::{self, Metrics, RecycleResult};
 use tokio::task::JoinHandle;
-use tokio_postgres::config::{SslMode, SslNegotiation, TargetSessionAttrs};
-use tokio_postgres::tls::MakeTlsConnect;
-use tokio_postgres::{CancelToken, Client, Config, SimpleQueryMessage};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::{CancelToken, Client};
 
-use super::connect::{Connector, Error, describe};
-use super::dial::{self, Peer, Socket};
+use super::clients::fit;
+use super::connect::{Connector, spawn};
+use super::dial::Peer;
 use super::end::Witness;
+use super::error::Error;
 use super::notice::Heard;
+use super::reach::Connected;
+use super::source::Loaded;
 use super::wire::{Below, Watched, Wire};
 
 /// A connection whose server is listened to.
@@ -25,6 +26,9 @@ pub struct Session {
     client: Client,
     wire: Arc<Wire>,
     peer: Peer,
+    loaded: Arc<Loaded>,
+    encrypted: bool,
+    role: Option<Arc<str>>,
     ended: Option<JoinHandle<()>>,
 }
 
@@ -38,6 +42,8 @@ impl fmt::Debug for Session {
 pub struct Cancel {
     token: CancelToken,
     peer: Peer,
+    loaded: Arc<Loaded>,
+    encrypted: bool,
 }
 
 impl fmt::Debug for Cancel {
@@ -61,7 +67,25 @@ impl Session {
     /// What cancels the statement that the session executes, also when the session is in other hands.
     #[must_use]
     pub fn canceller(&self) -> Cancel {
-        Cancel { token: self.client.cancel_token(), peer: self.peer.clone() }
+        Cancel {
+            token: self.client.cancel_token(),
+            peer: self.peer.clone(),
+            loaded: Arc::clone(&self.loaded),
+            encrypted: self.encrypted,
+        }
+    }
+
+    /// The role that its transactions are to work under, quoted, where that is not the one of the connection. Nothing is set here.
+    #[must_use]
+    pub fn role(&self) -> Option<&str> {
+        self.role.as_deref()
+    }
+
+    /// The same session, to be used under the role of the connection.
+    #[must_use]
+    pub fn as_connected(mut self) -> Self {
+        self.role = None;
+        self
     }
 
     /// The task that ends with the connection: when the session is dropped or the connection is lost. It is there once.
@@ -99,11 +123,11 @@ impl managed::Manager for Manager {
     type Error = Error;
 
     async fn create(&self) -> Result<Session, Error> {
-        self.0.session().await
+        Box::pin(self.0.session()).await
     }
 
     async fn recycle(&self, session: &mut Session, _: &Metrics) -> RecycleResult<Error> {
-        if session.is_closed() { Err(RecycleError::message("the connection is closed")) } else { Ok(()) }
+        fit(session.is_closed(), self.0.made_from(&session.loaded))
     }
 }
 
@@ -113,7 +137,23 @@ impl Connector {
     /// # Errors
     /// The server cannot be reached, refuses, or does not answer in time.
     pub async fn session(&self) -> Result<Session, Error> {
-        self.within(self.listened_to()).await
+        let wire = Mutex::new(Arc::<Wire>::default());
+        let over = |socket, tls| {
+            let fresh = Arc::<Wire>::default();
+            *wire.lock().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&fresh);
+            (Watched::new(socket, fresh), Below(tls))
+        };
+        let connected = self.open(over, |connection| spawn(connection, self.place())).await?;
+        let Connected { client, driven, peer, loaded, encrypted } = connected;
+        // That of the last attempt, which was the one that succeeded.
+        let wire = wire.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(Session { client, wire, peer, loaded, encrypted, role: self.role.clone(), ended: Some(driven) })
+    }
+
+    /// True when what a session was made from has been replaced, such as a password.
+    #[must_use]
+    pub fn outdates(&self, session: &Session) -> bool {
+        self.changed() || !self.made_from(&session.loaded)
     }
 
     /// Makes a pool of at most `size` sessions. It connects when sessions are asked for.
@@ -134,80 +174,7 @@ impl Connector {
     /// # Errors
     /// The server cannot be reached in time.
     pub async fn cancel(&self, cancel: &Cancel) -> Result<(), Error> {
-        let asking = async {
-            let socket = dial::socket(&self.config, &cancel.peer).await.map_err(|error| self.unreached(error))?;
-            let tls = self.tls_for::<Socket>(&cancel.peer)?;
-            cancel.token.cancel_query_raw(socket, tls).await.map_err(|error| self.refused(error))
-        };
+        let asking = self.cancelled(&cancel.loaded, &cancel.peer, &cancel.token, cancel.encrypted);
         self.within(asking).await
     }
-
-    async fn listened_to(&self) -> Result<Session, Error> {
-        let mut last = None;
-        for peer in dial::peers(&self.config).await.map_err(|error| self.unreached(error))? {
-            match self.session_with(peer).await {
-                Ok(session) => return Ok(session),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or(Error::Url("it names no host")))
-    }
-
-    async fn session_with(&self, peer: Peer) -> Result<Session, Error> {
-        let socket = dial::socket(&self.config, &peer).await.map_err(|error| self.unreached(error))?;
-        let wire = Arc::<Wire>::default();
-        let watched = Watched::before_tls(socket, Arc::clone(&wire), asks_for_tls(&self.config));
-        let tls = Below(self.tls_for::<Socket>(&peer)?);
-        let connected = self.config.connect_raw(watched, tls).await;
-        let (client, connection) = connected.map_err(|error| self.refused(error))?;
-        let place = self.place();
-        let ended = tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(database = place, error = describe(&error), "connection lost");
-            }
-        });
-        let session = Session { client, wire, peer, ended: Some(ended) };
-        self.serves(&session).await?;
-        Ok(session)
-    }
-
-    /// Whether the server is of the kind that the URL asks for.
-    async fn serves(&self, session: &Session) -> Result<(), Error> {
-        let wanted = match self.config.get_target_session_attrs() {
-            TargetSessionAttrs::ReadWrite => "off",
-            TargetSessionAttrs::ReadOnly => "on",
-            _ => return Ok(()),
-        };
-        let answer = session.simple_query("SHOW transaction_read_only").await.map_err(|error| self.refused(error))?;
-        let found = answer.iter().find_map(|message| match message {
-            SimpleQueryMessage::Row(row) => row.get(0),
-            _ => None,
-        });
-        if found == Some(wanted) {
-            return Ok(());
-        }
-        let reason = if wanted == "off" { "database does not allow writes" } else { "database is not read only" };
-        Err(self.unreached(std::io::Error::new(std::io::ErrorKind::PermissionDenied, reason)))
-    }
-
-    fn tls_for<S>(&self, peer: &Peer) -> Result<<MakeRustlsConnect as MakeTlsConnect<S>>::TlsConnect, Error>
-    where
-        MakeRustlsConnect: MakeTlsConnect<S>,
-        <MakeRustlsConnect as MakeTlsConnect<S>>::Error: fmt::Display,
-    {
-        self.tls.clone().make_tls_connect(&peer.name).map_err(|error| Error::Tls(error.to_string()))
-    }
-
-    fn unreached(&self, source: std::io::Error) -> Error {
-        Error::Unreached { place: self.place(), source }
-    }
-
-    fn refused(&self, source: tokio_postgres::Error) -> Error {
-        Error::Connect { place: self.place(), source }
-    }
-}
-
-/// Whether the client library asks for TLS before anything else.
-fn asks_for_tls(config: &Config) -> bool {
-    config.get_ssl_mode() != SslMode::Disable && config.get_ssl_negotiation() != SslNegotiation::Direct
 }

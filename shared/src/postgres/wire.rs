@@ -61,8 +61,6 @@ impl Wire {
 /// Where the stream stands in what the server sends.
 #[derive(Debug)]
 enum At {
-    /// Before the one byte that answers the question for TLS.
-    Answer,
     /// Before a message.
     Header,
     /// In a message that goes on to the client library, with so many bytes left.
@@ -92,15 +90,9 @@ pub(super) struct Watched<S> {
 
 impl<S> Watched<S> {
     /// A stream that begins with messages.
-    fn new(inner: S, wire: Arc<Wire>) -> Self {
+    pub(super) fn new(inner: S, wire: Arc<Wire>) -> Self {
         let inbox = vec![0; INBOX].into_boxed_slice();
         Self { inner, wire, inbox, from: 0, to: 0, at: At::Header, error: None, questions: Questions::default() }
-    }
-
-    /// A stream that begins with the answer to the question for TLS, if that is asked.
-    pub(super) fn before_tls(inner: S, wire: Arc<Wire>, asks: bool) -> Self {
-        let at = if asks { At::Answer } else { At::Header };
-        Self { at, ..Self::new(inner, wire) }
     }
 
     fn unused(&self) -> &[u8] {
@@ -147,12 +139,6 @@ impl<S> Watched<S> {
                 return false;
             }
             match mem::replace(&mut self.at, At::Header) {
-                At::Answer => {
-                    if self.hand_over(1, buffer) == 0 {
-                        self.at = At::Answer;
-                        return true;
-                    }
-                }
                 At::Header => match self.begin() {
                     Some(at) => self.at = at,
                     None => return true,
@@ -266,9 +252,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
                 this.inbox.copy_within(this.from..this.to, 0);
                 (this.from, this.to) = (0, this.to - this.from);
             }
-            // Nothing may stand behind the answer that TLS begins with: it would be read as if it were encrypted.
-            let room = if matches!(this.at, At::Answer) { this.to + 1 } else { INBOX };
-            let mut space = ReadBuf::new(this.inbox.get_mut(this.to..room).unwrap_or_default());
+            let mut space = ReadBuf::new(this.inbox.get_mut(this.to..).unwrap_or_default());
             let read = ready!(Pin::new(&mut this.inner).poll_read(cx, &mut space));
             let some = space.filled().len();
             if some == 0 {
@@ -364,7 +348,7 @@ mod tests {
     async fn through(sent: Vec<u8>, pace: usize) -> (Vec<u8>, Heard) {
         let wire = Arc::<Wire>::default();
         let (near, mut far) = duplex(pace);
-        let mut watched = Watched::before_tls(near, Arc::clone(&wire), false);
+        let mut watched = Watched::new(near, Arc::clone(&wire));
         let sending = async move {
             let _ended = far.write_all(&sent).await;
         };
@@ -400,7 +384,7 @@ mod tests {
     async fn ending(questions: usize, sent: &[Vec<u8>]) -> Ending {
         let wire = Arc::<Wire>::default();
         let (near, mut far) = duplex(4096);
-        let mut watched = Watched::before_tls(near, Arc::clone(&wire), false);
+        let mut watched = Watched::new(near, Arc::clone(&wire));
         let witness = Witness(wire);
         let (mut read, begins) = (vec![0; 4096], message(b'Z', b"I"));
         watched.write_all(b"Qwhatever it begins with").await.unwrap();

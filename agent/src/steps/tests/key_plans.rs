@@ -1,14 +1,14 @@
 //! How PostgreSQL plans what is walked along a key of several columns.
 
 use dunlin_shared::key::{KeyBound, KeyRange, Stripe, predicate};
-use tokio_postgres::Client;
+use dunlin_shared::postgres::Session;
 
 use crate::catalog::{self, Key, Table, Walk};
 use crate::frame::Frame;
 use crate::limits::{self, Limits};
 use crate::testing::{Lab, batch_step};
 
-async fn table_and_key(client: &Client) -> (Table, Key) {
+async fn table_and_key(client: &Session) -> (Table, Key) {
     let table = catalog::find(client, "t").await.unwrap();
     let key = catalog::resolve(client, &table, &[]).await.unwrap();
     (table, key)

@@ -1,6 +1,6 @@
 use dunlin_proto::v1::{KeyColumn, PlanTask, grant};
 use dunlin_shared::key::KeyBound;
-use tokio_postgres::Client;
+use dunlin_shared::postgres::Session;
 
 use crate::catalog::{self, Key, Sample, Table, Walk};
 use crate::frame::Frame;
@@ -22,7 +22,7 @@ async fn walks(columns: &str, key: &str, rows: &str) {
     }
 }
 
-async fn table_and_key(client: &Client) -> (Table, Key) {
+async fn table_and_key(client: &Session) -> (Table, Key) {
     let table = catalog::find(client, "t").await.unwrap();
     let key = catalog::resolve(client, &table, &[]).await.unwrap();
     (table, key)

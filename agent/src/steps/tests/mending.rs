@@ -2,8 +2,8 @@
 
 use dunlin_proto::v1::{Mending, Step, StepKind, grant};
 use dunlin_shared::ids::{Epoch, MigrationId, RunId, StepName};
+use dunlin_shared::postgres::Session;
 use serde_json::Map;
-use tokio_postgres::Client;
 
 use crate::frame::{Durability, Frame};
 use crate::ledger::{self, Address, Advance, State};
@@ -71,7 +71,7 @@ async fn plan(lab: &mut Lab, epoch: i64, step: &Step) -> Planned {
 
 /// The holder of a lease of an earlier run, which has taken a range, and committed nothing.
 struct Late {
-    client: Client,
+    client: Session,
     address: Address,
     epoch: i64,
 }

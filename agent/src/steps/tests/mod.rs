@@ -23,6 +23,7 @@ mod planner;
 mod pooler;
 mod progress;
 mod redacted;
+mod role;
 mod role_limits;
 mod row_security;
 mod rows;
