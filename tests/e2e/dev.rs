@@ -20,7 +20,8 @@ async fn dev_starts_everything_and_takes_everything_away_again() {
     std::fs::set_permissions(&temporary, Permissions::from_mode(0o1777)).unwrap();
     std::fs::set_permissions(fleet.directory(), Permissions::from_mode(0o755)).unwrap();
     let mut command = fleet.dunlin_command(&["dev", "--listen", fleet.address(0), "--agents", "2", "--slots", "1"]);
-    command.env("TMPDIR", &temporary);
+    let env = fleet.directory().join("env");
+    command.env("TMPDIR", &temporary).arg("--env-file").arg(&env);
     let mut dev = Process::start(command, "dev", fleet.directory());
 
     let _ready = fleet.dunlin(&["wait", "--timeout", "60s"]).await.ended(0);
@@ -30,6 +31,21 @@ async fn dev_starts_everything_and_takes_everything_away_again() {
     assert_eq!(version.stdout.trim_end(), r#"{"target":"main","version":1}"#);
     let agents = fleet.dunlin(&["agents", "--output", "json"]).await.ended(0).json();
     assert_eq!(agents["agents"].as_array().map(Vec::len), Some(2), "{agents}");
+
+    // Nobody sees a password, and what is shown is enough to connect.
+    let variables = std::fs::read_to_string(&env).unwrap();
+    let url = variables.split('\'').find(|word| word.starts_with("postgres://")).unwrap();
+    let password = url.split([':', '@']).nth(2).unwrap();
+    assert!(password.len() >= 32 && !dev.log().contains(password), "{}", dev.log());
+    for entry in std::fs::read_dir("/proc").unwrap() {
+        let command = std::fs::read(entry.unwrap().path().join("cmdline")).unwrap_or_default();
+        assert!(!String::from_utf8_lossy(&command).contains(password));
+    }
+    let log = dev.log();
+    let shown = log.split_whitespace().find(|word| word.starts_with("postgres://")).unwrap();
+    let (client, _task) = dunlin_shared::postgres::connect(shown, "test").await.unwrap();
+    let superuser = "SELECT rolsuper FROM pg_roles WHERE rolname = current_user";
+    assert!(!client.query_one(superuser, &[]).await.unwrap().get::<_, bool>(0));
 
     dev.terminate();
     let status = dev.ended().await;
@@ -47,7 +63,10 @@ async fn dev_starts_everything_and_takes_everything_away_again() {
 #[tokio::test]
 async fn dev_uses_a_database_of_ones_own_and_leaves_it_alone_afterwards() {
     let fleet = Fleet::builder().controllers(0).agents(0).start().await;
-    let command = fleet.dunlin_command(&["dev", "--listen", fleet.address(0), "--postgres", fleet.main().url()]);
+    let file = fleet.directory().join("url");
+    std::fs::write(&file, fleet.main().url()).unwrap();
+    let named = format!("@{}", file.display());
+    let command = fleet.dunlin_command(&["dev", "--listen", fleet.address(0), "--postgres", &named]);
     let mut dev = Process::start(command, "dev", fleet.directory());
     let _ready = fleet.dunlin(&["wait", "--timeout", "60s"]).await.ended(0);
     fleet.register(&[("one.toml", &trivial("one", 1, "CREATE TABLE one (id int)"))]).await;

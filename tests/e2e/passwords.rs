@@ -101,3 +101,43 @@ async fn passwords_change_while_controllers_and_agents_run() {
         assert!(!log.contains(":first@") && !log.contains(":second@"), "{log}");
     }
 }
+
+#[tokio::test]
+async fn a_role_with_what_is_printed_for_it_and_nothing_else_migrates_its_own_tables() {
+    let main = Database::create("main").await;
+    let name = main.url().rsplit('/').next().unwrap().to_owned();
+    let role = format!("Own role of {name}");
+    let sql = format!(
+        "REVOKE ALL ON DATABASE \"{name}\" FROM PUBLIC; REVOKE ALL ON SCHEMA public FROM PUBLIC; CREATE SCHEMA \"App\";
+         CREATE ROLE \"{role}\"; CREATE ROLE login_{name} LOGIN NOINHERIT PASSWORD 'first' IN ROLE \"{role}\"; \
+         GRANT CONNECT ON DATABASE \"{name}\" TO login_{name}"
+    );
+    main.execute(&sql).await;
+    let (_, place) = main.url().split_once('@').unwrap();
+    let url = format!("postgres://login_{name}:first@{place}");
+    let fleet = Fleet::builder().target_at("main", &main, &url).agent_arguments(&["--role", &role]).start().await;
+    let _refused = fleet.dunlin(&["targets"]).await.ended(0).says(&["dunlin"]);
+    let grants = fleet.dunlin(&["target", "grants", "--role", &role, "--schema", "App"]).await.ended(0);
+    main.execute(&grants.stdout).await;
+    // Twice is as good as once.
+    main.execute(&grants.stdout).await;
+    let definition = "id = \"own\"\nname = \"own\"\ndescription = \"own\"\nversion = 1\nimpacts = [\"t\"]
+[[step]]
+name = \"table\"
+sql = 'CREATE TABLE \"App\".t (id bigint PRIMARY KEY, n int); INSERT INTO \"App\".t SELECT i, i FROM generate_series(1, 2000) AS i'
+[[step]]
+name = \"rows\"
+batch = { table = '\"App\".t' }
+sql = 'UPDATE \"App\".t SET n = n + 1 WHERE :batch'
+[[step]]
+name = \"index\"
+transaction = false
+sql = 'CREATE INDEX CONCURRENTLY t_n ON \"App\".t (n)'
+";
+    fleet.register(&[("own.toml", definition)]).await;
+    let _done = fleet.dunlin(&["run", "--pending", "--wait-for-agent"]).await.ended(0);
+    let sum: i64 = main.value("SELECT sum(n) FROM \"App\".t").await;
+    assert_eq!(sum, 2000 * 2001 / 2 + 2000);
+    let owner: String = main.value("SELECT tableowner FROM pg_tables WHERE schemaname = 'App'").await;
+    assert_eq!(owner, role);
+}

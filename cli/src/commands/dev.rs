@@ -16,8 +16,9 @@ use crate::render::Look;
 /// The options of `dunlin dev`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Use this PostgreSQL database, as the target `main` and for the controller; else a throwaway server is started
-    #[arg(long, value_name = "URL")]
+    /// Use this PostgreSQL database, as the target `main` and for the controller, or the one whose URL is in a file; else a throwaway
+    /// server is started
+    #[arg(long, value_name = "URL|@FILE")]
     postgres: Option<String>,
     /// How many agents
     #[arg(long, value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=100))]
@@ -115,7 +116,12 @@ impl Stop {
 
 /// Writes the variables, and only then gives the file its name: whoever sees it can read it whole.
 fn write_env(file: &Path, stack: &Stack) -> Result<(), Error> {
-    let mut text = format!("DUNLIN_CONTROLLER='{}'\nDATABASE_URL='{}'\n", stack.controller_url(), stack.database_url());
+    let failed = |error: std::io::Error| Error::Usage(format!("cannot write {}: {error}", file.display()));
+    let url = match stack.database_url().strip_prefix('@') {
+        Some(path) => fs::read_to_string(path).map_err(failed)?,
+        None => stack.database_url().to_owned(),
+    };
+    let mut text = format!("DUNLIN_CONTROLLER='{}'\nDATABASE_URL='{}'\n", stack.controller_url(), url.trim());
     if let Some(psql) = stack.psql() {
         let _infallible = writeln!(text, "PSQL='{psql}'");
     }
@@ -124,7 +130,7 @@ fn write_env(file: &Path, stack: &Stack) -> Result<(), Error> {
         std::io::Write::write_all(&mut temporary, text.as_bytes())?;
         temporary.persist(file).map_err(|error| error.error)
     });
-    written.map(|_| ()).map_err(|error| Error::Usage(format!("cannot write {}: {error}", file.display())))
+    written.map(|_| ()).map_err(failed)
 }
 
 fn ready(stack: &Stack) -> Ready {
@@ -132,7 +138,7 @@ fn ready(stack: &Stack) -> Ready {
         stack.children().map(|(name, pid, log)| Process { name: name.to_owned(), pid, log: log.display().to_string() });
     Ready {
         controller: stack.controller_url(),
-        database_url: stack.database_url().to_owned(),
+        database_url: stack.shown_url().to_owned(),
         processes: processes.collect(),
         logs: stack.logs().display().to_string(),
     }
@@ -143,7 +149,7 @@ fn text(look: &Look, args: &Args, stack: &Stack) -> String {
     let mut text = format!(
         "{}\n\n  controller  {controller}\n  PostgreSQL  {}\n  processes   {}\n  logs        {}\n\n",
         look.bold("Dunlin is ready."),
-        stack.database_url(),
+        stack.shown_url(),
         stack.children().map(|(name, pid, _)| format!("{name} ({pid})")).collect::<Vec<_>>().join(", "),
         stack.logs().display(),
     );
@@ -158,7 +164,11 @@ fn text(look: &Look, args: &Args, stack: &Stack) -> String {
         Some(psql) if !std::env::split_paths(&path).any(|place| place.join("psql").is_file()) => psql,
         _ => "psql".to_owned(),
     };
-    let _infallible = writeln!(text, "  {psql} '{}'\n", stack.database_url());
+    if stack.shown_url().starts_with('@') {
+        text.push('\n');
+    } else {
+        let _infallible = writeln!(text, "  {psql} '{}'\n", stack.shown_url());
+    }
     text.push_str(if args.postgres.is_some() {
         "Ctrl-C stops controller and agents; the database stays."
     } else {

@@ -9,6 +9,7 @@ pub(crate) mod dev;
 pub(crate) mod events;
 mod execute;
 mod forget;
+mod grants;
 pub(crate) mod list;
 pub(crate) mod new;
 pub(crate) mod plan;

@@ -2,6 +2,7 @@
 
 use dunlin_proto::v1::{RebindKind, RebindTargetRequest};
 
+use super::grants;
 use crate::connection::Controllers;
 use crate::error::Error;
 use crate::operator;
@@ -23,6 +24,8 @@ enum Command {
     Rebind(Rebind),
     /// Forget targets that no connected agent serves: their runs and what is known of their registries. The databases are not touched
     Forget(Forget),
+    /// Print the SQL that gives a role what an agent needs in a database; nothing is executed
+    Grants(grants::Args),
 }
 
 /// The options of `dunlin target rebind`.
@@ -65,6 +68,7 @@ pub(crate) async fn execute(args: Args, controllers: &Controllers, output: &Outp
     match args.command {
         Command::Rebind(args) => rebind(args, controllers, output).await,
         Command::Forget(args) => forget::targets(&args.targets, &args.reason, controllers, output).await,
+        Command::Grants(args) => grants::execute(&args, output),
     }
 }
 

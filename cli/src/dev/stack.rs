@@ -24,7 +24,7 @@ const READY: Duration = Duration::from_secs(60);
 /// What is started.
 #[derive(Debug)]
 pub(crate) struct Settings {
-    /// The URL of a PostgreSQL database to use. None: a throwaway server.
+    /// The URL of a PostgreSQL database to use, or `@` and a file with it. None: a throwaway server.
     pub(crate) postgres: Option<String>,
     /// How many agents.
     pub(crate) agents: usize,
@@ -54,7 +54,7 @@ impl Stack {
         let address = free(settings.listen).await?;
         let logs = tempfile::Builder::new().prefix("dunlin-dev-").tempdir();
         let logs = logs.map_err(|error| Error::Dev(format!("cannot make a directory for the logs: {error}")))?;
-        let database = Database::open(settings.postgres.as_deref()).await?;
+        let database = Database::open(settings.postgres.as_deref(), logs.path()).await?;
         let mut stack = Self { database, controller: None, agents: Vec::new(), logs, address };
         match stack.bring_up(settings, &controller, &agent).await {
             Ok(()) => Ok(stack),
@@ -157,9 +157,14 @@ impl Stack {
         format!("http://{}", self.address)
     }
 
-    /// The URL of the target `main`.
+    /// The URL of the target `main`, with its password.
     pub(crate) fn database_url(&self) -> &str {
         &self.database.target
+    }
+
+    /// The URL of the target `main`, fit to be shown.
+    pub(crate) fn shown_url(&self) -> &str {
+        &self.database.shown
     }
 
     /// `psql` of the server that was started, where it has one.
