@@ -80,7 +80,7 @@ mod tests {
             )
             .await
             .unwrap();
-        let replica = Replica::new(store);
+        let replica = Replica::new(store, Duration::ZERO);
         let left = async |table: &str| -> i64 {
             let sql = format!("SELECT count(*) FROM dunlin_controller.{table}");
             client.query_one(&sql, &[]).await.unwrap().get(0)

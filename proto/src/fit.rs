@@ -140,7 +140,7 @@ mod tests {
     fn the_pages_of_a_report_are_the_whole_in_its_order_and_each_fits() {
         let row = |number: i32| AppliedMigration {
             id: format!("migration-{number}"),
-            version: number,
+            version: number.into(),
             checksum: "x".repeat(64),
             ..AppliedMigration::default()
         };

@@ -78,7 +78,7 @@ async fn names_that_were_only_asked_for_leave_nothing_in_memory_and_nothing_in_t
     let store = Store::new(&url, 8, std::time::Duration::from_secs(30)).unwrap();
     store.open().await.unwrap();
     let (client, _connection) = connect(&url, "test").await.unwrap();
-    let replica = Arc::new(Replica::new(store));
+    let replica = Arc::new(Replica::new(store, std::time::Duration::ZERO));
     let fleet = Fleet::new(Arc::clone(&replica));
     let registry = Registry::new(Arc::clone(&replica));
     let runs = Runs::new(Arc::clone(&replica), CancellationToken::new());
