@@ -119,7 +119,11 @@ pub(crate) async fn glance(client: &Session) -> Result<Identity, tokio_postgres:
     const GLANCE: &str =
         "SELECT d.oid, i.data, i.line, i.mark FROM pg_catalog.pg_database d LEFT JOIN dunlin.identity i ON true
                           WHERE d.datname OPERATOR(pg_catalog.=) pg_catalog.current_database()";
-    let row = own::query_one(client, GLANCE, &[]).await?;
+    // Every name is qualified, so that it needs no transaction with a path of its own; a role does.
+    let row = match client.role() {
+        None => client.query_typed_one(GLANCE, &[]).await?,
+        Some(_) => own::query_one(client, GLANCE, &[]).await?,
+    };
     let place = Place { system: None, database: row.try_get(0)? };
     let line: Option<i64> = row.try_get(2)?;
     Ok(Identity { place, data: row.try_get(1)?, line: line.unwrap_or(0), mark: row.try_get(3)? })
