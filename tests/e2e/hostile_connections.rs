@@ -50,8 +50,9 @@ async fn served(fleet: &Fleet) -> bool {
     }
 }
 
-fn lines(process: &Process, text: &str) -> usize {
-    process.log().lines().filter(|line| line.contains(text)).count()
+fn lines(process: &Process, text: &str) -> u64 {
+    let count = process.log().lines().filter(|line| line.contains(text)).count();
+    u64::try_from(count).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -81,7 +82,7 @@ async fn a_crowd_that_says_nothing_is_closed_and_takes_nothing_from_others() {
     fleet.register(&[("more.toml", &numbers::migration("more", 2, "size = 50, range = 100"))]).await;
     let _run = fleet.dunlin(&["run", "more"]).await.ended(0);
     let said = lines(fleet.controller(0), "of a peer are refused");
-    assert!(said <= 1 + DEADLINE.as_secs() as usize / 10, "{said} lines for one crowd");
+    assert!(said <= 1 + DEADLINE.as_secs() / 10, "{said} lines for one crowd");
     assert_eq!(lines(fleet.controller(0), "no connection can be accepted"), 0);
 }
 
@@ -106,7 +107,7 @@ async fn a_controller_without_descriptors_waits_for_some_and_says_so_once() {
     assert!(used < 300, "{used} ticks of the processor for doing nothing");
     until("a client is served after the crowd", async || served(&fleet).await.then_some(())).await;
     let said = lines(fleet.controller(0), "no connection can be accepted");
-    assert!(said <= 1 + DEADLINE.as_secs() as usize / 10, "{said} lines for one crowd");
+    assert!(said <= 1 + DEADLINE.as_secs() / 10, "{said} lines for one crowd");
 }
 
 /// The time that a process has used, in hundredths of a second.
