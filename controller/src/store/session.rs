@@ -5,6 +5,8 @@
 //! session.query(..), session.commit())` costs one round trip, once the statements are [prepared](Session::prepare) on the
 //! connection.
 //!
+//! Futures of the client library are boxed: they would stand in the future of every operation, several times in some, and on the stack.
+//!
 //! What must stay true: a connection goes back to the pool only outside of a transaction and with no answer outstanding.
 //! Whatever else happens to a session, cancellation included, it is closed, and the server rolls back.
 
@@ -82,7 +84,7 @@ impl Session {
     /// Makes sure that statements are prepared, so that they can be sent together.
     pub(crate) async fn prepare(&self, statements: &[&Statement]) -> Result<(), Error> {
         for statement in statements {
-            self.timed(statement.name, self.client().prepare_cached(statement.sql)).await?;
+            self.timed(statement.name, Box::pin(self.client().prepare_cached(statement.sql))).await?;
         }
         Ok(())
     }
@@ -92,8 +94,8 @@ impl Session {
         let client = self.client();
         self.timed(statement.name, async {
             let turn = self.turn.lock().await;
-            let prepared = client.prepare_cached(statement.sql).await?;
-            sent(client.query(&prepared, parameters), turn).await
+            let prepared = Box::pin(client.prepare_cached(statement.sql)).await?;
+            sent(Box::pin(client.query(&prepared, parameters)), turn).await
         })
         .await
     }
@@ -118,8 +120,8 @@ impl Session {
         let client = self.client();
         self.timed(statement.name, async {
             let turn = self.turn.lock().await;
-            let prepared = client.prepare_cached(statement.sql).await?;
-            sent(client.execute(&prepared, parameters), turn).await
+            let prepared = Box::pin(client.prepare_cached(statement.sql)).await?;
+            sent(Box::pin(client.execute(&prepared, parameters)), turn).await
         })
         .await
     }
@@ -157,7 +159,7 @@ impl Session {
     async fn batch(&self, name: &'static str, sql: &str) -> Result<(), Error> {
         self.timed(name, async {
             let turn = self.turn.lock().await;
-            sent(self.client().batch_execute(sql), turn).await
+            sent(Box::pin(self.client().batch_execute(sql)), turn).await
         })
         .await
     }

@@ -54,11 +54,7 @@ impl managed::Manager for Maker {
     type Error = Error;
 
     async fn create(&self) -> Result<Pooled, Error> {
-        // In a task of its own: it does not stand on the stack of whoever asks the pool.
-        let connector = self.0.clone();
-        let connecting = tokio::spawn(async move { connector.driven().await });
-        let connected = connecting.await.map_err(|error| Error::Pool(error.to_string()))?;
-        let Connected { client, driven, loaded, .. } = connected?;
+        let Connected { client, driven, loaded, .. } = self.0.driven().await?;
         Ok(Pooled { client: ClientWrapper::new(client, driven), loaded })
     }
 
