@@ -47,9 +47,9 @@ mod tests {
     #[test]
     fn the_version_is_exactly_this_document() {
         let answer = GetSchemaVersionResponse { target: "main".to_owned(), version: 5, ..Default::default() };
-        assert_eq!(json(&answer).unwrap(), r#"{"target":"main","version":5}"#);
+        assert_eq!(json(&answer).unwrap(), r#"{"target":"main","version":"5"}"#);
         let none = GetSchemaVersionResponse { target: "main".to_owned(), version: 0, ..Default::default() };
-        assert_eq!(json(&none).unwrap(), r#"{"target":"main","version":0}"#);
+        assert_eq!(json(&none).unwrap(), r#"{"target":"main","version":"0"}"#);
     }
 
     #[test]

@@ -182,6 +182,9 @@ const WITHDRAW: Statement = Statement::new(
 const BACK_AGAIN: Statement =
     Statement::new("back_again", "DELETE FROM dunlin_controller.withdrawn WHERE id = ANY ($1)");
 
+/// How often a set is read again since others have registered something meanwhile.
+const TRIES: u32 = 5;
+
 impl Store {
     /// Registers a set, all of it or nothing.
     ///
@@ -200,24 +203,43 @@ impl Store {
     }
 
     async fn register_once(&self, request: &Arc<Request>) -> Result<Registration, RegisterError> {
-        let session = self.session().await?;
-        session.begin().await?;
-        let registered = self.register_within(&session, request).await;
-        match registered {
-            // The connection is in an unknown state, and is closed with the session.
-            Ok(_) | Err(RegisterError::Store(_)) => registered,
-            Err(refused) => {
+        // Read outside of the transaction: nobody waits for the lock meanwhile, and no session stands idle in it.
+        let mut known = registered(&self.session().await?).await?;
+        for _ in 0..TRIES {
+            let parsed = parse(request, &known).await;
+            let session = self.session().await?;
+            session.begin().await?;
+            locks::registry(&session).await?;
+            let now = registered(&session).await?;
+            if now != known {
+                // Somebody else has registered something: whether the set fits together with it is another question.
                 session.roll_back().await?;
-                Err(refused)
+                known = now;
+                continue;
             }
+            let outcome = match parsed {
+                Ok(parsed) => self.register_within(&session, request, parsed, known).await,
+                Err(refused) => Err(refused),
+            };
+            return match outcome {
+                // The connection is in an unknown state, and is closed with the session.
+                Ok(_) | Err(RegisterError::Store(_)) => outcome,
+                Err(refused) => {
+                    session.roll_back().await?;
+                    Err(refused)
+                }
+            };
         }
+        Err(Error::Conflict { statement: "registered" }.into())
     }
 
-    async fn register_within(&self, session: &Session, request: &Arc<Request>) -> Result<Registration, RegisterError> {
-        locks::registry(session).await?;
-        let registered = session.query(&REGISTERED, &[]).await?;
-        let registered: HashMap<MigrationId, Current> = registered.iter().map(current).collect::<Result<_, _>>()?;
-        let (set, proposed) = parse(request, &registered).await?;
+    async fn register_within(
+        &self,
+        session: &Session,
+        request: &Arc<Request>,
+        (set, proposed): (Set, Vec<Proposed>),
+        registered: HashMap<MigrationId, Current>,
+    ) -> Result<Registration, RegisterError> {
         let in_set: HashSet<MigrationId> = proposed.iter().map(|one| one.migration.clone()).collect();
         let mut absent: Vec<MigrationId> = request.amend.difference(&in_set).cloned().collect();
         if !absent.is_empty() {
@@ -385,6 +407,11 @@ fn beside(named: &[Named], registered: &HashMap<MigrationId, Current>, policy: M
     };
     let remaining = registered.iter().filter(|(id, current)| remains(id, current));
     remaining.map(|(id, current)| KnownVersion { id: id.clone(), version: current.version }).collect()
+}
+
+/// What is registered now.
+async fn registered(session: &Session) -> Result<HashMap<MigrationId, Current>, Error> {
+    session.query(&REGISTERED, &[]).await?.iter().map(current).collect()
 }
 
 fn current(row: &Row) -> Result<(MigrationId, Current), Error> {

@@ -1,5 +1,7 @@
 //! Where something stands in a file.
 
+use memchr::{memchr_iter, memrchr};
+
 use super::set::{Problem, Severity};
 
 /// A file that problems are told about.
@@ -38,9 +40,9 @@ impl<'s> Source<'s> {
             end -= 1;
         }
         let before = &self.text[..end];
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line_start = memrchr(b'\n', before.as_bytes()).map_or(0, |newline| newline + 1);
         let count = |number: usize| u32::try_from(number + 1).unwrap_or(u32::MAX);
-        (count(before.matches('\n').count()), count(before[line_start..].chars().count()))
+        (count(memchr_iter(b'\n', before.as_bytes()).count()), count(before[line_start..].chars().count()))
     }
 }
 
