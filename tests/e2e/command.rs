@@ -36,7 +36,7 @@ async fn every_answer_is_one_json_document_when_asked() {
     let agents = fleet.dunlin(&["agents", "--output", "json"]).await.json();
     assert_eq!(agents["agents"][0]["id"], "agent-0");
     let targets = fleet.dunlin(&["targets", "--output", "json"]).await.json();
-    assert_eq!((&targets["targets"][0]["name"], &targets["targets"][0]["version"]), (&"main".into(), &"4".into()));
+    assert_eq!((&targets["targets"][0]["name"], &targets["targets"][0]["version"]), (&"main".into(), &4.into()));
 }
 
 #[tokio::test]

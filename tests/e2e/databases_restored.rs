@@ -94,7 +94,7 @@ async fn version(fleet: &Fleet) -> i64 {
     let version = fleet.dunlin(&["version", "--output", "json"]).await;
     // Right after a restart no agent may reach the target: the answer is then that of its last report.
     let code = if version.json()["unreached"].is_string() { 3 } else { 0 };
-    version.ended(code).json()["version"].as_str().unwrap().parse().unwrap()
+    version.ended(code).json()["version"].as_i64().unwrap()
 }
 
 /// Waits until the controllers have followed the registry of the target in a way that an event tells of.

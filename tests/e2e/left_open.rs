@@ -69,7 +69,8 @@ async fn a_step_that_crashes_the_server_does_so_three_times_and_then_its_run_fai
         "server's log",
     ]);
     let log = fs::read_to_string(server.directory().join("log")).unwrap();
-    assert_eq!(log.matches("was terminated by signal 9").count(), 3, "{log}");
+    // The end of a connection can come before the answer to the statement in front of this one is read: then it is not known what ran.
+    assert!((3..=4).contains(&log.matches("was terminated by signal 9").count()), "{log}");
     let retried = fleet.events().await.into_iter().filter(|event| event.r#type() == EventType::TaskRetried);
     assert_eq!(retried.filter(|event| event.message.contains("the server crashed")).count(), 2);
 }

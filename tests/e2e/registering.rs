@@ -137,7 +137,7 @@ async fn versions_may_be_times() {
     let _version = fleet.dunlin(&["version"]).await.ended(0).says(&["main is at schema version 20240101123456"]);
     let _done = fleet.dunlin(&["run", "--pending"]).await.ended(0);
     let json = fleet.dunlin(&["version", "--output", "json"]).await.ended(0).json();
-    assert_eq!(json["version"], "9007199254740991");
+    assert_eq!(json["version"], 9_007_199_254_740_991_i64);
     let _list = fleet.dunlin(&["list"]).await.ended(0).says(&["20240101123456", "9007199254740991"]);
     let stored: Vec<i64> =
         fleet.main().value("SELECT array_agg(version ORDER BY version) FROM dunlin.migrations_registry").await;
