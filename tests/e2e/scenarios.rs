@@ -41,7 +41,7 @@ async fn a_data_transform_changes_every_row_and_says_so_in_the_registry() {
             &[],
         )
         .await[0];
-    assert_eq!(row.get::<_, i32>("version"), 5);
+    assert_eq!(row.get::<_, i64>("version"), 5);
     assert_eq!(row.get::<_, String>("name"), "Rename the teacher role");
     assert_eq!(row.get::<_, String>("description"), "Teachers are called instructors from now on.");
     assert_eq!(row.get::<_, Vec<String>>("run_after"), ["add-course-level-field"]);
