@@ -12,7 +12,8 @@ SHORT :=
 # Faults on purpose, for tests only: see shared/src/failpoint.rs.
 FAULTS := --features dunlin-agent/failpoints,dunlin-controller/failpoints
 # Tests that meet nothing in which versions of PostgreSQL differ, or that take long: left out of the short form.
-ANY_VERSION := command dev examples failpoints faults foreign fleet history logs readme replicas
+ANY_VERSION := answers command dev examples failpoints faults foreign fleet forgetting history hostile_connections hostile_memory logs readme \
+    replicas unreached
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
