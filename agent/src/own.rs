@@ -16,10 +16,11 @@ use tokio_postgres::{Row, SimpleQueryMessage, SimpleQueryRow};
 use crate::frame::{OWN_PATH, THEIR_PATH};
 use dunlin_shared::sql::quote_literal;
 
-/// The statements that begin a transaction for statements of the agent: as its role, which names and privileges depend on.
+/// The statements that begin a transaction for statements of the agent: as its role, which names and privileges depend on, and without
+/// compiling them, which takes longer than looking a few rows of the catalog up.
 pub(crate) fn begin(client: &Session) -> String {
     let role = client.role().map(|role| format!("SET LOCAL ROLE {role};")).unwrap_or_default();
-    format!("BEGIN ISOLATION LEVEL READ COMMITTED;{role}{OWN_PATH}")
+    format!("BEGIN ISOLATION LEVEL READ COMMITTED;SET LOCAL jit = off;{role}{OWN_PATH}")
 }
 
 /// Executes a statement in a transaction of its own.

@@ -42,6 +42,8 @@ struct IndexColumn {
     foreign: Option<String>,
 }
 
+// Columns are counted by an array and not by generate_series, of which the planner expects a thousand: the statement would be compiled (JIT),
+// which takes longer than all else that is asked before the first batch.
 // From PostgreSQL 18 on, a column whose NOT NULL was never validated counts as not null and can hold NULL all the same.
 // A domain is walked as the type under it, since that is what the index compares.
 const INDEXES: &str = "
@@ -73,7 +75,8 @@ SELECT x.relname, i.indisprimary, i.indisunique, i.indisvalid, i.indimmediate, i
 FROM pg_index i
 JOIN pg_class x ON x.oid = i.indexrelid
 JOIN pg_am m ON m.oid = x.relam
-CROSS JOIN LATERAL generate_series(0, i.indnkeyatts - 1) AS s(n)
+CROSS JOIN LATERAL unnest(i.indclass::oid[]) WITH ORDINALITY AS c(opclass, place)
+CROSS JOIN LATERAL (SELECT (c.place - 1)::int AS n) AS s
 LEFT JOIN pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[s.n] AND a.attnum > 0
 LEFT JOIN LATERAL (
     WITH RECURSIVE base(oid, next) AS (
