@@ -112,9 +112,29 @@ pub struct Round {
     pub more: bool,
 }
 
+/// Whether another agent than `$agent` works on a target and has the code of a task, in SQL.
+macro_rules! others_can_take {
+    ($target:literal, $agent:literal, $transform:literal) => {
+        concat!(
+            "EXISTS (SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
+                     WHERE s.target = ",
+            $target,
+            " AND s.agent_id <> ",
+            $agent,
+            " AND s.reachable AND a.connected_until > now() AND (",
+            $transform,
+            " IS NULL OR ",
+            $transform,
+            " = ANY (a.transforms)))"
+        )
+    };
+}
+pub(super) use others_can_take;
+
 pub(super) const CANDIDATES: Statement = Statement::new(
     "candidates",
-    "SELECT t.id, t.target, t.transform, t.passed_over
+    concat!(
+        "SELECT t.id, t.target, t.transform, t.passed_over
      FROM jsonb_to_recordset($1) AS d (target text, transforms text[], free int, agents text[])
      CROSS JOIN LATERAL (
          SELECT id, target, transform, CASE WHEN passed_over_until > clock_timestamp() THEN passed_over END AS passed_over
@@ -123,12 +143,13 @@ pub(super) const CANDIDATES: Statement = Statement::new(
            AND (SELECT suspended FROM dunlin_controller.targets WHERE name = d.target) = ''
            AND (transform IS NULL OR transform = ANY (d.transforms))
            AND NOT (passed_over IS NOT NULL AND passed_over_until > clock_timestamp() AND d.agents <@ ARRAY[passed_over]
-                    AND EXISTS (SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
-                                WHERE s.target = d.target AND s.agent_id <> w.passed_over AND s.reachable AND a.connected_until > now()
-                                AND (w.transform IS NULL OR w.transform = ANY (a.transforms))))
+                    AND ",
+        others_can_take!("d.target", "w.passed_over", "w.transform"),
+        ")
          ORDER BY priority, run_at, id LIMIT d.free
          FOR NO KEY UPDATE SKIP LOCKED
-     ) t",
+     ) t"
+    ),
 );
 
 /// The session is locked, shared with heartbeats: an agent that opens another stream meanwhile waits for this grant, and

@@ -80,13 +80,14 @@ const RENEW: Statement = Statement::new(
     ),
 );
 
-const EXPIRE: Statement = Statement::new(
-    "expire",
-    "WITH gone AS (
-         SELECT id, agent_id FROM dunlin_controller.tasks
-         WHERE state = 'leased' AND expires_at <= statement_timestamp()
-         LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
-     )
+/// Takes leases from their agents: those of tasks that `gone`, a query for ids and agents, selects. Others go first for `$1`
+/// seconds. What it returns is read by [`lost_event`].
+macro_rules! taken {
+    ($gone:expr) => {
+        concat!(
+            "WITH gone AS (",
+            $gone,
+            ")
      UPDATE dunlin_controller.tasks t
      SET state = CASE WHEN t.revoked THEN 'cancelled' ELSE 'ready' END,
          ended_at = CASE WHEN t.revoked THEN clock_timestamp() END,
@@ -95,7 +96,21 @@ const EXPIRE: Statement = Statement::new(
      FROM gone, dunlin_controller.runs r
      WHERE t.id = gone.id AND r.id = t.run_id
      RETURNING t.revoked, t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, gone.agent_id,
-         (SELECT s.name FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS step",
+         (SELECT s.name FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS step"
+        )
+    };
+}
+pub(super) use taken;
+
+const EXPIRE: Statement = Statement::new(
+    "expire",
+    taken!(
+        "
+         SELECT id, agent_id FROM dunlin_controller.tasks
+         WHERE state = 'leased' AND expires_at <= statement_timestamp()
+         LIMIT 1000 FOR NO KEY UPDATE SKIP LOCKED
+     "
+    ),
 );
 
 const LOSE_AGENTS: Statement = Statement::new(

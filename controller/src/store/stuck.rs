@@ -5,33 +5,26 @@
 
 use std::time::Duration;
 
+use super::claims::others_can_take;
 use super::database::Store;
 use super::error::Error;
-use super::leases::lost_event;
+use super::leases::{lost_event, taken};
 use super::reports::finish;
 use super::session::Statement;
 use super::wake::Wake;
 
 const TAKE_STUCK: Statement = Statement::new(
     "take_stuck",
-    "WITH stuck AS (
+    taken!(concat!(
+        "
          SELECT t.id, t.agent_id FROM dunlin_controller.tasks t
          WHERE t.state = 'leased' AND t.alive_at <= clock_timestamp() - make_interval(secs => $1)
-           AND (t.revoked OR EXISTS (
-               SELECT FROM dunlin_controller.agent_targets s JOIN dunlin_controller.agents a ON a.id = s.agent_id
-               WHERE s.target = t.target AND s.agent_id <> t.agent_id AND s.reachable AND a.connected_until > now()
-                 AND (t.transform IS NULL OR t.transform = ANY (a.transforms))))
+           AND (t.revoked OR ",
+        others_can_take!("t.target", "t.agent_id", "t.transform"),
+        ")
          LIMIT 1000 FOR NO KEY UPDATE OF t SKIP LOCKED
-     )
-     UPDATE dunlin_controller.tasks t
-     SET state = CASE WHEN t.revoked THEN 'cancelled' ELSE 'ready' END,
-         ended_at = CASE WHEN t.revoked THEN clock_timestamp() END,
-         agent_id = NULL, expires_at = NULL, run_at = clock_timestamp(), delayed = false, rests = '',
-         passed_over = stuck.agent_id, passed_over_until = clock_timestamp() + make_interval(secs => $1)
-     FROM stuck, dunlin_controller.runs r
-     WHERE t.id = stuck.id AND r.id = t.run_id
-     RETURNING t.revoked, t.id, t.epoch, t.range, t.run_id, t.target, r.migration_id, stuck.agent_id,
-         (SELECT s.name FROM dunlin_controller.run_steps s WHERE s.run_id = t.run_id AND s.ordinal = t.step) AS step",
+     "
+    )),
 );
 
 impl Store {
